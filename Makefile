@@ -1,0 +1,29 @@
+# Every target works in a fresh clone: the virtual environment is made when it is missing.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test lint format clean
+
+$(BIN)/infoprune: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(BIN)/infoprune  ## Train a small network on the digits, prune it by five criteria, print one table.
+	$(BIN)/infoprune demo --out runs/demo
+
+test: $(BIN)/infoprune  ## Everything, offline, without a GPU.
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/infoprune
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(BIN)/infoprune
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""infoprune: smaller convolutional networks, filters chosen by what their feature maps know."""

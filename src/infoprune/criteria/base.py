@@ -1,0 +1,135 @@
+"""What a criterion is: feature maps and labels in, the importance of each filter out. It never sees a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from infoprune.errors import InputError, unknown
+
+Tap = Literal["convolution", "norm", "activation"]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The answer of a criterion for one coupled group of C filters.
+
+    Args:
+        scores: ``(C,)`` float64; the larger, the better the reason to keep the filter. Finite.
+        order: All filters, most important first; by default the scores descending, equal ones by index.
+        curve: Value of keeping the first 1, 2, ..., C filters of ``order`` (for CMI: bits left), where there is one.
+        evidence: Tensors that show why, such as a ``(C, C)`` similarity matrix, by name.
+    """
+
+    scores: Tensor
+    order: tuple[int, ...] = ()
+    curve: tuple[float, ...] | None = None
+    evidence: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not torch.isfinite(self.scores).all():
+            raise InputError("the criterion gave importances that are not finite: the feature maps may hold NaN")
+        if not self.order:
+            ranked = torch.sort(self.scores.detach().cpu(), descending=True, stable=True).indices
+            object.__setattr__(self, "order", tuple(ranked.tolist()))
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The weights of one coupled group of C filters, as a criterion may read them.
+
+    Args:
+        weights: One ``(C, ...)`` tensor per convolution or linear layer of the group.
+        scales: One ``(C,)`` tensor per batch norm of the group (its gamma); empty where there is none.
+        name: The layer that names the group, for messages and for seeds.
+    """
+
+    weights: tuple[Tensor, ...]
+    scales: tuple[Tensor, ...] = ()
+    name: str = ""
+
+
+class Criterion(Protocol):
+    """Scores the filters of one coupled group from a stream of batches; any split into batches scores alike."""
+
+    def update(self, maps: Tensor, labels: Tensor) -> None:
+        """Take in one batch.
+
+        Args:
+            maps: ``(n, C, H, W)`` feature maps; the maps of a group of several layers are laid side by side along
+                the last axis, ``(n, C, 1, D)``.
+            labels: ``(n,)`` class indices.
+        """
+
+    def merge(self, other: Any) -> None:
+        """Take in what another instance of this criterion has seen, as from another process."""
+
+    def compute(self) -> Importance:
+        """Return the importance of every filter over all that was taken in."""
+
+
+Factory = Callable[..., Criterion]
+
+
+@dataclass(frozen=True)
+class CriterionInfo:
+    """What is declared of a criterion.
+
+    Args:
+        name: The word that selects it.
+        factory: ``factory(filters, seed=..., **options)`` makes one instance for one coupled group.
+        description: One line.
+        paper: Where it was published, empty for the usual baselines.
+        tap: Where the feature maps are read, unless the user says otherwise.
+        needs_maps: Whether ``update`` is called at all.
+        needs_labels: Whether the labels matter.
+        needs_gradients: Whether it needs a backward pass.
+        holds_maps: Whether it keeps the feature maps until ``compute``, so that layers are taken one at a time.
+        cost: How its time grows, in words.
+    """
+
+    name: str
+    factory: Factory
+    description: str
+    paper: str = ""
+    tap: Tap = "activation"
+    needs_maps: bool = True
+    needs_labels: bool = False
+    needs_gradients: bool = False
+    holds_maps: bool = False
+    cost: str = ""
+
+
+_REGISTRY: dict[str, CriterionInfo] = {}
+
+
+def register(info: CriterionInfo) -> CriterionInfo:
+    """Make a criterion selectable by name.
+
+    Raises:
+        InputError: The name is taken.
+    """
+    if info.name in _REGISTRY:
+        raise InputError(f"a criterion named '{info.name}' exists already: choose another name")
+    _REGISTRY[info.name] = info
+    return info
+
+
+def find(name: str) -> CriterionInfo:
+    """Return what is declared of the criterion of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    if name not in _REGISTRY:
+        raise unknown("criterion", name, _REGISTRY)
+    return _REGISTRY[name]
+
+
+def all_criteria() -> tuple[CriterionInfo, ...]:
+    """Return every registered criterion, by name."""
+    return tuple(_REGISTRY[name] for name in sorted(_REGISTRY))

@@ -1,0 +1,1 @@
+"""infoprune.data."""

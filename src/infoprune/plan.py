@@ -1,0 +1,164 @@
+"""The one hand-over: which filters of which layers stay, and why. Pure data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from infoprune.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may remain of the original network, each a share in (0, 1]; ``None`` where nothing is asked.
+
+    Args:
+        macs: Share of the multiply-adds of convolution and linear layers.
+        parameters: Share of the parameters.
+        latency: Share of the measured time of one batch.
+    """
+
+    macs: float | None = None
+    parameters: float | None = None
+    latency: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, share in self.shares().items():
+            if not 0 < share <= 1:
+                raise InputError(f"a {name} budget is the share that may remain, above 0 and at most 1, not {share}")
+        if not self.shares():
+            raise InputError("a budget names at least one of macs, parameters and latency")
+
+    def shares(self) -> dict[str, float]:
+        """Return the shares that were asked for, by name."""
+        return {name: share for name, share in asdict(self).items() if share is not None}
+
+
+@dataclass(frozen=True)
+class LayerDecision:
+    """What happens to one coupled group, told by the layer that names it.
+
+    Args:
+        layer: Dotted name of the convolution or linear layer that names the group.
+        filters: How many filters the layer had.
+        kept: Indices of the filters that stay, ascending, never empty.
+        coupled: Other layers that lose the same filters with it.
+        scores: Importance of each filter, larger is kept, ``None`` for a plan made by hand.
+        order: All filters, most important first, where the criterion gives an order.
+        curve: Value of keeping the first 1, 2, ... filters of ``order``, where the criterion gives one.
+        reason: One sentence on how the cut was found.
+    """
+
+    layer: str
+    filters: int
+    kept: tuple[int, ...]
+    coupled: tuple[str, ...] = ()
+    scores: tuple[float, ...] | None = None
+    order: tuple[int, ...] | None = None
+    curve: tuple[float, ...] | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.kept:
+            raise InputError(f"layer '{self.layer}' would be left without filters: keep at least one")
+        if list(self.kept) != sorted(set(self.kept)):
+            raise InputError(f"layer '{self.layer}': kept filters must be ascending and without repeats")
+        if self.kept[0] < 0 or self.kept[-1] >= self.filters:
+            wrong = next(i for i in self.kept if not 0 <= i < self.filters)
+            raise InputError(f"layer '{self.layer}' has filters 0 to {self.filters - 1}: there is no filter {wrong}")
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """Indices of the filters that go, ascending."""
+        kept = set(self.kept)
+        return tuple(i for i in range(self.filters) if i not in kept)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every decision for one network, in the order of its layers.
+
+    Args:
+        decisions: The decision of each group, by the layer that names it.
+        left_alone: Layers that were not touched, each with the reason.
+        settings: Everything needed to make the plan again.
+    """
+
+    decisions: Mapping[str, LayerDecision]
+    left_alone: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> dict[str, tuple[int, ...]]:
+        """Kept filter indices by layer."""
+        return {layer: decision.kept for layer, decision in self.decisions.items()}
+
+    def then(self, later: Plan) -> Plan:
+        """Return the one plan that equals this plan followed by ``later``, in the indices of the first network.
+
+        Raises:
+            InputError: ``later`` was made for a network of other widths.
+        """
+        merged = dict(self.decisions)
+        for layer, second in later.decisions.items():
+            first = merged.get(layer)
+            if first is None:
+                merged[layer] = second
+                continue
+            if second.filters != len(first.kept):
+                raise InputError(
+                    f"layer '{layer}' has {len(first.kept)} filters after the first plan, but the later plan "
+                    f"was made for {second.filters}"
+                )
+            kept = tuple(first.kept[i] for i in second.kept)
+            merged[layer] = replace(first, kept=kept, reason=second.reason or first.reason)
+        return Plan(merged, {**self.left_alone, **later.left_alone}, {**self.settings, **later.settings})
+
+    def differences(self, other: Plan) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return, by layer, the filters kept only here and only in ``other``."""
+        found = {}
+        for layer in {**self.decisions, **other.decisions}:
+            mine, theirs = (set(plan.kept.get(layer, ())) for plan in (self, other))
+            if mine != theirs:
+                found[layer] = (tuple(sorted(mine - theirs)), tuple(sorted(theirs - mine)))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "format": FORMAT,
+            "layers": {name: _without_none(asdict(decision)) for name, decision in self.decisions.items()},
+            "left_alone": dict(self.left_alone),
+            "settings": dict(self.settings),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Read a plan from JSON values.
+
+        Raises:
+            InputError: The values are not a plan of a format this version knows.
+        """
+        if data.get("format", 0) not in range(1, FORMAT + 1):
+            raise InputError(f"this is not a plan of a format known here (1 to {FORMAT}): {data.get('format')!r}")
+        try:
+            decisions = {name: LayerDecision(**_tuples(entry)) for name, entry in data["layers"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"the plan cannot be read: {error}") from error
+        return cls(decisions, dict(data.get("left_alone", {})), dict(data.get("settings", {})))
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+
+def _without_none(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
