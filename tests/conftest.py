@@ -1,0 +1,47 @@
+"""Real data and real networks, where they are at hand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("INFOPRUNE_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """CIFAR-10, MNIST and the ImageNet sample in their usual layouts, unpacked once into ``.data``."""
+    target = ROOT / ".data"
+    if not (target / "imagenet_sample").is_dir():
+        script = SHARED / "data" / "unpack.py"
+        if not script.exists():
+            pytest.skip("the real data sets are not at hand")
+        subprocess.run([sys.executable, script, target], check=True)
+    return target
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> Path:
+    """The published weights."""
+    folder = SHARED / "data" / "weights"
+    if not folder.is_dir():
+        pytest.skip("the published weights are not at hand")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Reference values made with the authors' own functions."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip("the golden values are not at hand")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
