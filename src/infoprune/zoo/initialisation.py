@@ -1,0 +1,18 @@
+"""Weights to start a training from."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def he_normal(network: nn.Module) -> None:
+    """Draw convolution and linear weights by He et al. 2015 (arXiv 1502.01852), in place; biases start at zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,104 @@
+"""Which networks there are, and what is declared of each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from torch import nn
+
+from infoprune.data.preprocessing import Preprocessing
+from infoprune.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from infoprune.criteria.base import Tap
+
+Builder = Callable[..., nn.Module]
+_B = TypeVar("_B", bound=Builder)
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What is declared of a network.
+
+    Args:
+        name: The word that selects it.
+        description: One line.
+        input_shape: ``(C, H, W)`` of one image.
+        classes: Number of classes by default.
+        preprocessing: What its usual weights expect.
+        taps: Where the paper of a criterion reads the feature maps of this network, by the criterion's name; only
+            where a paper says so.
+        source: Where the architecture, and the weights there are, come from.
+        dataset: The data its usual weights were trained on, by the name the data sets have here.
+    """
+
+    name: str
+    description: str
+    input_shape: tuple[int, int, int]
+    classes: int
+    preprocessing: Preprocessing
+    taps: Mapping[str, Tap] = field(default_factory=dict)
+    source: str = ""
+    dataset: str = ""
+
+
+_INFOS: dict[str, NetworkInfo] = {}
+_BUILDERS: dict[str, Builder] = {}
+
+
+def register(network: NetworkInfo) -> Callable[[_B], _B]:
+    """Make the decorated builder selectable by the name of ``network``.
+
+    Raises:
+        InputError: The name is taken.
+    """
+    if network.name in _INFOS:
+        raise InputError(f"a network named '{network.name}' exists already: choose another name")
+
+    def add(builder: _B) -> _B:
+        _INFOS[network.name] = network
+        _BUILDERS[network.name] = builder
+        return builder
+
+    return add
+
+
+def names() -> tuple[str, ...]:
+    """Return the name of every network, sorted."""
+    return tuple(sorted(_INFOS))
+
+
+def info(name: str) -> NetworkInfo:
+    """Return what is declared of the network of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    if name not in _INFOS:
+        raise unknown("network", name, _INFOS)
+    return _INFOS[name]
+
+
+def build(name: str, **arguments: object) -> nn.Module:
+    """Return the network of that name with freshly initialised weights.
+
+    Args:
+        name: One of ``names()``.
+        arguments: What its builder takes, such as ``classes=100``.
+
+    Raises:
+        InputError: There is no such network, or its builder does not take these arguments.
+    """
+    network = info(name)
+    builder = _BUILDERS[name]
+    known = inspect.signature(builder).parameters
+    for argument in arguments:
+        if argument not in known:
+            raise unknown(f"argument of network '{network.name}'", argument, known)
+    for argument, value in arguments.items():
+        if isinstance(known[argument].default, int) and (not isinstance(value, int) or value < 1):
+            raise InputError(f"'{argument}' of network '{name}' is a whole number, at least 1, not {value!r}")
+    return builder(**arguments)
