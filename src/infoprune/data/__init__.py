@@ -1,1 +1,23 @@
-"""infoprune.data."""
+"""Images and labels: the usual data sets, their splits, and loaders over them."""
+
+from infoprune.data.augmentation import Augmentation, crop_and_flip, shift
+from infoprune.data.images import FolderImages, Images, StoredImages, loader
+from infoprune.data.preprocessing import Preprocessing
+from infoprune.data.sources import Source, open_source, source_names
+from infoprune.data.split import balanced_sample, held_out_split
+
+__all__ = [
+    "Augmentation",
+    "FolderImages",
+    "Images",
+    "Preprocessing",
+    "Source",
+    "StoredImages",
+    "balanced_sample",
+    "crop_and_flip",
+    "held_out_split",
+    "loader",
+    "open_source",
+    "shift",
+    "source_names",
+]

@@ -1,0 +1,205 @@
+"""The data sets by name: where their files lie and how they are read. Nothing read here can run code."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from infoprune.data.images import FolderImages, Images, StoredImages
+from infoprune.errors import InputError, unknown
+
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it came: training and test images, and the name that was asked for."""
+
+    name: str
+    train: Images
+    test: Images
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.train.classes
+
+
+def source_names() -> tuple[str, ...]:
+    """Return the names of the data sets."""
+    return tuple(_READERS)
+
+
+def open_source(name: str, directory: Path | None = None) -> Source:
+    """Read a data set.
+
+    Args:
+        name: ``digits`` (embedded), ``cifar10`` (original python batches), ``mnist`` (idx files), ``folder`` (one
+            folder of images per class, in ``train/`` and ``test/`` or ``val/``, or one set for both).
+        directory: Where its files lie; not needed for ``digits``.
+
+    Raises:
+        InputError: The name is unknown, or files are missing, truncated or of another format.
+    """
+    if name not in _READERS:
+        raise unknown("data set", name, _READERS)
+    if name == "digits":
+        return _digits()
+    if directory is None:
+        raise InputError(f"the data set '{name}' needs its directory (--data-dir)")
+    if not directory.is_dir():
+        raise InputError(f"the data directory '{directory}' does not exist")
+    return _READERS[name](directory)
+
+
+def _digits(_: Path | None = None) -> Source:
+    """Handwritten digits of scikit-learn: 1,797 grey images of 8 x 8, values 0 to 16; every fifth is for testing."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target).long()
+    test = torch.arange(len(labels)) % 5 == 4
+    classes = tuple(str(digit) for digit in range(10))
+    return Source(
+        "digits", StoredImages(images[~test], labels[~test], classes), StoredImages(images[test], labels[test], classes)
+    )
+
+
+def _cifar10(directory: Path) -> Source:
+    folder = directory / "cifar-10-batches-py"
+    folder = folder if folder.is_dir() else directory
+    names = _cifar_unpickled(folder / "batches.meta").get("label_names")
+    classes = tuple(str(name) for name in names or range(10))
+    parts = [_cifar_batch(folder / f"data_batch_{i}") for i in range(1, 6)]
+    images, labels = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    return Source(
+        "cifar10", _stored(images, labels, classes), _stored(*_cifar_batch(folder / "test_batch"), classes=classes)
+    )
+
+
+def _cifar_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    batch = _cifar_unpickled(path)
+    pixels, labels = batch.get("data"), batch.get("labels")
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.ndim != 2
+        or pixels.shape[1] != 3072
+        or not isinstance(labels, list)
+    ):
+        raise InputError(f"'{path}' is not a CIFAR-10 batch: it needs 'data' of N x 3072 bytes and a list of 'labels'")
+    return pixels.astype(np.uint8).reshape(-1, 3, 32, 32), np.asarray(labels, np.int64)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles plain values and numpy arrays; whatever else a file names is refused, so nothing in it can run."""
+
+    ALLOWED: ClassVar = {
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return an array constructor, nothing else."""
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no CIFAR-10 batch needs")
+        return self.ALLOWED[module, name]
+
+
+def _cifar_unpickled(path: Path) -> dict[str, Any]:
+    try:
+        # The batches were written by Python 2: their texts are bytes of latin-1.
+        found = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin-1").load()
+    except FileNotFoundError as error:
+        raise InputError(f"CIFAR-10 needs the file '{path}', which does not exist") from error
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise InputError(f"'{path}' cannot be read as a CIFAR-10 batch: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"'{path}' is not a CIFAR-10 batch: it holds a {type(found).__name__}, not a dictionary")
+    return found
+
+
+def _mnist(directory: Path) -> Source:
+    folder = next((f for f in (directory / "MNIST" / "raw", directory / "raw", directory) if _has_mnist(f)), None)
+    if folder is None:
+        raise InputError(f"'{directory}' holds no MNIST idx files (train-images-idx3-ubyte and its three companions)")
+    classes = tuple(str(digit) for digit in range(10))
+    parts = [
+        _stored(
+            _idx(folder / f"{part}-images-idx3-ubyte")[:, None], _idx(folder / f"{part}-labels-idx1-ubyte"), classes
+        )
+        for part in ("train", "t10k")
+    ]
+    return Source("mnist", *parts)
+
+
+def _has_mnist(folder: Path) -> bool:
+    return any((folder / f"train-images-idx3-ubyte{end}").exists() for end in ("", ".gz"))
+
+
+def _idx(path: Path) -> NDArray[Any]:
+    """Read an idx file: two zero bytes, a type byte (8: unsigned), the number of axes, their sizes, the values."""
+    packed = path.with_name(path.name + ".gz")
+    try:
+        data = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+        zero, kind, axes = struct.unpack(">HBB", data[:4])
+        shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
+        values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
+        if zero or kind != 8 or values.size != np.prod(shape):
+            raise ValueError(f"{values.size} values where {np.prod(shape)} were announced")
+    except FileNotFoundError as error:
+        raise InputError(f"MNIST needs the file '{path}', which does not exist") from error
+    except (ValueError, struct.error, OSError, EOFError) as error:
+        raise InputError(f"'{path}' is not a whole idx file: {error}") from error
+    array: NDArray[np.uint8] = values.reshape(shape).copy()
+    return array
+
+
+def _folder(directory: Path) -> Source:
+    train = directory / "train"
+    test = next((f for f in (directory / "test", directory / "val") if f.is_dir()), None)
+    if train.is_dir() != (test is not None):
+        raise InputError(f"'{directory}' has only one of train/ and test/ (or val/): it needs both, or neither")
+    if test is None:
+        whole = _folder_images(directory)
+        return Source("folder", whole, whole)
+    return Source("folder", _folder_images(train), _folder_images(test))
+
+
+def _folder_images(directory: Path) -> FolderImages:
+    classes = sorted(f.name for f in directory.iterdir() if f.is_dir())
+    if not classes:
+        raise InputError(f"'{directory}' has no folders: it needs one folder of images per class")
+    files = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((directory / name).rglob("*"))
+        if path.suffix.lower() in IMAGE_ENDINGS
+    ]
+    if not files:
+        raise InputError(f"the class folders of '{directory}' hold no images")
+    return FolderImages(tuple(p for p, _ in files), torch.tensor([label for _, label in files]), tuple(classes))
+
+
+def _stored(images: NDArray[np.uint8], labels: NDArray[Any], classes: tuple[str, ...]) -> StoredImages:
+    return StoredImages(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), classes)
+
+
+_READERS: dict[str, Callable[[Path], Source]] = {
+    "digits": _digits,
+    "cifar10": _cifar10,
+    "mnist": _mnist,
+    "folder": _folder,
+}

@@ -1,0 +1,59 @@
+"""Parts of a training set that never change: the held-out part that chooses, and the calibration sample that scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from infoprune.data.images import Images
+from infoprune.errors import InputError
+
+# The held-out part must be the same for every run, whatever its seed, or a later run tunes on what chose the plan.
+SPLIT_SEED = 20220202
+
+
+def held_out_split(images: Images, share: float = 0.1) -> tuple[Images, Images]:
+    """Return the training images without the held-out part, and the held-out part, of balanced classes.
+
+    Args:
+        images: The whole training set.
+        share: Share of each class that is held out, rounded to whole images.
+
+    Raises:
+        InputError: The share leaves one of the parts empty.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"the held-out share lies between 0 and 1, not {share}")
+    order = _shuffled_by_class(images.labels, SPLIT_SEED)
+    held = torch.cat([members[: round(share * len(members))] for members in order]).sort().values
+    rest = torch.ones(len(images), dtype=torch.bool)
+    rest[held] = False
+    if not len(held) or not rest.any():
+        raise InputError(f"{len(images)} images are too few to hold out a share of {share} of each class")
+    return images.subset(rest.nonzero().squeeze(1)), images.subset(held)
+
+
+def balanced_sample(images: Images, count: int, seed: int = 0) -> Images:
+    """Return ``count`` images with classes as even as they can be, in an order that mixes the classes.
+
+    Args:
+        images: Where to draw from, without replacement.
+        count: Images to draw.
+        seed: Another seed, another sample.
+
+    Raises:
+        InputError: There are fewer images than that.
+    """
+    if not 0 < count <= len(images):
+        raise InputError(f"a calibration set of {count} images cannot be drawn from {len(images)}")
+    # Round after round one image of every class that has any left, so that any first part is balanced too.
+    order = _shuffled_by_class(images.labels, seed)
+    ranks = torch.cat([torch.arange(len(members)) for members in order])
+    indices = torch.cat(order)
+    return images.subset(indices[torch.sort(ranks, stable=True).indices[:count]])
+
+
+def _shuffled_by_class(labels: Tensor, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    members = [(labels == label).nonzero().squeeze(1) for label in sorted(set(labels.tolist()))]
+    return [part[torch.randperm(len(part), generator=generator)] for part in members]

@@ -1,0 +1,31 @@
+"""Where a network runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from infoprune.errors import InputError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device of that name; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        InputError: There is no such device on this machine.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"there is no device '{name}' here: use 'cpu' or 'auto'") from error
+    return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the network's first parameter, the CPU for a network without any."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
