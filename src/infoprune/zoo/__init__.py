@@ -1,6 +1,19 @@
 """The networks of the papers in their CIFAR, MNIST and ImageNet forms, by name."""
 
-from infoprune.zoo import vgg as _vgg  # noqa: F401  registers its networks
+from infoprune.zoo import digits, lenet, mobilenet, vgg  # noqa: F401  importing a family registers its networks
+from infoprune.zoo.factory import make, preprocessing_of
 from infoprune.zoo.registry import NetworkInfo, build, info, names, register
+from infoprune.zoo.weights import load_network, load_weights, read_weights
 
-__all__ = ["NetworkInfo", "build", "info", "names", "register"]
+__all__ = [
+    "NetworkInfo",
+    "build",
+    "info",
+    "load_network",
+    "load_weights",
+    "make",
+    "names",
+    "preprocessing_of",
+    "read_weights",
+    "register",
+]

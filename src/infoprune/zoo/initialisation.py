@@ -9,7 +9,7 @@ def he_normal(network: nn.Module) -> None:
     """Draw convolution and linear weights by He et al. 2015 (arXiv 1502.01852), in place; biases start at zero."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         elif isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
         else:

@@ -98,7 +98,16 @@ def build(name: str, **arguments: object) -> nn.Module:
     for argument in arguments:
         if argument not in known:
             raise unknown(f"argument of network '{network.name}'", argument, known)
-    for argument, value in arguments.items():
-        if isinstance(known[argument].default, int) and (not isinstance(value, int) or value < 1):
-            raise InputError(f"'{argument}' of network '{name}' is a whole number, at least 1, not {value!r}")
+        _check_type(name, argument, arguments[argument], known[argument].default)
     return builder(**arguments)
+
+
+def _check_type(name: str, argument: str, value: object, default: object) -> None:
+    if isinstance(default, bool):
+        right, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        right, wanted = type(value) is int and value >= 1, "a whole number, at least 1"
+    else:
+        return
+    if not right:
+        raise InputError(f"'{argument}' of network '{name}' is {wanted}, not {value!r}")

@@ -10,21 +10,21 @@ from infoprune.data.preprocessing import Preprocessing
 from infoprune.zoo.initialisation import he_normal
 from infoprune.zoo.registry import NetworkInfo, register
 
-# Filters of the convolutions of each stage; a max-pool follows each stage.
+# Filters of the convolutions of each stage; a pooling follows each stage.
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 _CIFAR10 = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 
 
 class VGG(nn.Module):
-    """Convolution, batch norm and ReLU thirteen times, five max-pools, then ``classifier``.
+    """Convolution, batch norm and ReLU thirteen times, four max-pools and ``last_pool``, then ``classifier``.
 
     Images are ``(n, C, H, W)`` with H and W of 16 pixels or more; logits are ``(n, classes)``.
     """
 
-    def __init__(self, classifier: nn.Module, in_channels: int = 3) -> None:
+    def __init__(self, last_pool: nn.Module, classifier: nn.Module, in_channels: int) -> None:
         super().__init__()
-        self.features = nn.Sequential(*_features(in_channels))
+        self.features = nn.Sequential(*_features(in_channels), last_pool)
         self.classifier = classifier
         he_normal(self)
 
@@ -35,13 +35,13 @@ class VGG(nn.Module):
 
 def _features(channels: int) -> Iterator[nn.Module]:
     for stage, widths in enumerate(STAGES):
+        if stage > 0:
+            yield nn.MaxPool2d(2)
         for filters in widths:
             yield nn.Conv2d(channels, filters, 3, padding=1, bias=False)
             yield nn.BatchNorm2d(filters)
             yield nn.ReLU()
             channels = filters
-        # At 32 pixels the last pool sees 2x2 either way; taking all there is lets smaller and larger images through.
-        yield nn.MaxPool2d(2) if stage < len(STAGES) - 1 else nn.AdaptiveMaxPool2d(1)
 
 
 @register(
@@ -58,7 +58,8 @@ def _features(channels: int) -> Iterator[nn.Module]:
 )
 def vgg16(classes: int = 10, in_channels: int = 3) -> VGG:
     """Return VGG-16 with batch norm and the head 512-``classes``: 14,724,042 parameters at 10 classes."""
-    return VGG(nn.Linear(STAGES[-1][-1], classes), in_channels)
+    # At 32 pixels the last pool sees 2x2 either way; taking all there is lets smaller and larger images through.
+    return VGG(nn.AdaptiveMaxPool2d(1), nn.Linear(STAGES[-1][-1], classes), in_channels)
 
 
 @register(
@@ -74,7 +75,7 @@ def vgg16(classes: int = 10, in_channels: int = 3) -> VGG:
     )
 )
 def vgg16_hrel(classes: int = 10, in_channels: int = 3) -> VGG:
-    """Return VGG-16 with batch norm and the head of HRel, 512-512-BN-``classes``."""
+    """Return VGG-16 with batch norm and the last pooling (a mean) and the head of HRel, 512-512-BN-``classes``."""
     width = STAGES[-1][-1]
     head = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, classes))
-    return VGG(head, in_channels)
+    return VGG(nn.AdaptiveAvgPool2d(1), head, in_channels)
