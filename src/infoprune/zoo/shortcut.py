@@ -1,0 +1,78 @@
+"""The parameter-free shortcut of the CIFAR ResNets (option A), in a form that can lose channels on either side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ZeroPadShortcut(nn.Module):
+    """Every ``stride``-th pixel, and channels of zeros around the given ones until there are ``out_channels``.
+
+    Option A of He et al., "Deep residual learning for image recognition" (https://arxiv.org/abs/1512.03385),
+    section 4.2. It equals ``F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, n, n))`` with
+    ``n = (out_channels - in_channels) // 2`` bit for bit, but it remembers where each output channel comes from, so
+    that it behaves like a fixed 1x1 convolution of zeros and ones: either side loses channels without the other.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output, at least ``in_channels``; an odd difference puts one more zero channel
+            after than before.
+        stride: Step along both image axes.
+
+    Attributes:
+        source: ``(out_channels,)``: the input channel each output channel copies, -1 where it is zero. Not part of
+            the state dict, so that weights made for other forms of this shortcut load.
+    """
+
+    source: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        if not 0 < in_channels <= out_channels:
+            raise ValueError(f"a zero-padded shortcut cannot lead from {in_channels} to {out_channels} channels")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = stride
+        source = torch.full((out_channels,), -1)
+        before = (out_channels - in_channels) // 2
+        source[before : before + in_channels] = torch.arange(in_channels)
+        self.register_buffer("source", source, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(n, in_channels, H, W)`` to ``(n, out_channels, ceil(H / stride), ceil(W / stride))``."""
+        with_zero = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, 1))
+        # The remainder turns -1 into the channel of zeros just appended, which index_select can address.
+        return with_zero.index_select(1, self.source % (self.in_channels + 1))
+
+    def remove_inputs(self, channels: Iterable[int]) -> None:
+        """Take away input channels; outputs that copied one of them become zero."""
+        gone = set(channels)
+        kept = [i for i in range(self.in_channels) if i not in gone]
+        place = {old: new for new, old in enumerate(kept)}
+        self.source = torch.tensor([place.get(i, -1) for i in self.source.tolist()], device=self.source.device)
+        self.in_channels = len(kept)
+
+    def remove_outputs(self, channels: Iterable[int]) -> None:
+        """Take away output channels."""
+        gone = set(channels)
+        kept = [i for i in range(self.out_channels) if i not in gone]
+        self.source = self.source[torch.tensor(kept, dtype=torch.long, device=self.source.device)]
+        self.out_channels = len(kept)
+
+    def as_convolution(self) -> nn.Conv2d:
+        """Return the 1x1 convolution of zeros and ones that computes the same."""
+        convolution = nn.Conv2d(self.in_channels, self.out_channels, 1, self.stride, bias=False)
+        weight = torch.zeros_like(convolution.weight)
+        for output, channel in enumerate(self.source.tolist()):
+            if channel >= 0:
+                weight[output, channel] = 1
+        convolution.weight = nn.Parameter(weight.to(self.source.device))
+        return convolution
+
+    def extra_repr(self) -> str:
+        """Return the arguments, as other layers print them."""
+        return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
