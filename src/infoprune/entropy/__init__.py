@@ -1,1 +1,35 @@
-"""infoprune.entropy."""
+"""Matrix-based Rényi entropy of feature maps: needs nothing but torch."""
+
+from infoprune.entropy.distances import squared_distances, variables
+from infoprune.entropy.kernels import gram
+from infoprune.entropy.labels import label_gram, silverman_width
+from infoprune.entropy.ordering import GreedyOrder, greedy_order
+from infoprune.entropy.renyi import (
+    conditional_mutual_information,
+    entropy,
+    entropy_of_spectrum,
+    joint_entropy,
+    mutual_information,
+    pairwise_redundancy,
+    relevance,
+)
+from infoprune.entropy.widths import alignment_width, median_width
+
+__all__ = [
+    "GreedyOrder",
+    "alignment_width",
+    "conditional_mutual_information",
+    "entropy",
+    "entropy_of_spectrum",
+    "gram",
+    "greedy_order",
+    "joint_entropy",
+    "label_gram",
+    "median_width",
+    "mutual_information",
+    "pairwise_redundancy",
+    "relevance",
+    "silverman_width",
+    "squared_distances",
+    "variables",
+]

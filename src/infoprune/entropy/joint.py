@@ -1,0 +1,70 @@
+"""The joint Gram matrix of the maps selected so far, grown one map at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from infoprune.errors import InputError, unknown
+
+JointForm: TypeAlias = Literal["product", "mean"]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A running joint of Gram matrices.
+
+    Args:
+        form: ``"product"``: Hadamard product. ``"mean"``: geometric mean, K_1^(1/t) o ... o K_t^(1/t), whose width
+            does not shrink as maps join.
+        state: ``(n, n)`` float64: the product, or the sum of the logarithms.
+        members: Number of maps in it.
+    """
+
+    form: JointForm
+    state: Tensor
+    members: int = 0
+
+
+def empty_joint(form: JointForm, samples: int, device: torch.device) -> Joint:
+    """Return the joint of no variable: all ones.
+
+    Raises:
+        InputError: The form is unknown.
+    """
+    if form not in {"product", "mean"}:
+        raise unknown("form of the joint", str(form), ["product", "mean"])
+    neutral = torch.ones if form == "product" else torch.zeros
+    return Joint(form, neutral(samples, samples, dtype=torch.float64, device=device))
+
+
+def add(joint: Joint, K: Tensor) -> Joint:
+    """Return the joint with one more ``(n, n)`` Gram matrix."""
+    if joint.form == "mean":
+        return Joint("mean", joint.state + _logarithm(K), joint.members + 1)
+    product = joint.state * K
+    # Squared, anything smaller would be a number that processors are slow with.
+    return Joint("product", torch.where(product.abs() < 1e-150, 0.0, product), joint.members + 1)
+
+
+def with_each(joint: Joint, K: Tensor) -> Tensor:
+    """Return the joint Gram matrices ``(B, n, n)`` with each of ``(B, n, n)`` added alone."""
+    if joint.form == "mean":
+        return torch.exp((joint.state + _logarithm(K)) / (joint.members + 1))
+    return joint.state * K
+
+
+def matrix(joint: Joint) -> Tensor:
+    """Return the ``(n, n)`` Gram matrix of the joint."""
+    if joint.form == "mean":
+        return torch.exp(joint.state / max(joint.members, 1))
+    return joint.state
+
+
+def _logarithm(K: Tensor) -> Tensor:
+    if bool((K < 0).any()):
+        raise InputError("a Gram matrix has negative entries, which have no geometric mean: use joint='product'")
+    return K.log()

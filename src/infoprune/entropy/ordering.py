@@ -1,0 +1,211 @@
+"""The order in which feature maps, one after the other, tell the most about the labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from infoprune.entropy import pairs
+from infoprune.entropy.distances import chunks
+from infoprune.entropy.greedy import Layer, Prefix, by_entropy, by_pairs, left_along
+from infoprune.entropy.joint import JointForm, add, empty_joint
+from infoprune.entropy.kernels import GramOf, Kernel, gram_of
+from infoprune.entropy.labels import ClassBlocks, Convention, LabelKernel, class_blocks
+from infoprune.entropy.renyi import Unit, check_order, check_samples, equivocation, in_unit, label_entropy
+from infoprune.entropy.threads import over_chunks
+from infoprune.entropy.widths import Width
+from infoprune.errors import InputError, unknown
+
+Method: TypeAlias = Literal["hybrid", "exact", "pairs", "quadratic"]
+Tail: TypeAlias = Literal["pairs", "quadratic", "relevance", "index"]
+
+# Gram matrices of a layer are kept rather than computed again where they take no more bytes than this.
+_KEPT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class GreedyOrder:
+    """An order of feature maps, and how much its first 1, 2, ... tell about the labels.
+
+    Args:
+        order: All C maps, first the one that tells the most.
+        information: ``C`` values: I(Y; given, the maps up to here), at the order alpha, whatever the method.
+        cmi: ``C`` values: I(Y; the rest | given, the maps up to here), by the chain rule; the last is 0.
+        total: I(Y; given, all maps).
+        label_entropy: H(Y), which the information reaches where the joint saturates.
+        saturated_at: The first so many maps of ``order`` are resolved: each was told from the next best by more than
+            ``resolution``. What the method ranked after them means no more than ``tail`` does. It is C where the
+            order is resolved to the end, and ``max_steps`` where that came first.
+        tail: What the maps after ``saturated_at`` are ranked by.
+        method: How the resolved ones were found.
+        evaluations: Candidates whose entropies were computed from eigenvalues to find the order.
+        unit: ``"bits"`` or ``"nats"``, of all that is information here.
+    """
+
+    order: tuple[int, ...]
+    information: tuple[float, ...]
+    cmi: tuple[float, ...]
+    total: float
+    label_entropy: float
+    saturated_at: int
+    tail: Tail
+    method: Method
+    evaluations: int
+    unit: Unit
+
+
+def greedy_order(
+    maps: Tensor,
+    labels: Tensor,
+    given: Tensor | Sequence[Tensor] | None = None,
+    alpha: float = 1.01,
+    method: Method = "hybrid",
+    width: Width = "median",
+    *,
+    kernel: Kernel = "gaussian",
+    convention: Convention = "2s2",
+    label_kernel: LabelKernel = "indicator",
+    joint: JointForm = "product",
+    tail: Tail = "pairs",
+    max_steps: int | None = None,
+    resolution: float = 1e-12,
+    screen: int = 32,
+    switch: float = 2e-3,
+    unit: Unit = "bits",
+) -> GreedyOrder:
+    """Order feature maps so that I(Y; the rest | given, the first ones) falls as fast as possible (arXiv 2411.18578).
+
+    Each step takes the map c with the largest I(Y; given, selected, c); equal ones by index.
+
+    Args:
+        maps: ``(C, n, d)``; feature maps ``(n, C, H, W)`` become this by :func:`~infoprune.entropy.variables`.
+        labels: ``(n,)`` class indices.
+        given: What the layer is conditioned on: ``(G, n, d')`` maps of another layer, or several such of any d'.
+        alpha: Order in (0, inf] of the entropies.
+        method: ``"exact"``: eigenvalues of every candidate at every step, the oracle. ``"hybrid"``: eigenvalues of
+            all candidates at the first step and of the leaders by two order-2 scores later, until less than
+            ``switch`` is left to know; then order 2, which agrees there. ``"pairs"``: order 2 throughout, no
+            eigenvalues. ``"quadratic"``: the quadratic (Tsallis-2) information, monotone and submodular.
+        width: As for :func:`~infoprune.entropy.gram`.
+        kernel: As for :func:`~infoprune.entropy.gram`.
+        convention: As for :func:`~infoprune.entropy.gram`; also of the label kernel.
+        label_kernel: ``"indicator"``, ``"silverman"`` or a width on one-hot labels.
+        joint: ``"product"``: the Hadamard product, as published. ``"mean"``: the geometric mean of the Gram matrices
+            (Gaussian kernel only), which does not saturate.
+        tail: What ranks the maps after saturation: ``"pairs"``, ``"quadratic"``, ``"relevance"`` (each map alone, at
+            the order alpha) or ``"index"``.
+        max_steps: Stop choosing after so many maps; the others are ranked by ``tail``.
+        resolution: Two candidates closer than this, in ``unit``, are not told apart.
+        screen: Leaders that ``"hybrid"`` takes from each of its two scores; doubled while the best is not well inside.
+        switch: What is left to know of the labels, in ``unit``, below which ``"hybrid"`` goes on by order 2.
+        unit: ``"bits"`` or ``"nats"``.
+
+    Returns:
+        The order, its curve, and ``saturated_at``, after which the order means no more than ``tail`` does.
+
+    Raises:
+        InputError: Shapes do not fit, values are not finite, or a name or number is not one of these.
+    """
+    _check(alpha, method, tail, max_steps, screen)
+    check_samples(maps, labels)
+    blocks = class_blocks(labels, label_kernel, convention)
+    settings = {"kernel": kernel, "width": width, "convention": convention, "labels": labels[blocks.order]}
+    layer = _layer(maps[:, blocks.order], _given_in_order(given, labels, blocks.order), blocks, alpha, joint, settings)
+    steps = layer.count if max_steps is None else min(max_steps, layer.count)
+    nats = in_unit(unit)
+    prefix = _resolved_prefix(layer, method, steps, resolution / nats, screen, _switch(switch, alpha) / nats)
+    order = _with_tail(layer, prefix, steps, tail)
+    known = prefix.left[: prefix.resolved]
+    left = left_along(layer, order, known) * nats
+    entropy = label_entropy(blocks, alpha) * nats
+    return GreedyOrder(
+        order=order,
+        information=tuple((entropy - left).tolist()),
+        cmi=tuple((left - left[-1]).tolist()),
+        total=float(entropy - left[-1]),
+        label_entropy=entropy,
+        saturated_at=prefix.resolved,
+        tail=tail,
+        method=method,
+        evaluations=prefix.evaluations,
+        unit=unit,
+    )
+
+
+def _layer(
+    maps: Tensor, given: list[Tensor], blocks: ClassBlocks, alpha: float, form: JointForm, settings: dict[str, Any]
+) -> Layer:
+    n = maps.shape[1]
+    index = pairs.pair_index(blocks, maps.device)
+    grams = _kept(gram_of(maps, dtype=torch.float64, **settings), len(maps), n)
+    joint = empty_joint(form, n, maps.device)
+    running = pairs.start(index, form)
+    for others in given:
+        of_others = gram_of(others, dtype=torch.float64, **settings)
+        for part in chunks(len(others), n):
+            for K in of_others(part):
+                joint = add(joint, K)
+                running = pairs.join(running, pairs.packed(K[None], index, form)[0], index)
+    return Layer(grams, pairs.pack(grams, len(maps), index, form), index, joint, running, alpha)
+
+
+def _kept(grams: GramOf, count: int, samples: int) -> GramOf:
+    if count * samples**2 * 8 > _KEPT_BYTES:
+        return grams
+    kept = torch.cat(over_chunks(grams, chunks(count, samples)))
+    return lambda part: kept[part]
+
+
+def _given_in_order(given: Tensor | Sequence[Tensor] | None, labels: Tensor, order: Tensor) -> list[Tensor]:
+    if given is None:
+        return []
+    several = [given] if isinstance(given, Tensor) else list(given)
+    for maps in several:
+        check_samples(maps, labels)
+    return [maps[:, order] for maps in several]
+
+
+def _resolved_prefix(layer: Layer, method: Method, steps: int, resolution: float, screen: int, switch: float) -> Prefix:
+    if method == "exact":
+        return by_entropy(layer, steps, resolution, None, -math.inf)
+    if method == "hybrid":
+        return by_pairs(layer, by_entropy(layer, steps, resolution, screen, switch), steps, resolution)
+    return by_pairs(layer, Prefix(), steps, resolution, by=method)
+
+
+def _with_tail(layer: Layer, prefix: Prefix, steps: int, tail: Tail) -> tuple[int, ...]:
+    resolved = prefix.picks[: prefix.resolved]
+    rest = [c for c in range(layer.count) if c not in set(resolved)]
+    if not rest:
+        return resolved
+    if tail in ("pairs", "quadratic"):
+        return by_pairs(layer, Prefix(resolved, finished=True), layer.count, 0.0, by=tail).picks
+    if tail == "relevance":
+        alone = over_chunks(
+            lambda part: equivocation(layer.grams(torch.tensor(rest[part])), layer.blocks, layer.alpha),
+            chunks(len(rest), layer.blocks.samples),
+        )
+        rest = [rest[i] for i in torch.argsort(torch.cat(alone), stable=True).tolist()]
+    return resolved + tuple(rest)
+
+
+def _switch(switch: float, alpha: float) -> float:
+    """What is left below which order 2 stands for alpha: the expansion it rests on is one in alpha times the rest."""
+    return switch * min(1.0, 2 / alpha)
+
+
+def _check(alpha: float, method: str, tail: str, max_steps: int | None, screen: int) -> None:
+    check_order(alpha)
+    if method not in get_args(Method):
+        raise unknown("method of ordering", str(method), get_args(Method))
+    if tail not in get_args(Tail):
+        raise unknown("rule for the tail", str(tail), get_args(Tail))
+    if max_steps is not None and max_steps < 1:
+        raise InputError(f"max_steps is {max_steps}: at least one map must be chosen")
+    if screen < 1:
+        raise InputError(f"screen is {screen}: at least one leader must be taken from each score")
