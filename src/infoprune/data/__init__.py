@@ -1,10 +1,10 @@
 """Images and labels: the usual data sets, their splits, and loaders over them."""
 
-from infoprune.data.augmentation import Augmentation, crop_and_flip, shift
+from infoprune.data.augmentation import Augmentation, crop_and_flip, shift, usual_augmentation
 from infoprune.data.images import FolderImages, Images, StoredImages, loader
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.data.sources import Source, open_source, source_names
-from infoprune.data.split import balanced_sample, held_out_split
+from infoprune.data.split import balanced_sample, divided, held_out_split
 
 __all__ = [
     "Augmentation",
@@ -15,9 +15,11 @@ __all__ = [
     "StoredImages",
     "balanced_sample",
     "crop_and_flip",
+    "divided",
     "held_out_split",
     "loader",
     "open_source",
     "shift",
     "source_names",
+    "usual_augmentation",
 ]

@@ -30,3 +30,13 @@ def crop_and_flip(images: Tensor, most: int = 4) -> Tensor:
     moved = shift(images, most)
     flip = (torch.rand(len(images)) < 0.5).to(images.device)
     return torch.where(flip[:, None, None, None], moved.flip(-1), moved)
+
+
+def usual_augmentation(source: str) -> Augmentation | None:
+    """Return what is usually done to the training images of a data set of that name, ``None`` for nothing."""
+    usual: dict[str, Augmentation] = {
+        "cifar10": crop_and_flip,
+        "mnist": lambda images: shift(images, 2),
+        "digits": lambda images: shift(images, 1),
+    }
+    return usual.get(source)

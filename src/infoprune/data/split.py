@@ -44,13 +44,31 @@ def balanced_sample(images: Images, count: int, seed: int = 0) -> Images:
     Raises:
         InputError: There are fewer images than that.
     """
+    return images.subset(_balanced_indices(images, count, seed))
+
+
+def divided(images: Images, count: int, seed: int = 0) -> tuple[Images, Images]:
+    """Return a balanced sample of ``count`` images, and all the other images in their order.
+
+    Raises:
+        InputError: There are not more images than that.
+    """
+    chosen = _balanced_indices(images, count, seed)
+    rest = torch.ones(len(images), dtype=torch.bool)
+    rest[chosen] = False
+    if not rest.any():
+        raise InputError(f"a calibration set of {count} images leaves none of the {len(images)} to measure on")
+    return images.subset(chosen), images.subset(rest.nonzero().squeeze(1))
+
+
+def _balanced_indices(images: Images, count: int, seed: int) -> Tensor:
     if not 0 < count <= len(images):
         raise InputError(f"a calibration set of {count} images cannot be drawn from {len(images)}")
-    # Round after round one image of every class that has any left, so that any first part is balanced too.
+    # Round after round one image of every class that has any left, in a new order, so that any first part is balanced.
     order = _shuffled_by_class(images.labels, seed)
-    ranks = torch.cat([torch.arange(len(members)) for members in order])
-    indices = torch.cat(order)
-    return images.subset(indices[torch.sort(ranks, stable=True).indices[:count]])
+    rounds = torch.cat([torch.arange(len(members)) for members in order])
+    within = torch.rand(len(rounds), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.cat(order)[(rounds + within).argsort()[:count]]
 
 
 def _shuffled_by_class(labels: Tensor, seed: int) -> list[Tensor]:

@@ -1,0 +1,427 @@
+"""The command line: parses, calls, prints. A user's mistake is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import click
+import typer
+from rich.table import Table
+
+from infoprune import commands, criteria, zoo
+from infoprune.commands import TuneChoice
+from infoprune.console import messages, results, shown_progress
+from infoprune.criteria.base import Tap
+from infoprune.data import source_names
+from infoprune.errors import InputError
+from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.output import check_writable, write_text
+from infoprune.pipeline import Choice
+from infoprune.plan import Budget
+from infoprune.record import comparison
+from infoprune.tune import Precision, Recipe, Schedule
+from infoprune.version import __version__
+
+app = typer.Typer(
+    help="Smaller, faster convolutional networks: whole filters removed by what their feature maps know.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+# Typer reads Optional[...] at run time, also on Python 3.10.
+Model = Annotated[
+    Optional[str],
+    typer.Option("--model", help="A zoo name, timm:NAME, torchvision:NAME or package.module:function."),
+]
+Weights = Annotated[Optional[Path], typer.Option("--weights", help="Weights of the model, or an infoprune checkpoint.")]
+ModelArguments = Annotated[str, typer.Option("--model-args", help="JSON object given to the model's function.")]
+Mean = Annotated[Optional[str], typer.Option("--mean", help="Per channel, pixels in [0, 1]: what the weights want.")]
+Std = Annotated[Optional[str], typer.Option("--std", help="Per channel, pixels in [0, 1]: what the weights want.")]
+InputShape = Annotated[Optional[str], typer.Option("--input-shape", help="C,H,W of one image.")]
+Data = Annotated[str, typer.Option("--data", help=f"The data set: {', '.join(source_names())}.")]
+DataDirectory = Annotated[Optional[Path], typer.Option("--data-dir", help="Where its files lie.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read image files.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Seed = Annotated[int, typer.Option("--seed")]
+Out = Annotated[Path, typer.Option("--out", help="The checkpoint to write.")]
+JsonOut = Annotated[Optional[Path], typer.Option("--json", help="Also write the record as JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]
+
+
+@app.command()
+def evaluate(
+    data: Data,
+    checkpoint: Annotated[Optional[Path], typer.Argument(help="An infoprune checkpoint.")] = None,
+    model: Model = None,
+    weights: Weights = None,
+    model_args: ModelArguments = "{}",
+    mean: Mean = None,
+    std: Std = None,
+    input_shape: InputShape = None,
+    data_dir: DataDirectory = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = 0,
+    device: Device = "auto",
+    json_out: JsonOut = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure accuracy, loss, MACs, parameters and latency of a network."""
+    _check_outputs(json_out, force=force)
+    network = _network(model, weights or checkpoint, model_args, mean, std, input_shape)
+    images = DataChoice(data, data_dir, batch_size=batch_size, workers=workers)
+    with shown_progress(messages(), quiet=quiet) as progress:
+        record = commands.evaluate(network, images, device=device, progress=progress)
+    _finish(record, json_out, force=force)
+    if not quiet:
+        results().print(_single(record["figures"], str(model or checkpoint or weights)))
+
+
+@app.command()
+def prune(
+    data: Data,
+    out: Out,
+    model: Model = None,
+    weights: Weights = None,
+    model_args: ModelArguments = "{}",
+    mean: Mean = None,
+    std: Std = None,
+    input_shape: InputShape = None,
+    data_dir: DataDirectory = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = 0,
+    calibration: Annotated[int, typer.Option(min=1, help="Images that score the filters.")] = 256,
+    criterion: Annotated[str, typer.Option(help="A name of 'infoprune criteria', or package.module:function.")] = "cmi",
+    ratio: Annotated[Optional[float], typer.Option(help="Share of the filters removed from every layer.")] = None,
+    keep: Annotated[Optional[Path], typer.Option(help="JSON: a plan, or by layer how many filters stay or which.")] = None,
+    macs: Annotated[Optional[float], typer.Option(help="Share of the MACs that may remain.")] = None,
+    params: Annotated[Optional[float], typer.Option(help="Share of the parameters that may remain.")] = None,
+    latency: Annotated[Optional[float], typer.Option(help="Share of the measured latency that may remain.")] = None,
+    layers: Annotated[Optional[list[str]], typer.Option(help="Pattern of layers that may lose filters.")] = None,
+    skip: Annotated[Optional[list[str]], typer.Option(help="Pattern of layers that may not.")] = None,
+    tap: Annotated[Optional[str], typer.Option(help="Where maps are read: convolution, norm or activation.")] = None,
+    multiple: Annotated[int, typer.Option(min=1, help="Kept counts are multiples of this.")] = 1,
+    keep_at_least: Annotated[int, typer.Option(min=1, help="Filters that stay in every layer.")] = 1,
+    options: Annotated[str, typer.Option(help="JSON object of options of the criterion.")] = "{}",
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_out: JsonOut = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove filters and write the smaller network."""
+    _check_outputs(out, json_out, force=force)
+    shares = {"macs": macs, "parameters": params, "latency": latency}
+    cuts = {
+        "ratio": ratio,
+        "budget": Budget(**shares) if any(share is not None for share in shares.values()) else None,
+        **commands.read_keep(keep),
+    }
+    choice = commands.choice_or_plan(
+        criterion=criterion,
+        layers=tuple(layers or ()),
+        skip=tuple(skip or ()),
+        tap=_tap(tap),
+        multiple=multiple,
+        keep_at_least=keep_at_least,
+        seed=seed,
+        options=_json_object(options, "--options"),
+        **cuts,
+    )
+    network = _network(model, weights, model_args, mean, std, input_shape)
+    images = DataChoice(data, data_dir, batch_size=batch_size, calibration=calibration, workers=workers)
+    with shown_progress(messages(), quiet=quiet) as progress:
+        run = commands.prune(network, images, choice, out=out, seed=seed, device=device, force=force, progress=progress)
+    _finish(run.record, json_out, force=force)
+    if not quiet:
+        results().print(comparison(run.result.base, run.result.pruned, f"{out} by {_named(choice)}"))
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Out,
+    model: Model = None,
+    weights: Weights = None,
+    model_args: ModelArguments = "{}",
+    mean: Mean = None,
+    std: Std = None,
+    input_shape: InputShape = None,
+    data_dir: DataDirectory = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = 0,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    learning_rate: Annotated[float, typer.Option("--lr", help="The largest of the schedule.")] = 0.1,
+    schedule: Annotated[str, typer.Option(help="one-cycle, cosine, steps or constant.")] = "one-cycle",
+    weight_decay: Annotated[float, typer.Option()] = 5e-4,
+    sizes: Annotated[Optional[str], typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
+    devices: Annotated[str, typer.Option(help="How many devices, or auto.")] = "1",
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_out: JsonOut = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network, from fresh or given weights. The same command goes on after an interruption."""
+    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, sizes, precision, seed)
+    network = _network(model, weights, model_args, mean, std, input_shape)
+    _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, devices=devices, half=half), out, device,
+           json_out, force, quiet)  # fmt: skip
+
+
+@app.command()
+def tune(
+    checkpoint: Annotated[Path, typer.Argument(help="An infoprune checkpoint.")],
+    data: Data,
+    out: Out,
+    data_dir: DataDirectory = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = 0,
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    learning_rate: Annotated[float, typer.Option("--lr", help="The largest of the schedule.")] = 0.02,
+    schedule: Annotated[str, typer.Option(help="one-cycle, cosine, steps or constant.")] = "one-cycle",
+    weight_decay: Annotated[float, typer.Option()] = 5e-4,
+    sizes: Annotated[Optional[str], typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
+    teacher: Annotated[Optional[Path], typer.Option(help="Weights of the original network, to distil from.")] = None,
+    distillation: Annotated[float, typer.Option(min=0, max=1, help="Weight of the teacher in the loss.")] = 0.5,
+    devices: Annotated[str, typer.Option(help="How many devices, or auto.")] = "1",
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_out: JsonOut = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a pruned network, with distillation from the original where its weights are given."""
+    weight = distillation if teacher is not None else 0.0
+    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, sizes, precision, seed, weight)
+    network = NetworkChoice(weights=checkpoint)
+    _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, teacher, devices, half), out, device,
+           json_out, force, quiet)  # fmt: skip
+
+
+@app.command()
+def show(
+    checkpoint: Annotated[Path, typer.Argument(help="An infoprune checkpoint.")],
+    json_out: JsonOut = None,
+    force: Force = False,
+) -> None:
+    """Say what is in a checkpoint: architecture, plan, settings, figures."""
+    _check_outputs(json_out, force=force)
+    contents = commands.show(checkpoint)
+    _finish(contents, json_out, force=force)
+    printed = results()
+    printed.print(f"{checkpoint}: {contents['architecture']} {json.dumps(contents['arguments'])}, "
+                  f"images {contents['input_shape']}, written by infoprune {contents['version']}")  # fmt: skip
+    if contents["plan"] is not None:
+        printed.print(_plan_table(contents["plan"]))
+    for name in ("figures", "settings"):
+        if contents[name]:
+            printed.print(f"{name}:")
+            printed.print_json(json.dumps(contents[name]))
+
+
+@app.command("criteria")
+def list_criteria() -> None:
+    """List the criteria."""
+    table = Table()
+    for column in ("name", "what it measures", "needs labels", "cost", "paper"):
+        table.add_column(column)
+    for info in criteria.all_criteria():
+        table.add_row(info.name, info.description, "yes" if info.needs_labels else "", info.cost, info.paper)
+    results().print(table)
+
+
+@app.command("networks")
+def list_networks() -> None:
+    """List the networks of the zoo."""
+    table = Table()
+    for column in ("name", "what it is", "images", "classes"):
+        table.add_column(column)
+    for name in zoo.names():
+        info = zoo.info(name)
+        table.add_row(name, info.description, "x".join(map(str, info.input_shape)), str(info.classes))
+    results().print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoints and the record.")] = Path("runs/demo"),
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train a small network on the digits, prune it by five criteria to one budget, and compare them."""
+    from infoprune.demo import run, table
+
+    with shown_progress(messages(), quiet=quiet) as progress:
+        record = run(out, seed=seed, progress=progress)
+    if not quiet:
+        results().print(table(record))
+        results().print(f"checkpoints and record: {out}")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        results().print(f"infoprune {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        _fail(f"Error: {error}", 2)
+    except click.ClickException as error:
+        _fail(f"Error: {error.format_message()}", 2)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("Interrupted: nothing half-written is left; the same command of train or tune goes on.", 130)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(sentence: str, code: int) -> None:
+    messages().print(sentence, markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _train(
+    network: NetworkChoice,
+    data: str,
+    data_dir: Path | None,
+    batch_size: int,
+    workers: int,
+    choice: TuneChoice,
+    out: Path,
+    device: str,
+    json_out: Path | None,
+    force: bool,
+    quiet: bool,
+) -> None:
+    _check_outputs(out, json_out, force=force)
+    images = DataChoice(data, data_dir, batch_size=batch_size, workers=workers)
+    console = messages()
+    with shown_progress(console, quiet=quiet) as progress:
+        record = commands.train(
+            network,
+            images,
+            choice,
+            out=out,
+            device=device,
+            force=force,
+            progress=progress,
+            tell=lambda line: None if quiet else console.print(line),
+        )
+    _finish(record, json_out, force=force)
+    if not quiet:
+        results().print(_single(record["figures"], str(out)))
+
+
+def _network(
+    model: str | None, weights: Path | None, arguments: str, mean: str | None, std: str | None, shape: str | None
+) -> NetworkChoice:
+    sizes = None if shape is None else tuple(int(size) for size in _numbers(shape, "--input-shape"))
+    if sizes is not None and len(sizes) != 3:
+        raise InputError(f"--input-shape takes three numbers C,H,W, not '{shape}'")
+    return NetworkChoice(
+        model,
+        weights,
+        _json_object(arguments, "--model-args"),
+        None if mean is None else _numbers(mean, "--mean"),
+        None if std is None else _numbers(std, "--std"),
+        sizes,
+    )
+
+
+def _recipe(
+    epochs: int,
+    rate: float,
+    schedule: str,
+    decay: float,
+    sizes: str | None,
+    precision: str,
+    seed: int,
+    distillation: float = 0.0,
+) -> Recipe:
+    return Recipe(
+        epochs=epochs,
+        learning_rate=rate,
+        schedule=_one_of(schedule, Schedule, "--schedule"),
+        weight_decay=decay,
+        sizes=() if sizes is None else tuple(int(size) for size in _numbers(sizes, "--sizes")),
+        precision=_one_of(precision, Precision, "--precision"),
+        distillation=distillation,
+        seed=seed,
+    )
+
+
+def _tap(tap: str | None) -> Tap | None:
+    return None if tap is None else _one_of(tap, Tap, "--tap")
+
+
+def _one_of(word: str, choices: Any, option: str) -> Any:
+    if word not in choices.__args__:
+        raise InputError(f"{option} takes one of {', '.join(choices.__args__)}, not '{word}'")
+    return word
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} takes numbers with commas between them, not '{text}'") from error
+
+
+def _json_object(text: str, option: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{option} takes a JSON object such as '{{\"classes\": 10}}': {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{option} takes a JSON object such as '{{\"classes\": 10}}', not {text}")
+    return value
+
+
+def _check_outputs(*paths: Path | None, force: bool) -> None:
+    for path in paths:
+        if path is not None:
+            check_writable(path, force=force)
+
+
+def _finish(record: dict[str, Any], path: Path | None, *, force: bool) -> None:
+    if path is not None:
+        write_text(path, json.dumps(record, indent=1) + "\n", force=force)
+
+
+def _named(choice: Any) -> str:
+    return choice.criterion if isinstance(choice, Choice) and choice.criterion else "the given plan"
+
+
+def _single(figures: dict[str, Any], title: str) -> Table:
+    table = Table(title=title, show_header=False)
+    forms = {"accuracy": "{:.2f} %", "top5": "{:.2f} %", "loss": "{:.4f} nats", "latency_ms": "{:.2f}"}
+    for name, value in figures.items():
+        if value is not None:
+            table.add_row(name.replace("_", " "), forms.get(name, "{:,}").format(value))
+    return table
+
+
+def _plan_table(plan: dict[str, Any]) -> Table:
+    table = Table(title="plan")
+    for column in ("layer", "filters", "kept", "coupled with", "why"):
+        table.add_column(column, justify="right" if column in ("filters", "kept") else "left")
+    for layer, decision in plan["layers"].items():
+        coupled = ", ".join(decision.get("coupled", ()))
+        table.add_row(layer, str(decision["filters"]), str(len(decision["kept"])), coupled, decision.get("reason", ""))
+    return table

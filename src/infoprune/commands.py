@@ -1,0 +1,274 @@
+"""What each command does, from names and files to a record and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from infoprune import checkpoint, data, experiment, pipeline
+from infoprune.data import usual_augmentation
+from infoprune.errors import InputError
+from infoprune.evaluation import evaluate as measure
+from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.network import cost
+from infoprune.origin import Origin, origin_of
+from infoprune.pipeline import Choice, Result
+from infoprune.plan import Plan
+from infoprune.progress import Progress, silent
+from infoprune.tune import Epoch, Recipe, make_fabric
+from infoprune.tune import train as train_network
+from infoprune.zoo import registry
+
+
+@dataclass(frozen=True)
+class PruneRun:
+    """The result of a pruning command and its record."""
+
+    result: Result
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TuneChoice:
+    """How a network is trained: the recipe, the weights of a teacher, devices, and precision of the stored weights."""
+
+    recipe: Recipe
+    teacher: Path | None = None
+    devices: str = "1"
+    half: bool = False
+
+
+def evaluate(
+    network: NetworkChoice, images: DataChoice, *, device: str = "auto", progress: Progress = silent
+) -> dict[str, Any]:
+    """Measure a network on the test images of a data set.
+
+    Raises:
+        InputError: The network or the data cannot be used, or they do not fit.
+    """
+    model = experiment.open_network(network, device)
+    source = data.open_source(images.name, images.directory)
+    figures = _figures(model, experiment.batches(source.test, model, images), progress)
+    return {"figures": figures, "settings": _settings(network, images, model)}
+
+
+def prune(
+    network: NetworkChoice,
+    images: DataChoice,
+    choice: Choice | Plan,
+    *,
+    out: Path,
+    seed: int = 0,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress = silent,
+) -> PruneRun:
+    """Prune a network and write the smaller one.
+
+    Raises:
+        InputError: As in ``pipeline.prune``; nothing is written then.
+    """
+    model = experiment.open_network(network, device)
+    parts = experiment.open_parts(images, seed)
+    if isinstance(choice, Choice) and choice.tap is None:
+        choice = replace(choice, tap=_paper_tap(model, choice.criterion))
+    calibration, test = (experiment.batches(part, model, images) for part in (parts.calibration, parts.test))
+    result = pipeline.prune(model, calibration, choice, test=test, progress=progress)
+    settings = {**_settings(network, images, model), "seed": seed}
+    record = result.record()
+    record["settings"] = {**record["settings"], **settings}
+    figures = {name: record[name] for name in ("base", "pruned", "seconds")}
+    checkpoint.save(result.model, out, settings=record["settings"], figures=figures, force=force)
+    return PruneRun(result, record)
+
+
+def train(
+    network: NetworkChoice,
+    images: DataChoice,
+    choice: TuneChoice,
+    *,
+    out: Path,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Train a network, from fresh or given weights, and write the weights that did best on held-out images.
+
+    The state after every epoch is kept beside ``out`` until the end, so that the same command goes on after an
+    interruption.
+
+    Raises:
+        InputError: The network or the data cannot be used, or the training diverges.
+    """
+    seeded(choice.recipe.seed)
+    model = experiment.open_network(network, "cpu")
+    parts = experiment.open_parts(images)
+    if parts.held_out is None:
+        raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
+    folder = isinstance(parts.train, data.FolderImages)
+    fabric = make_fabric(
+        accelerator=_accelerator(device), devices=_devices(choice.devices), precision=choice.recipe.precision
+    )
+    fabric.launch()
+    trained = train_network(
+        model,
+        experiment.batches(parts.train, model, images, shuffle=True, random_crop=folder),
+        experiment.batches(parts.held_out, model, images),
+        choice.recipe,
+        teacher=_teacher(choice.teacher, model),
+        augmentation=usual_augmentation(images.name),
+        fabric=fabric,
+        resume=out.with_name(out.name + ".resume"),
+        progress=progress,
+        on_epoch=lambda epoch: tell(_told(epoch, choice.recipe)),
+    )
+    settings = {**_settings(network, images, model), "recipe": asdict(choice.recipe), "teacher": _text(choice.teacher)}
+    best = experiment.stored_precision(trained.model, half=choice.half).to(fabric.device)
+    figures = _figures(best, experiment.batches(parts.test, best, images), progress)
+    record = {
+        "figures": figures,
+        "best_epoch": trained.best,
+        "epochs": [asdict(epoch) for epoch in trained.epochs],
+        "settings": settings,
+    }
+    if fabric.is_global_zero:
+        checkpoint.save(best, out, settings=settings, figures=figures, half=choice.half, force=force)
+        out.with_name(out.name + ".resume").unlink(missing_ok=True)
+    return record
+
+
+def show(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, as JSON values.
+
+    Raises:
+        InputError: The file is not a checkpoint.
+    """
+    contents = checkpoint.describe(path)
+    return {
+        **contents.origin.to_dict(),
+        "settings": dict(contents.settings),
+        "figures": dict(contents.figures),
+        "version": contents.version,
+    }
+
+
+def read_keep(path: Path | None) -> dict[str, Any]:
+    """Return, under the name of the option they are, the plan or the counts that a JSON file holds.
+
+    Raises:
+        InputError: The file cannot be read as either.
+    """
+    if path is None:
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the file '{path}' cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"'{path}' is not JSON: {error}") from error
+    if isinstance(values, dict) and "layers" in values:
+        return {"plan": Plan.from_dict(values)}
+    if isinstance(values, dict) and isinstance(values.get("plan"), dict):
+        values = values["plan"]  # a record, whose plan is by layer the filters that stay
+    if not isinstance(values, dict) or not values or not all(map(_is_count_or_filters, values.values())):
+        raise InputError(f"'{path}' must hold a plan, or by layer the number or the list of the filters that stay")
+    return {"keep": values}
+
+
+def choice_or_plan(**given: Any) -> Choice | Plan:
+    """Return the plan that was given, else the choice.
+
+    Raises:
+        InputError: A plan was given together with another way to say how much goes.
+    """
+    plan: Plan | None = given.pop("plan", None)
+    if plan is None:
+        return Choice(**given)
+    if given.get("ratio") is not None or given.get("budget") is not None:
+        raise InputError("a plan says already how much goes: give it without a ratio and without a budget")
+    return plan
+
+
+def seeded(seed: int) -> None:
+    """Seed PyTorch's generators, which draw fresh weights."""
+    import torch
+
+    torch.manual_seed(seed)
+
+
+def _figures(model: nn.Module, batches: Any, progress: Progress) -> dict[str, Any]:
+    example = pipeline.example_of(batches, model)
+    counted = cost.count(model, example)
+    measured = measure(model, batches, progress=progress)
+    return {
+        "accuracy": measured.accuracy,
+        "top5": measured.top5,
+        "loss": measured.loss,
+        "images": measured.images,
+        "macs": counted.macs,
+        "parameters": counted.parameters,
+        "latency_ms": pipeline.latencies((model,), example)[0],
+    }
+
+
+def _settings(network: NetworkChoice, images: DataChoice, model: nn.Module) -> dict[str, Any]:
+    from infoprune.device import device_of
+
+    origin = origin_of(model)
+    return {
+        "network": {**_jsonable(asdict(network)), "architecture": origin.architecture if origin else None},
+        "preprocessing": experiment.preprocessing_of(model).to_dict(),
+        "data": _jsonable(asdict(images)),
+        "versions": experiment.versions(),
+        "machine": experiment.machine(device_of(model)),
+    }
+
+
+def _teacher(weights: Path | None, student: nn.Module) -> nn.Module | None:
+    if weights is None:
+        return None
+    origin = origin_of(student)
+    assert isinstance(origin, Origin)  # open_network notes it
+    return experiment.open_network(NetworkChoice(origin.architecture, weights, origin.arguments), "cpu")
+
+
+def _paper_tap(model: nn.Module, criterion: str) -> Any:
+    origin = origin_of(model)
+    if origin is None or origin.architecture not in registry.names():
+        return None
+    return registry.info(origin.architecture).taps.get(criterion)
+
+
+def _told(epoch: Epoch, recipe: Recipe) -> str:
+    held_out = "" if epoch.held_out is None else f", held-out accuracy {epoch.held_out:.2f} %"
+    return f"epoch {epoch.number + 1} of {recipe.epochs}: loss {epoch.loss:.4f}{held_out}, {epoch.seconds:.0f} s"
+
+
+def _accelerator(device: str) -> str:
+    return device.partition(":")[0]
+
+
+def _devices(devices: str) -> int | str:
+    if devices == "auto":
+        return devices
+    if not devices.isdigit() or int(devices) < 1:
+        raise InputError(f"--devices takes a number of devices or auto, not '{devices}'")
+    return int(devices)
+
+
+def _is_count_or_filters(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, list) and all(isinstance(i, int) for i in value))
+
+
+def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,72 @@
+"""The ten-second tour: train a small network on real digits, prune it by five criteria to one budget, compare."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from infoprune import checkpoint, commands, experiment, pipeline
+from infoprune.commands import TuneChoice
+from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.output import write_text
+from infoprune.pipeline import Choice
+from infoprune.plan import Budget
+from infoprune.progress import Progress, silent
+from infoprune.record import removed
+from infoprune.tune import Recipe
+
+CRITERIA = ("cmi", "hrel", "qsfm", "l1", "random")
+BUDGET = Budget(macs=0.5)
+RECIPE = Recipe(epochs=20, learning_rate=0.1, precision="32-true")
+
+
+def run(out: Path, *, seed: int = 0, progress: Progress = silent) -> dict[str, Any]:
+    """Train, prune by every criterion, write checkpoints and ``record.json`` into a folder, and return the record.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    digits = DataChoice("digits", batch_size=64)
+    base = out / "base.safetensors"
+    trained = commands.train(
+        NetworkChoice("digits"), digits, TuneChoice(RECIPE), out=base, device="cpu", force=True, progress=progress
+    )
+    model = experiment.open_network(NetworkChoice(weights=base), "cpu")
+    parts = experiment.open_parts(digits, seed)
+    calibration, test = (experiment.batches(part, model, digits) for part in (parts.calibration, parts.test))
+    rows = {}
+    for criterion in CRITERIA:
+        choice = Choice(criterion=criterion, budget=BUDGET, seed=seed)
+        result = pipeline.prune(model, calibration, choice, test=test, progress=progress)
+        record = result.record()
+        figures = {name: record[name] for name in ("base", "pruned", "seconds")}
+        path = out / f"{criterion}.safetensors"
+        checkpoint.save(result.model, path, settings=record["settings"], figures=figures, force=True)
+        rows[criterion] = record
+    whole = {"base": trained, "criteria": rows, "budget": asdict(BUDGET)}
+    write_text(out / "record.json", json.dumps(whole, indent=1) + "\n", force=True)
+    return whole
+
+
+def table(record: dict[str, Any]) -> Table:
+    """Return the record of a demo as one table."""
+    shown = Table(title="digits, at most half of the MACs, as cut: no repair, no fine-tuning")
+    for column in ("criterion", "accuracy (%)", "after (%)", "MACs", "MACs gone", "parameters", "latency (ms)", "s"):
+        shown.add_column(column, justify="left" if column == "criterion" else "right")
+    for criterion, row in record["criteria"].items():
+        base, pruned = row["base"], row["pruned"]
+        shown.add_row(
+            criterion,
+            f"{base['accuracy']:.2f}",
+            f"{pruned['accuracy']:.2f}",
+            f"{base['macs']:,} -> {pruned['macs']:,}",
+            f"{removed(base['macs'], pruned['macs']):.1f} %",
+            f"{base['parameters']:,} -> {pruned['parameters']:,}",
+            f"{base['latency_ms']:.2f} -> {pruned['latency_ms']:.2f}",
+            f"{sum(row['seconds'].values()):.1f}",
+        )
+    return shown

@@ -1,0 +1,353 @@
+"""From a network and its images to a smaller network: the only place that knows the order of the rooms."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from infoprune import criteria, cutoff
+from infoprune.criteria.base import Importance, Tap
+from infoprune.device import device_of
+from infoprune.errors import InputError, unknown
+from infoprune.evaluation import evaluate, labelled
+from infoprune.network import cost, surgery
+from infoprune.network.groups import CoupledGroup, Groups, find_groups
+from infoprune.network.verify import verify as verify_cut
+from infoprune.origin import origin_of, set_origin
+from infoprune.plan import Budget, LayerDecision, Plan
+from infoprune.progress import Progress, silent
+from infoprune.record import Figures, Stopwatch
+from infoprune.scoring import score
+from infoprune.version import __version__
+
+Batches = Iterable[Any]
+Keep = Mapping[str, int | Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is removed, and by what rule; the same words as the options of the command line.
+
+    Args:
+        criterion: Name of a criterion, or ``package.module:function``.
+        ratio: Share of the filters removed from every layer, below 1.
+        keep: By layer, how many filters stay or which; layers not named are left alone.
+        budget: What may remain of the whole network. Exactly one of ``ratio``, ``keep`` and ``budget`` is given.
+        layers: Patterns of layer names that may lose filters; by default every convolution.
+        skip: Patterns of layer names that may not.
+        tap: Where the feature maps are read; by default where the criterion's paper reads them.
+        multiple: Kept counts are multiples of this; thinner layers are left alone.
+        keep_at_least: Filters that stay in every layer.
+        seed: Seeds whatever is random.
+        options: Further options of the criterion.
+    """
+
+    criterion: str = "cmi"
+    ratio: float | None = None
+    keep: Keep | None = None
+    budget: Budget | None = None
+    layers: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    tap: Tap | None = None
+    multiple: int = 1
+    keep_at_least: int = 1
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("ratio", "keep", "budget") if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = " and ".join(given) if given else "nothing"
+            raise InputError(f"say how much goes by one of a ratio, explicit counts, or a budget, not by {said}")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and the evidence behind it.
+
+    Args:
+        plan: What stays.
+        importances: The criterion's answer by layer; empty where no criterion was asked.
+        groups: Everything that could have been removed, and why the rest could not.
+    """
+
+    plan: Plan
+    importances: Mapping[str, Importance]
+    groups: Groups
+
+
+@dataclass(frozen=True)
+class Result:
+    """A smaller network and everything that led to it.
+
+    Args:
+        model: The smaller network, on the device and in the mode of the given one.
+        plan: What stayed, and why.
+        base: Figures of the given network.
+        pruned: Figures of the smaller one.
+        importances: The criterion's answer by layer.
+        seconds: Wall time by stage.
+    """
+
+    model: nn.Module
+    plan: Plan
+    base: Figures
+    pruned: Figures
+    importances: Mapping[str, Importance]
+    seconds: Mapping[str, float]
+
+    def record(self) -> dict[str, Any]:
+        """Return the record of the run as JSON values."""
+        return {
+            "base": asdict(self.base),
+            "pruned": asdict(self.pruned),
+            "plan": {layer: list(kept) for layer, kept in self.plan.kept.items()},
+            "left_alone": dict(self.plan.left_alone),
+            "seconds": dict(self.seconds),
+            "settings": dict(self.plan.settings),
+        }
+
+
+def plan(model: nn.Module, batches: Batches, choice: Choice, *, progress: Progress = silent) -> Planned:
+    """Decide which filters stay.
+
+    Args:
+        model: The trained network; left as it is.
+        batches: Calibration images: ``(images, labels)`` pairs, iterable more than once.
+        choice: What is removed, and by what rule.
+        progress: Told while feature maps are scored.
+
+    Raises:
+        InputError: The network has no convolutions or nothing that can be removed, a name is unknown, the budget
+            cannot be met, or the images do not fit.
+    """
+    example = example_of(batches, model)
+    groups = find_groups(model, example)
+    chosen = choose_groups(model, groups, choice)
+    importances = _importances(model, chosen, batches, choice, progress)
+    cuts = _cut(model, example, groups, chosen, importances, choice)
+    decisions = {
+        group.name: _decision(group, cuts[group.name], importances.get(group.name))
+        for group in chosen
+        if group.name in cuts
+    }
+    skipped = {g.name: "not chosen to lose filters" for g in groups.groups if g.name not in decisions}
+    return Planned(
+        Plan(decisions, {**groups.left_alone, **skipped}, _settings(choice, example, batches)), importances, groups
+    )
+
+
+def apply(plan: Plan, model: nn.Module, example: Tensor | None = None) -> nn.Module:
+    """Return a new, really smaller network; the given one is left as it is.
+
+    Args:
+        plan: What stays.
+        model: The network that the plan was made for.
+        example: A batch of ``(n, C, H, W)`` images to trace with; by default zeros of the shape noted in the plan.
+
+    Raises:
+        InputError: The plan was made for another network; the layer is named.
+    """
+    pruned = surgery.apply(plan, model, example_for(plan, model) if example is None else example)
+    origin = origin_of(model)
+    return pruned if origin is None else set_origin(pruned, origin.cut(plan))
+
+
+def verify(plan: Plan, model: nn.Module, example: Tensor | None = None) -> float:
+    """Prove that cutting a plan is right for a network: cut and masked network give the same outputs.
+
+    Returns:
+        The largest absolute difference between the outputs of the cut network and of the whole one whose removed
+        channels are held at zero.
+
+    Raises:
+        InputError: The plan was made for another network.
+        infoprune.VerificationError: The outputs differ.
+    """
+    return verify_cut(plan, model, example_for(plan, model) if example is None else example)
+
+
+def prune(
+    model: nn.Module,
+    batches: Batches,
+    choice: Choice | Plan,
+    *,
+    test: Batches | None = None,
+    progress: Progress = silent,
+) -> Result:
+    """Make a network smaller: score, plan, cut, check the cut, and measure before and after.
+
+    Args:
+        model: The trained network; left as it is.
+        batches: Calibration images: ``(images, labels)`` pairs, iterable more than once. They choose the filters.
+        choice: What is removed and by what rule, or a plan that says it.
+        test: Images to measure accuracy on. They choose nothing.
+        progress: Told while feature maps are scored and images are evaluated.
+
+    Raises:
+        InputError: As in ``plan`` and ``apply``.
+        infoprune.VerificationError: The cut network would not compute what the masked one does.
+    """
+    watch = Stopwatch()
+    example = example_of(batches, model)
+    with watch.stage("plan"):
+        planned = plan_given(model, batches, choice, progress)
+    with watch.stage("cut"):
+        pruned = apply(planned.plan, model, example)
+    with watch.stage("verify"):
+        verify_cut(planned.plan, model, example, pruned)
+    with watch.stage("dead filters"):
+        dead = dead_filters(model, batches, planned.groups.groups)
+        dead_after = sum(len(dead[name] & set(kept)) for name, kept in planned.plan.kept.items() if name in dead)
+        dead_after += sum(len(found) for name, found in dead.items() if name not in planned.plan.kept)
+    with watch.stage("latency"):
+        times = latencies((model, pruned), example)
+    with watch.stage("evaluate"):
+        base = figures(model, example, times[0], sum(map(len, dead.values())), test, progress)
+        after = figures(pruned, example, times[1], dead_after, test, progress)
+    return Result(pruned, planned.plan, base, after, planned.importances, watch.seconds)
+
+
+def plan_given(model: nn.Module, batches: Batches, choice: Choice | Plan, progress: Progress = silent) -> Planned:
+    """Return the given plan with the groups it cuts, or the plan that the choice makes."""
+    if isinstance(choice, Choice):
+        return plan(model, batches, choice, progress=progress)
+    return Planned(choice, {}, find_groups(model, example_of(batches, model)))
+
+
+def figures(
+    model: nn.Module, example: Tensor, latency_ms: float, dead: int, test: Batches | None, progress: Progress = silent
+) -> Figures:
+    """Measure the network that is really there."""
+    counted = cost.count(model, example)
+    if test is None:
+        return Figures(counted.macs, counted.parameters, latency_ms, dead_filters=dead)
+    measured = evaluate(model, test, progress=progress)
+    return Figures(
+        counted.macs,
+        counted.parameters,
+        latency_ms,
+        measured.accuracy,
+        measured.top5,
+        measured.loss,
+        measured.images,
+        dead,
+    )
+
+
+def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> list[float]:
+    """Return each network's median milliseconds for one image, taken in turns so that drift hits all alike."""
+    one = example[:1]
+    turns = [[cost.latency(model, one) for model in models] for _ in range(rounds)]
+    return [sorted(times)[len(times) // 2] for times in zip(*turns, strict=True)]
+
+
+def dead_filters(model: nn.Module, batches: Batches, groups: Sequence[CoupledGroup]) -> dict[str, set[int]]:
+    """Return, by layer, the filters whose maps after activation are constant over all images and positions."""
+    variances = score(model, groups, batches, criteria.find("variance"), tap="activation")
+    return {name: set((found.scores <= 0).nonzero().flatten().tolist()) for name, found in variances.items()}
+
+
+def choose_groups(model: nn.Module, groups: Groups, choice: Choice) -> tuple[CoupledGroup, ...]:
+    """Return the groups that may lose filters, in the order of the network.
+
+    Raises:
+        InputError: The network has no convolutions, nothing can be removed, or a pattern names nothing.
+    """
+    modules = dict(model.named_modules())
+    if not any(isinstance(module, nn.modules.conv._ConvNd) for module in modules.values()):
+        raise InputError("the network has no convolutions: there are no filters to remove")
+    wanted = choice.layers or (tuple(choice.keep) if choice.keep is not None else ())
+    for pattern in (*wanted, *choice.skip):
+        _check_pattern(pattern, groups)
+    chosen = tuple(
+        group
+        for group in groups.groups
+        if (_matches(group, wanted) if wanted else isinstance(modules[group.name], nn.modules.conv._ConvNd))
+        and not _matches(group, choice.skip)
+    )
+    if not chosen:
+        reason = next((f": '{layer}' {why}" for layer, why in groups.left_alone.items()), "")
+        raise InputError(f"nothing in the network can lose filters{reason}")
+    return chosen
+
+
+def example_of(batches: Batches, model: nn.Module) -> Tensor:
+    """Return two images of the first batch, on the network's device.
+
+    Raises:
+        InputError: There are no batches, or they can be read only once.
+    """
+    if iter(batches) is batches:
+        raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")
+    first = next(labelled(batches), None)
+    if first is None:
+        raise InputError("there are no calibration images: the loader is empty")
+    return first[0][:2].to(device_of(model))
+
+
+def example_for(plan: Plan, model: nn.Module) -> Tensor:
+    """Return zeros of the shape that the plan was made with.
+
+    Raises:
+        InputError: The plan does not say it, and nothing is known of the network.
+    """
+    origin = origin_of(model)
+    shape = plan.settings.get("input_shape") or (origin.input_shape if origin else None)
+    if shape is None:
+        raise InputError("the plan does not say what images the network reads: give an example batch")
+    return torch.zeros(2, *shape, device=device_of(model))
+
+
+def _importances(
+    model: nn.Module, groups: Sequence[CoupledGroup], batches: Batches, choice: Choice, progress: Progress
+) -> dict[str, Importance]:
+    explicit = choice.keep is not None and not any(isinstance(kept, int) for kept in choice.keep.values())
+    if explicit:
+        return {}
+    info = criteria.resolve(choice.criterion)
+    return score(
+        model, groups, batches, info, tap=choice.tap, seed=choice.seed, options=choice.options, progress=progress
+    )
+
+
+def _decision(group: CoupledGroup, cut: cutoff.Cut, importance: Importance | None) -> LayerDecision:
+    told: dict[str, Any] = {}
+    if importance is not None:
+        told = {
+            "scores": tuple(importance.scores.tolist()),
+            "order": importance.order,
+            "curve": importance.curve,
+        }
+    return LayerDecision(
+        group.name, group.filters, tuple(cut.kept), coupled=group.producers[1:], reason=cut.reason, **told
+    )
+
+
+def _matches(group: CoupledGroup, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(layer, pattern) for layer in group.producers for pattern in patterns)
+
+
+def _check_pattern(pattern: str, groups: Groups) -> None:
+    if any(_matches(group, (pattern,)) for group in groups.groups):
+        return
+    if pattern in groups.left_alone:
+        raise InputError(f"layer '{pattern}' cannot lose filters: {groups.left_alone[pattern]}")
+    raise unknown("layer", pattern, [layer for group in groups.groups for layer in group.producers])
+
+
+def _settings(choice: Choice, example: Tensor, batches: Batches) -> dict[str, Any]:
+    told = {name: value for name, value in asdict(choice).items() if value not in (None, (), {})}
+    if choice.budget is not None:
+        told["budget"] = choice.budget.shares()
+    return {
+        **told,
+        "calibration_images": sum(len(labels) for _, labels in labelled(batches)),
+        "input_shape": list(example.shape[1:]),
+        "versions": {"infoprune": __version__, "torch": torch.__version__},
+    }

@@ -1,0 +1,76 @@
+"""The JSON record of a run: figures before and after, the plan, seconds, and the settings that repeat it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one network.
+
+    Args:
+        macs: Multiply-adds of convolution and linear layers for one image.
+        parameters: Number of parameters.
+        latency_ms: Median milliseconds of one batch.
+        accuracy: Top-1, percent, ``None`` where there were no test images.
+        top5: Top-5, percent.
+        loss: Mean cross entropy, nats.
+        images: Number of test images.
+        dead_filters: Prunable filters whose map is constant over all calibration images and positions.
+    """
+
+    macs: int
+    parameters: int
+    latency_ms: float
+    accuracy: float | None = None
+    top5: float | None = None
+    loss: float | None = None
+    images: int | None = None
+    dead_filters: int | None = None
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage, in the order of the stages."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to the stage of that name."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def removed(base: float, pruned: float) -> float:
+    """Return the percent of ``base`` that is gone."""
+    return 100 * (1 - pruned / base)
+
+
+def comparison(base: Figures, pruned: Figures, title: str = "") -> Table:
+    """Return base and pruned figures side by side, for a terminal."""
+    table = Table(title=title or None)
+    for column in ("", "base", "pruned", "change"):
+        table.add_column(column, justify="right" if column else "left")
+    if base.accuracy is not None and pruned.accuracy is not None:
+        points = pruned.accuracy - base.accuracy
+        table.add_row("accuracy (%)", f"{base.accuracy:.2f}", f"{pruned.accuracy:.2f}", f"{points:+.2f} points")
+    if base.loss is not None and pruned.loss is not None:
+        table.add_row("loss (nats)", f"{base.loss:.4f}", f"{pruned.loss:.4f}", f"{pruned.loss - base.loss:+.4f}")
+    rows: tuple[tuple[str, float, float, str], ...] = (
+        ("MACs", base.macs, pruned.macs, ",.0f"),
+        ("parameters", base.parameters, pruned.parameters, ",.0f"),
+        ("latency (ms)", base.latency_ms, pruned.latency_ms, ".2f"),
+    )
+    for name, before, after, form in rows:
+        table.add_row(name, format(before, form), format(after, form), f"{-removed(before, after):+.2f} %")
+    return table
