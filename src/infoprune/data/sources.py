@@ -101,6 +101,12 @@ def _cifar_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return pixels.astype(np.uint8).reshape(-1, 3, 32, 32), np.asarray(labels, np.int64)
 
 
+def _latin_bytes(text: str, encoding: str) -> bytes:
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"it encodes as {encoding}, which no CIFAR-10 batch needs")
+    return text.encode("latin-1")
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Unpickles plain values and numpy arrays; whatever else a file names is refused, so nothing in it can run."""
 
@@ -109,6 +115,8 @@ class _ArraysOnly(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
+        # How Python 3 writes bytes for readers of Python 2.
+        ("_codecs", "encode"): _latin_bytes,
     }
 
     def find_class(self, module: str, name: str) -> Any:
