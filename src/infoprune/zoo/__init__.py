@@ -1,6 +1,6 @@
 """The networks of the papers in their CIFAR, MNIST and ImageNet forms, by name."""
 
-from infoprune.zoo import digits, lenet, mobilenet, vgg  # noqa: F401  importing a family registers its networks
+from infoprune.zoo import digits, lenet, mobilenet, resnet, vgg  # noqa: F401  importing a family registers its networks
 from infoprune.zoo.factory import make, preprocessing_of
 from infoprune.zoo.registry import NetworkInfo, build, info, names, register
 from infoprune.zoo.weights import load_network, load_weights, read_weights

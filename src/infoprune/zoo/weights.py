@@ -54,7 +54,7 @@ _TRANSLATIONS = (
 _WITHOUT_BACKGROUND = ("mobilenet_v2_imagenet",)
 
 
-def load_network(spec: str, weights: Path | None = None, **arguments: object) -> tuple[nn.Module, Preprocessing]:
+def load_network(spec: str, weights: str | Path | None = None, **arguments: object) -> tuple[nn.Module, Preprocessing]:
     """Build a network and load its weights, float32, in eval mode.
 
     Args:
@@ -75,19 +75,28 @@ def load_network(spec: str, weights: Path | None = None, **arguments: object) ->
     return network.eval(), factory.preprocessing_of(spec, network)
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: str | Path) -> Weights:
     """Return the tensors of a weights file by key; floating point ones as float32. Nothing in the file is run.
 
     Raises:
         InputError: The file is missing, cannot be read, holds no state dict, or holds NaN or infinity.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"the weights file '{path}' {'is a directory' if path.is_dir() else 'does not exist'}")
-    state = _without_prefixes(_unwrapped(_read(path), path))
+    state = {key: _widened(tensor) for key, tensor in _without_prefixes(_unwrapped(_read(path), path)).items()}
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"the weights file '{path}' holds NaN or infinity in '{key}'")
-    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    return state
+
+
+def translated(name: str, weights: Weights) -> Weights:
+    """Return the weights by the keys they have in the network ``name`` of the zoo; keys that fit stay as they are."""
+    for networks, rules in _TRANSLATIONS:
+        if re.fullmatch(networks, name):
+            return {_renamed(key, rules): tensor for key, tensor in weights.items()}
+    return weights
 
 
 def load_weights(network: nn.Module, weights: Weights, *, name: str, source: str) -> None:
@@ -102,7 +111,7 @@ def load_weights(network: nn.Module, weights: Weights, *, name: str, source: str
     Raises:
         InputError: A key is missing, unexpected or of another shape; nothing has been changed then.
     """
-    fitting = _translated(name, weights, network)
+    fitting = _fitting(name, weights, network)
     fault = _first_fault(network.state_dict(), fitting)
     if fault:
         raise InputError(f"'{source}' does not fit the network '{name}': {fault}{_suggestion(name, weights)}")
@@ -117,11 +126,17 @@ def _read(path: Path) -> Any:
     except SafetensorError as error:
         raise InputError(f"'{path}' is not a whole safetensors file: {error}") from error
     except Exception as error:  # a damaged archive or pickle can raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"'{path}' is not a weights file that can be read; it must be safetensors or a torch.save of tensors only, "
-            f"and whole: {reason}"
-        ) from error
+        raise InputError(f"'{path}' cannot be read as weights: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Say why a file was refused, without PyTorch's advice to unpickle it all the same."""
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    refused = re.search(r"Unsupported (?:global|class):? (?:GLOBAL )?(\S+)", str(error))
+    if refused:
+        return f"it holds {refused[1]}, which is no tensor; store the state dict instead of the whole network"
+    return "it is neither safetensors nor a whole file of torch.save"
 
 
 def _unwrapped(data: Any, path: Path) -> Weights:
@@ -141,11 +156,8 @@ def _without_prefixes(state: Weights) -> Weights:
     return state
 
 
-def _translated(name: str, weights: Weights, network: nn.Module) -> Weights:
-    for networks, rules in _TRANSLATIONS:
-        if re.fullmatch(networks, name):
-            weights = {_renamed(key, rules): tensor for key, tensor in weights.items()}
-    return _without_background(weights, network) if name in _WITHOUT_BACKGROUND else weights
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _renamed(key: str, rules: tuple[tuple[str, str], ...]) -> str:
@@ -156,13 +168,18 @@ def _renamed(key: str, rules: tuple[tuple[str, str], ...]) -> str:
     return key
 
 
+def _fitting(name: str, weights: Weights, network: nn.Module) -> Weights:
+    weights = translated(name, weights)
+    return _without_background(weights, network) if name in _WITHOUT_BACKGROUND else weights
+
+
 def _without_background(weights: Weights, network: nn.Module) -> Weights:
     """Drop the first of TensorFlow's 1001 ImageNet classes, the background, where the network has the other 1000."""
     here = network.state_dict()
     head: Weights = {
         key: weights[key][1:]
         for key in ("classifier.weight", "classifier.bias")
-        if key in weights and len(weights[key]) == 1001 and len(here[key]) == 1000
+        if key in weights and weights[key].shape[:1] == (1001,) and here[key].shape[:1] == (1000,)
     }
     return {**weights, **head}
 
@@ -184,6 +201,6 @@ def _suggestion(name: str, weights: Weights) -> str:
             continue
         with torch.device("meta"):
             network = registry.build(other)
-        if not _first_fault(network.state_dict(), _translated(other, weights, network)):
+        if not _first_fault(network.state_dict(), _fitting(other, weights, network)):
             return f" (it fits '{other}')"
     return ""
