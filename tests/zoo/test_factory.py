@@ -105,6 +105,15 @@ def test_a_package_that_is_not_there_is_named(package, monkeypatch):
         zoo.make(f"{package}:resnet18")
 
 
+def test_a_package_built_for_another_pytorch_is_named(tmp_path, monkeypatch):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.delitem(sys.modules, "torchvision.models", raising=False)
+    with pytest.raises(InputError, match="torchvision, which cannot be imported .RuntimeError: operator"):
+        zoo.make("torchvision:resnet18")
+
+
 @pytest.fixture
 def stand_in_timm(monkeypatch):
     """What is asked of timm, for machines without it: names, a builder, and the facts on a network."""

@@ -108,9 +108,10 @@ def _package(module: str, name: str) -> ModuleType:
     package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except Exception as error:  # built for another PyTorch, torchvision raises RuntimeError
         raise InputError(
-            f"'{package}:{name}' needs the package {package}, which cannot be imported ({error}): pip install {package}"
+            f"'{package}:{name}' needs the package {package}, which cannot be imported ({_reason(error)}): "
+            f"pip install {package}"
         ) from error
 
 
