@@ -1,1 +1,29 @@
-"""infoprune.criteria."""
+"""Importance of filters, from feature maps and labels or from weights; one file per criterion."""
+
+from infoprune.criteria import bn_scale, cmi, hrel, qsfm, random, variance, weight_norm  # noqa: F401 - they register
+from infoprune.criteria.base import (
+    Criterion,
+    CriterionInfo,
+    Filters,
+    Importance,
+    Tap,
+    all_criteria,
+    create,
+    find,
+    register,
+)
+from infoprune.criteria.function import register_criterion, resolve
+
+__all__ = [
+    "Criterion",
+    "CriterionInfo",
+    "Filters",
+    "Importance",
+    "Tap",
+    "all_criteria",
+    "create",
+    "find",
+    "register",
+    "register_criterion",
+    "resolve",
+]

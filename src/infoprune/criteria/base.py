@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -61,8 +62,8 @@ class Criterion(Protocol):
 
         Args:
             maps: ``(n, C, H, W)`` feature maps; the maps of a group of several layers are laid side by side along
-                the last axis, ``(n, C, 1, D)``.
-            labels: ``(n,)`` class indices.
+                the last axis, ``(n, C, 1, D)``. They are the criterion's to keep: nobody changes them later.
+            labels: ``(n,)`` class indices; -1 where the images have no labels and the criterion needs none.
         """
 
     def merge(self, other: Any) -> None:
@@ -81,7 +82,8 @@ class CriterionInfo:
 
     Args:
         name: The word that selects it.
-        factory: ``factory(filters, seed=..., **options)`` makes one instance for one coupled group.
+        factory: ``factory(filters, seed=..., **options)`` makes one instance for one coupled group; its options are
+            its keyword-only arguments.
         description: One line.
         paper: Where it was published, empty for the usual baselines.
         tap: Where the feature maps are read, unless the user says otherwise.
@@ -89,6 +91,7 @@ class CriterionInfo:
         needs_labels: Whether the labels matter.
         needs_gradients: Whether it needs a backward pass.
         holds_maps: Whether it keeps the feature maps until ``compute``, so that layers are taken one at a time.
+        images: How many images it is given at most, unless the user says otherwise; ``None`` for all there are.
         cost: How its time grows, in words.
     """
 
@@ -101,6 +104,7 @@ class CriterionInfo:
     needs_labels: bool = False
     needs_gradients: bool = False
     holds_maps: bool = False
+    images: int | None = None
     cost: str = ""
 
 
@@ -128,6 +132,30 @@ def find(name: str) -> CriterionInfo:
     if name not in _REGISTRY:
         raise unknown("criterion", name, _REGISTRY)
     return _REGISTRY[name]
+
+
+def create(
+    info: CriterionInfo, filters: Filters, *, seed: int = 0, options: Mapping[str, Any] | None = None
+) -> Criterion:
+    """Make one instance of a criterion for one coupled group.
+
+    Args:
+        info: Which criterion.
+        filters: The group's weights.
+        seed: For what is random.
+        options: Options of the criterion, by name.
+
+    Raises:
+        InputError: The criterion has no such option, or cannot score such a group.
+    """
+    options = options or {}
+    parameters = inspect.signature(info.factory).parameters.values()
+    settled = {"seed", *getattr(info.factory, "keywords", ())}
+    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - settled
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of the criterion '{info.name}'", option, known)
+    return info.factory(filters, seed=seed, **options)
 
 
 def all_criteria() -> tuple[CriterionInfo, ...]:

@@ -1,0 +1,137 @@
+"""A user's own criterion: a function from feature maps to scores."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infoprune.criteria.base import CriterionInfo, Importance, Tap, all_criteria, find, register
+from infoprune.criteria.holding import holding
+from infoprune.errors import InputError, unknown
+
+
+def register_criterion(
+    name: str, function: Callable[..., Any], *, description: str = "", tap: Tap = "activation", paper: str = ""
+) -> CriterionInfo:
+    """Make a function a criterion that is chosen by name, in Python and on the command line.
+
+    Args:
+        name: The word that selects it.
+        function: ``function(maps, labels)``, or ``function(maps)`` where labels do not matter: all ``(n, C, H, W)``
+            feature maps of a coupled group (``(n, C, 1, D)`` where it has several layers) and ``(n,)`` class indices
+            give ``(C,)`` scores, the larger the better the reason to keep the filter. Keyword-only arguments become
+            options of the criterion.
+        description: One line; by default the first of the function's docstring.
+        tap: Where the feature maps are read.
+        paper: Where it was published.
+
+    Raises:
+        InputError: The name is taken, or the function takes other arguments.
+    """
+    return register(_info(name, function, description=description, tap=tap, paper=paper))
+
+
+def resolve(spec: str) -> CriterionInfo:
+    """Return the criterion of that name, or make one of the function ``package.module:function``.
+
+    Modules are looked for in the working directory too. A function may also be the name of a
+    :class:`CriterionInfo`, for a criterion that streams.
+
+    Raises:
+        InputError: There is no such criterion, module or function.
+    """
+    if ":" not in spec or any(info.name == spec for info in all_criteria()):
+        return find(spec)
+    found = _imported(spec)
+    return found if isinstance(found, CriterionInfo) else _info(spec, found)
+
+
+def _info(
+    name: str, function: Callable[..., Any], *, description: str = "", tap: Tap = "activation", paper: str = ""
+) -> CriterionInfo:
+    if not callable(function):
+        raise InputError(f"the criterion '{name}' must be a function of feature maps and labels, not {function!r}")
+    positional = _positional(name, function)
+
+    def scored(maps: Tensor, labels: Tensor, **options: Any) -> Importance:
+        given = function(*(maps, labels)[:positional], **options)
+        return Importance(_checked(name, given, maps.shape[1]))
+
+    signature = inspect.signature(function)
+    two = [inspect.Parameter(word, inspect.Parameter.POSITIONAL_OR_KEYWORD) for word in ("maps", "labels")]
+    options = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    scored.__signature__ = inspect.Signature([*two, *options])  # type: ignore[attr-defined]
+    return CriterionInfo(
+        name,
+        holding(scored),
+        description or (inspect.getdoc(function) or "a function of the user").splitlines()[0],
+        paper=paper,
+        tap=tap,
+        needs_labels=positional == 2,
+        holds_maps=True,
+    )
+
+
+def _positional(name: str, function: Callable[..., Any]) -> int:
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in positional if p.default is p.empty]
+    options_without_default = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if not positional or len(needed) > 2 or options_without_default:
+        raise InputError(
+            f"the criterion '{name}' must take (maps, labels) or (maps), not {inspect.signature(function)}: "
+            "further arguments need a default"
+        )
+    return 2 if len(needed) == 2 or (len(positional) > 1 and positional[1].name == "labels") else 1
+
+
+def _checked(name: str, given: Any, filters: int) -> Tensor:
+    try:
+        scores = torch.as_tensor(given).detach().to("cpu", torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the criterion '{name}' must give one number per filter, not {type(given).__name__}"
+        ) from error
+    if scores.shape != (filters,):
+        raise InputError(
+            f"the criterion '{name}' must give one number per filter, shape ({filters},), "
+            f"but gave shape {tuple(scores.shape)}"
+        )
+    wrong = (~torch.isfinite(scores)).nonzero().flatten()
+    if len(wrong):
+        raise InputError(
+            f"the criterion '{name}' gave {scores[wrong[0]]} for filter {int(wrong[0])}: give finite scores"
+        )
+    return scores
+
+
+def _imported(spec: str) -> Any:
+    path, _, name = spec.partition(":")
+    with _working_directory_importable():
+        try:
+            module = importlib.import_module(path)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"the criterion '{spec}' cannot be imported: {error}") from error
+    if not hasattr(module, name):
+        raise unknown(f"criterion in {path}", name, [word for word in vars(module) if not word.startswith("_")])
+    return getattr(module, name)
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    # An installed command has its own folder at the head of the path, not the one it is called in.
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

@@ -1,0 +1,66 @@
+"""A criterion that is one function of all the feature maps of a group: they are kept until it is asked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infoprune.criteria.base import Criterion, Factory, Filters, Importance
+from infoprune.errors import InputError
+
+Scoring = Callable[[Tensor, Tensor], Importance]
+
+
+class Holding:
+    """Keeps maps and labels in the order of arrival, and scores them all at once.
+
+    Args:
+        function: ``function(maps, labels)`` with all ``(n, C, H, W)`` maps and ``(n,)`` labels.
+        name: The layer that names the group, for messages.
+    """
+
+    def __init__(self, function: Scoring, name: str = "") -> None:
+        self.function = function
+        self.name = name
+        self.maps: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def update(self, maps: Tensor, labels: Tensor) -> None:
+        """Keep one batch: ``(n, C, H, W)`` maps and ``(n,)`` labels."""
+        self.maps.append(maps)
+        self.labels.append(labels)
+
+    def merge(self, other: Holding) -> None:
+        """Append what another instance holds."""
+        self.maps.extend(other.maps)
+        self.labels.extend(other.labels)
+
+    def compute(self) -> Importance:
+        """Score all that is held.
+
+        Raises:
+            InputError: There are no maps, or the function refuses them.
+        """
+        if not self.maps:
+            raise InputError(f"layer '{self.name}' cannot be scored: there are no feature maps")
+        return self.function(torch.cat(self.maps), torch.cat(self.labels))
+
+
+def holding(function: Callable[..., Importance]) -> Factory:
+    """Make a criterion of a function ``function(maps, labels, **options)``.
+
+    Its keyword-only arguments are the options of the criterion.
+    """
+    options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+    def make(filters: Filters, *, seed: int = 0, **given: Any) -> Criterion:
+        return Holding(partial(function, **given), filters.name)
+
+    own = list(inspect.signature(make).parameters.values())[:2]
+    make.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    return make
