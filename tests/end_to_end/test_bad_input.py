@@ -1,0 +1,235 @@
+"""Whatever a user does wrong is answered by one sentence and exit code 2, and leaves no file behind."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+DIGITS = ("--data", "digits")
+
+
+@pytest.fixture
+def refused(infoprune, folder):
+    """Run a command that must be refused, and return its sentence."""
+
+    def call(*arguments):
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        done = infoprune(*arguments)
+        assert done.code == 2, (done.out, done.err)
+        assert done.out == ""
+        lines = done.err.strip().splitlines()
+        assert len(lines) == 1, done.err
+        assert lines[0].startswith("Error: ")
+        assert "Traceback" not in done.err
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+        return lines[0]
+
+    return call
+
+
+@pytest.fixture
+def prune(refused, base):
+    def call(*arguments, weights=base, data=DIGITS):
+        return refused("prune", "--weights", weights, *data, "--out", "small.safetensors", *arguments)
+
+    return call
+
+
+def test_a_missing_weights_file(prune):
+    assert "'none.safetensors' does not exist" in prune("--model", "digits", "--ratio", 0.5, weights="none.safetensors")
+
+
+def test_a_missing_checkpoint(refused):
+    assert "does not exist" in refused("show", "none.safetensors")
+    assert "does not exist" in refused("evaluate", "none.safetensors", *DIGITS)
+
+
+def test_a_truncated_checkpoint(refused, base, folder):
+    (folder / "cut.safetensors").write_bytes(base.read_bytes()[:-100])
+    assert "not a whole safetensors file" in refused("show", "cut.safetensors")
+    assert "not a whole safetensors file" in refused("evaluate", "cut.safetensors", *DIGITS)
+
+
+def test_a_truncated_weights_file(prune, folder):
+    torch.save({"a": torch.zeros(1000)}, folder / "w.pt")
+    (folder / "w.pt").write_bytes((folder / "w.pt").read_bytes()[:500])
+    assert "w.pt" in prune("--model", "digits", "--ratio", 0.5, weights="w.pt")
+
+
+def test_the_weights_of_another_architecture(prune, base, folder):
+    weights = load_file(base)
+    weights["features.3.weight"] = torch.zeros(20, 16, 3, 3)
+    save_file(weights, folder / "other.safetensors")
+    sentence = prune("--model", "digits", "--ratio", 0.5, weights="other.safetensors")
+    for part in ("features.3.weight", "(20, 16, 3, 3)", "(32, 16, 3, 3)"):
+        assert part in sentence
+
+
+def test_a_checkpoint_of_another_architecture(prune):
+    assert "a checkpoint of 'digits', not of 'vgg16'" in prune("--model", "vgg16", "--ratio", 0.5)
+
+
+def test_weights_that_are_not_finite(prune, base, folder):
+    weights = load_file(base)
+    weights["features.3.weight"][0, 0, 0, 0] = torch.nan
+    save_file(weights, folder / "nan.safetensors")
+    sentence = prune("--model", "digits", "--ratio", 0.5, weights="nan.safetensors")
+    assert "features.3.weight" in sentence
+    assert "NaN" in sentence
+
+
+def test_activations_that_are_not_finite(refused, folder):
+    (folder / "explodes.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Log(nn.Module):\n    def forward(self, x):\n        return torch.log(x * 0 - 1)\n"
+        "def network():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), Log(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    sentence = refused("prune", "--model", "explodes:network", "--input-shape", "1,8,8", *DIGITS, "--ratio", 0.5,
+                       "--out", "small.safetensors")  # fmt: skip
+    assert "finite" in sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--macs", 0), "macs budget"),
+        (("--macs", 1.2), "macs budget"),
+        (("--params", -1), "parameters budget"),
+        (("--latency", 2), "latency budget"),
+        (("--ratio", 0.5, "--macs", 0.5), "one of a ratio, explicit counts, or a budget, not by ratio and budget"),
+        ((), "one of a ratio, explicit counts, or a budget, not by nothing"),
+        (("--ratio", 1), "ratio"),
+        (("--ratio", -0.1), "ratio"),
+        (("--ratio", 0.5, "--criterion", "hrell"), "did you mean 'hrel'"),
+        (("--ratio", 0.5, "--criterion", "no.module:function"), "no.module"),
+        (("--ratio", 0.5, "--layers", "features.4"), "layer 'features.4'"),
+        (("--ratio", 0.5, "--layers", "classifier"), "its outputs are the network's outputs"),
+        (("--ratio", 0.5, "--skip", "featurs.0"), "did you mean 'features.0'"),
+        (("--ratio", 0.5, "--tap", "pool"), "--tap takes one of"),
+        (("--ratio", 0.5, "--options", "[1]"), "--options takes a JSON object"),
+        (("--ratio", 0.5, "--options", '{"order": 2}'), "order"),
+        (("--ratio", 0.5, "--device", "abacus"), "there is no device 'abacus'"),
+        (("--ratio", 0.5, "--calibration", 10_000), "calibration set"),
+        (("--ratio", "half"), "--ratio"),
+        (("--macs", 0.0001), "can be reached"),
+    ],
+)
+def test_impossible_options(prune, options, sentence):
+    assert sentence in prune(*options)
+
+
+@pytest.mark.parametrize(
+    ("keep", "sentence"),
+    [
+        ("nonsense", "is not JSON"),
+        ("[1]", "must hold a plan"),
+        ('{"features.0": "all"}', "must hold a plan"),
+        ('{"features.00": 3}', "did you mean 'features.0'"),
+        ('{"features.0": 17}', "features.0"),
+        ('{"features.0": 0}', "features.0"),
+        ('{"features.0": [3, 99]}', "99"),
+    ],
+)
+def test_counts_that_do_not_fit(prune, folder, keep, sentence):
+    (folder / "keep.json").write_text(keep)
+    assert sentence in prune("--keep", "keep.json")
+
+
+def test_the_plan_of_another_network_names_the_layer(prune, folder):
+    layer = {"layer": "features.0", "filters": 99, "kept": [0, 98]}
+    (folder / "plan.json").write_text(json.dumps({"format": 1, "layers": {"features.0": layer}}))
+    sentence = prune("--keep", "plan.json")
+    assert "features.0" in sentence
+    assert "99" in sentence
+
+
+def test_a_plan_with_a_ratio(prune, folder):
+    (folder / "plan.json").write_text(json.dumps({"format": 1, "layers": {}}))
+    assert "without a ratio" in prune("--keep", "plan.json", "--ratio", 0.5)
+
+
+def test_unknown_networks_and_data(refused):
+    assert "did you mean 'vgg16'" in refused("evaluate", "--model", "vgg61", *DIGITS)
+    assert "did you mean 'digits'" in refused("evaluate", "--model", "digits", "--data", "digit")
+    assert "needs its directory" in refused("evaluate", "--model", "digits", "--data", "mnist")
+    assert "does not exist" in refused("evaluate", "--model", "digits", "--data", "mnist", "--data-dir", "none")
+    assert "name a network with --model" in refused("evaluate", *DIGITS)
+    assert "vgg17" in refused("evaluate", "--model", "nowhere:vgg17", *DIGITS)
+
+
+def test_images_that_the_network_cannot_read(refused):
+    assert "channels" in refused("evaluate", "--model", "vgg16", *DIGITS)
+
+
+def test_labels_out_of_range(prune, refused):
+    sentence = refused("evaluate", "--model", "digits", "--model-args", '{"classes": 4}', *DIGITS)
+    assert "out of range: the network has classes 0 to 3" in sentence
+
+
+def test_a_model_without_convolutions(refused, folder):
+    (folder / "flat.py").write_text(
+        "from torch import nn\ndef network():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    sentence = refused("prune", "--model", "flat:network", "--input-shape", "1,8,8", *DIGITS, "--ratio", 0.5,
+                       "--out", "small.safetensors")  # fmt: skip
+    assert "no convolutions" in sentence
+
+
+def test_unreadable_images(refused, folder):
+    for split in ("train", "test"):
+        for name in "ab":
+            (folder / "images" / split / name).mkdir(parents=True)
+            for i in range(12):
+                noise = np.random.default_rng(i).integers(0, 255, (8, 8), np.uint8)
+                Image.fromarray(noise).save(folder / "images" / split / name / f"{i}.png")
+    (folder / "images" / "test" / "a" / "3.png").write_bytes(b"broken")
+    sentence = refused("evaluate", "--model", "digits", "--data", "folder", "--data-dir", "images")
+    assert "3.png' is not an image" in sentence
+
+
+def test_an_empty_folder(refused, folder):
+    (folder / "images").mkdir()
+    sentence = refused("evaluate", "--model", "digits", "--data", "folder", "--data-dir", "images")
+    assert "no folders" in sentence
+
+
+@pytest.mark.parametrize("command", ["prune", "train", "evaluate"])
+def test_outputs_that_exist_are_kept(refused, base, folder, command):
+    (folder / "there").write_text("precious")
+    out = ("--json", "there") if command == "evaluate" else ("--out", "there")
+    extra = ("--ratio", 0.5) if command == "prune" else ()
+    assert "use --force" in refused(command, "--weights", base, *DIGITS, *out, *extra)
+
+
+def test_outputs_that_cannot_be_written(prune, folder):
+    (folder / "file").touch()
+    assert "cannot be written" in prune("--ratio", 0.5, "--json", "file/below.json")
+    assert "is a folder" in prune("--ratio", 0.5, "--json", folder)
+
+
+def test_a_full_disk(prune, monkeypatch):
+    def full(tensors, path, metadata=None):
+        path.write_text("half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("infoprune.checkpoint.save_file", full)
+    assert "no space is left on the disk" in prune("--ratio", 0.5)
+
+
+def test_numbers_that_are_none(refused):
+    assert "--mean takes numbers" in refused("evaluate", "--model", "digits", "--mean", "a", "--std", "1", *DIGITS)
+    assert "go together" in refused("evaluate", "--model", "digits", "--mean", "0.5", *DIGITS)
+    assert "--input-shape" in refused("evaluate", "--model", "digits", "--input-shape", "8,8", *DIGITS)
+    assert "--model-args" in refused("evaluate", "--model", "digits", "--model-args", "{", *DIGITS)
+    assert "--schedule takes" in refused("train", "--model", "digits", "--schedule", "x", *DIGITS, "--out", "o")
+    assert "--devices" in refused("train", "--model", "digits", "--devices", "x", *DIGITS, "--out", "o")
+
+
+def test_words_the_command_line_does_not_know(refused):
+    assert "No such command" in refused("prun")
+    assert "No such option" in refused("prune", "--ration", 0.5)
+    assert "Missing option" in refused("prune", "--out", "small.safetensors")

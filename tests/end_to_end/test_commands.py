@@ -1,0 +1,246 @@
+"""Each command does the whole of what it promises, on a real network and real digits."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import infoprune as package
+from infoprune import checkpoint, experiment
+from infoprune.experiment import DataChoice
+
+DIGITS = ("--data", "digits")
+
+
+def record_of(path):
+    return json.loads(path.read_text())
+
+
+def logits(model, images):
+    with torch.no_grad():
+        return model(images)
+
+
+def test_evaluate_writes_accuracy_cost_and_settings(infoprune, base, folder):
+    done = infoprune("evaluate", base, *DIGITS, "--json", "out.json")
+    assert done.code == 0
+    record = record_of(folder / "out.json")
+    assert record["figures"]["accuracy"] > 95
+    assert record["figures"]["images"] == 359
+    assert record["figures"]["macs"] > record["figures"]["parameters"] > 0
+    assert record["figures"]["latency_ms"] > 0
+    assert record["settings"]["versions"]["torch"] == torch.__version__
+    assert f"{record['figures']['accuracy']:.2f}" in done.out
+
+
+@pytest.mark.parametrize(
+    "criterion", ["cmi", "hrel", "qsfm", "qsfm-psnr", "l1", "l2", "bn-scale", "variance", "random"]
+)
+def test_prune_meets_a_budget_and_says_all_of_it(infoprune, base, folder, criterion):
+    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", criterion, "--macs", 0.5,
+                     "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
+    assert done.code == 0, done.err
+    record = record_of(folder / "out.json")
+    share = record["pruned"]["macs"] / record["base"]["macs"]
+    assert 0.49 <= share <= 0.5
+    for figures in (record["base"], record["pruned"]):
+        assert {"accuracy", "loss", "macs", "parameters", "latency_ms"} <= set(figures)
+    assert set(record["plan"]) == {"features.0", "features.3", "features.7", "features.10"}
+    assert record["settings"]["criterion"] == criterion
+    assert {"seed", "versions", "data", "network", "calibration_images"} <= set(record["settings"])
+    assert sum(record["seconds"].values()) > 0
+    small = package.load(folder / "small.safetensors")
+    assert small.features[0].out_channels == len(record["plan"]["features.0"])
+    assert sum(p.numel() for p in small.parameters()) == record["pruned"]["parameters"]
+
+
+def test_both_budgets_are_met_when_both_are_given(infoprune, base, folder):
+    assert infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--macs", 0.6, "--params", 0.3,
+                     "--out", "small.safetensors", "--json", "out.json").code == 0  # fmt: skip
+    record = record_of(folder / "out.json")
+    assert record["pruned"]["macs"] <= 0.6 * record["base"]["macs"]
+    assert record["pruned"]["parameters"] <= 0.3 * record["base"]["parameters"]
+
+
+def test_a_latency_budget_is_measured_on_the_spot(infoprune, base, folder):
+    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--latency", 0.95,
+                     "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
+    assert done.code == 0, done.err
+    assert record_of(folder / "out.json")["pruned"]["macs"] < record_of(folder / "out.json")["base"]["macs"]
+
+
+def test_the_same_seed_gives_the_same_plan(infoprune, base, folder):
+    plans = []
+    for seed in (3, 3, 4):
+        infoprune("prune", "--weights", base, *DIGITS, "--criterion", "random", "--ratio", 0.5, "--seed", seed,
+                  "--out", "small.safetensors", "--json", "out.json", "--force", "--quiet")  # fmt: skip
+        plans.append(record_of(folder / "out.json")["plan"])
+    assert plans[0] == plans[1] != plans[2]
+
+
+def test_counts_lists_records_and_plans_can_be_kept(infoprune, base, folder):
+    def prune(keep):
+        (folder / "keep.json").write_text(json.dumps(keep))
+        done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l2", "--keep", "keep.json",
+                         "--out", "small.safetensors", "--json", "out.json", "--force")  # fmt: skip
+        assert done.code == 0, done.err
+        return record_of(folder / "out.json")
+
+    counts = prune({"features.0": 5, "features.3": 7})
+    assert {name: len(kept) for name, kept in counts["plan"].items()} == {"features.0": 5, "features.3": 7}
+    listed = prune({"features.0": [0, 2, 3]})
+    assert listed["plan"] == {"features.0": [0, 2, 3]}
+    again = prune(counts)
+    assert again["plan"] == counts["plan"]
+    assert again["pruned"]["accuracy"] == counts["pruned"]["accuracy"]
+    plan = checkpoint.describe(folder / "small.safetensors").origin.plan
+    assert prune(plan.to_dict())["plan"] == counts["plan"]
+
+
+def test_layers_can_be_chosen_and_skipped(infoprune, base, folder):
+    assert infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--ratio", 0.5, "--layers", "features.*",
+                     "--skip", "features.0", "--out", "small.safetensors", "--json", "out.json").code == 0  # fmt: skip
+    record = record_of(folder / "out.json")
+    assert "features.0" not in record["plan"]
+    assert "not chosen" in record["left_alone"]["features.0"]
+    assert "outputs" in record["left_alone"]["classifier"]
+
+
+def test_pruning_twice_is_one_plan_and_one_checkpoint(infoprune, base, folder):
+    for source, out in ((base, "once.safetensors"), ("once.safetensors", "twice.safetensors")):
+        assert infoprune("prune", "--weights", source, *DIGITS, "--criterion", "l1", "--ratio", 0.4,
+                         "--out", out).code == 0  # fmt: skip
+    origin = checkpoint.describe(folder / "twice.safetensors").origin
+    images = torch.rand(4, 1, 8, 8)
+    twice = package.load(folder / "twice.safetensors")
+    direct = package.apply(origin.plan, package.load(base))
+    assert origin.plan.decisions["features.0"].filters == 16
+    torch.testing.assert_close(logits(direct, images), logits(twice, images), atol=1e-5, rtol=1e-5)
+
+
+def test_a_checkpoint_gives_the_same_outputs_in_a_fresh_process(infoprune, base, folder):
+    assert infoprune("prune", "--weights", base, *DIGITS, "--criterion", "variance", "--ratio", 0.5,
+                     "--out", "small.safetensors").code == 0  # fmt: skip
+    script = """
+import pickle, sys, torch
+pickle.Unpickler = pickle.load = pickle.loads = lambda *a, **k: sys.exit("something was unpickled")
+import infoprune
+model = infoprune.load("small.safetensors")
+torch.manual_seed(1)
+with torch.no_grad():
+    print(model(torch.rand(3, 1, 8, 8)).double().sum().item().hex())
+"""
+    fresh = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=folder)
+    torch.manual_seed(1)
+    here = logits(package.load(folder / "small.safetensors"), torch.rand(3, 1, 8, 8)).double().sum().item()
+    assert fresh.stdout.strip() == here.hex()
+
+
+def test_tuning_brings_accuracy_back(infoprune, base, folder):
+    infoprune("prune", "--weights", base, *DIGITS, "--criterion", "random", "--macs", 0.2, "--out", "small.safetensors",
+              "--json", "pruned.json")  # fmt: skip
+    done = infoprune("tune", "small.safetensors", *DIGITS, "--epochs", 4, "--lr", 0.05, "--precision", "32-true",
+                     "--teacher", base, "--out", "tuned.safetensors", "--json", "tuned.json")  # fmt: skip
+    assert done.code == 0, done.err
+    before, after = record_of(folder / "pruned.json")["pruned"], record_of(folder / "tuned.json")["figures"]
+    assert after["accuracy"] > before["accuracy"]
+    assert after["macs"] == before["macs"]
+    assert "epoch 4 of 4" in done.err
+    assert not (folder / "tuned.safetensors.resume").exists()
+    assert package.load(folder / "tuned.safetensors").features[0].out_channels < 16
+
+
+def test_an_interrupted_training_goes_on(infoprune, folder, monkeypatch):
+    command = ("train", "--model", "digits", *DIGITS, "--epochs", 3, "--precision", "32-true", "--out")
+    from infoprune import commands
+
+    def interrupt(epoch, recipe):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "_told", interrupt)
+        stopped = infoprune(*command, "a.safetensors")
+    assert stopped.code == 130
+    assert "goes on" in stopped.err
+    assert sorted(path.name for path in folder.iterdir()) == ["a.safetensors.resume"]
+    assert infoprune(*command, "a.safetensors").code == 0
+    assert infoprune(*command, "b.safetensors").code == 0
+    one, other = (package.load(folder / name).state_dict() for name in ("a.safetensors", "b.safetensors"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_half_precision_is_stored_and_measured_as_stored(infoprune, folder):
+    infoprune("train", "--model", "digits", *DIGITS, "--epochs", 3, "--precision", "32-true", "--half",
+              "--out", "half.safetensors", "--json", "half.json")  # fmt: skip
+    infoprune("evaluate", "half.safetensors", *DIGITS, "--json", "again.json")
+    with safe_open(folder / "half.safetensors", "pt") as file:
+        assert file.get_tensor("features.0.weight").dtype == torch.float16
+    assert record_of(folder / "half.json")["figures"]["loss"] == record_of(folder / "again.json")["figures"]["loss"]
+
+
+def test_show_says_what_is_inside(infoprune, base, folder):
+    infoprune("prune", "--weights", base, *DIGITS, "--criterion", "hrel", "--ratio", 0.5, "--out", "small.safetensors")
+    done = infoprune("show", "small.safetensors", "--json", "show.json")
+    assert done.code == 0
+    for word in ("digits", "features.10", "hrel", "accuracy", "versions"):
+        assert word in done.out
+    assert record_of(folder / "show.json")["plan"]["layers"]["features.0"]["filters"] == 16
+
+
+def test_a_users_own_network_and_criterion(infoprune, folder):
+    (folder / "mine.py").write_text(
+        """
+from torch import nn
+
+def network(width=8):
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.Conv2d(width, 8, 3), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(8 * 16, 10))
+
+def energy(maps, labels):
+    return maps.pow(2).mean((0, 2, 3))
+"""
+    )
+    done = infoprune("prune", "--model", "mine:network", "--model-args", '{"width": 12}', "--input-shape", "1,8,8",
+                     *DIGITS, "--criterion", "mine:energy", "--ratio", 0.5, "--out", "small.safetensors",
+                     "--json", "out.json")  # fmt: skip
+    assert done.code == 0, done.err
+    assert len(record_of(folder / "out.json")["plan"]["0"]) == 6
+    assert package.load(folder / "small.safetensors")[0].out_channels == 6
+
+
+def test_criteria_and_networks_are_listed(infoprune):
+    listed = infoprune("criteria").out
+    assert all(name in listed for name in ("cmi", "hrel", "qsfm", "l1", "random", "2411.18578"))
+    assert "resnet56" in infoprune("networks").out
+
+
+def test_quiet_prints_nothing(infoprune, base, folder):
+    done = infoprune("evaluate", base, *DIGITS, "--quiet", "--json", "out.json")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert (folder / "out.json").exists()
+
+
+def test_the_demo_compares_five_criteria(infoprune, folder):
+    done = infoprune("demo", "--out", "demo")
+    assert done.code == 0, done.err
+    record = record_of(folder / "demo" / "record.json")
+    assert set(record["criteria"]) == {"cmi", "hrel", "qsfm", "l1", "random"}
+    assert record["base"]["figures"]["accuracy"] > 95
+    for name, row in record["criteria"].items():
+        assert 0.49 <= row["pruned"]["macs"] / row["base"]["macs"] <= 0.5
+        assert (folder / "demo" / f"{name}.safetensors").exists()
+        assert f"{row['pruned']['accuracy']:.2f}" in done.out
+
+
+def test_calibration_and_test_images_never_overlap():
+    parts = experiment.open_parts(DataChoice("digits", calibration=200))
+    named = {
+        name: {image.numpy().tobytes() for image in getattr(parts, name).images}
+        for name in ("train", "held_out", "calibration", "test")
+    }
+    assert named["calibration"] <= named["train"]
+    assert not named["calibration"] & named["held_out"]
+    assert not named["train"] & named["test"]
