@@ -1,0 +1,244 @@
+"""What a network costs: multiply-adds and parameters, counted and predicted, and measured time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from infoprune.errors import InputError, unknown
+from infoprune.network import equivalence
+from infoprune.network.channels import is_depthwise, is_per_channel, is_producer
+from infoprune.network.groups import CoupledGroup, Groups
+from infoprune.network.removal import width
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs.
+
+    Args:
+        macs: Multiply-adds of all convolution and linear layers in one forward pass of one image, each as often as
+            it runs; additions of biases, norms, activations and poolings are not counted, as in the literature.
+        parameters: Every parameter of the network once: weights, biases, norms' scales and shifts.
+    """
+
+    macs: int
+    parameters: int
+
+
+def count(model: nn.Module, example: Tensor) -> Cost:
+    """Count multiply-adds and parameters by running one image of the example through a copy of the network.
+
+    Convolutions and linear layers are counted where they are modules, not where they are calls of functions.
+
+    Raises:
+        InputError: The network does not run on the example.
+    """
+    return Cost(sum(layer.macs() for layer in _run(model, example).values()), _parameters(model))
+
+
+class CostModel:
+    """The cost of any cut of one network, exactly, without making it.
+
+    Args:
+        model: The whole network; it is not changed, and not needed afterwards.
+        example: ``(n, ...)`` one batch of inputs.
+        groups: What can be removed from it.
+
+    Attributes:
+        base: The cost of the whole network.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, groups: Groups) -> None:
+        layers = _run(model, example)
+        self.base = Cost(sum(layer.macs() for layer in layers.values()), _parameters(model))
+        modules = dict(model.named_modules())
+        names = dict.fromkeys(member.layer for group in groups.groups for member in group.members)
+        self._layers = [layers.get(name) or _other_layer(modules[name]) for name in names]
+        place = {name: index for index, name in enumerate(names)}
+        self._groups = {group.name: _share(group, place) for group in groups.groups}
+
+    def cost(self, kept: Mapping[str, int | Sequence[int]]) -> Cost:
+        """Return what the network costs when only these filters stay.
+
+        Args:
+            kept: By naming layer of a group, the indices that stay or how many; groups that are not named stay whole.
+                Filters that can only go together count as gone when all of them are.
+
+        Raises:
+            InputError: There is no such group, or how many stay does not say what a group costs, because its units
+                differ in size.
+        """
+        lost: dict[int, list[int]] = {}
+        for name, some in kept.items():
+            if name not in self._groups:
+                raise unknown("layer", name, self._groups)
+            for layer, side, channels in self._groups[name].lost(some):
+                lost.setdefault(layer, [0, 0])[side] += channels
+        macs, parameters = self.base.macs, self.base.parameters
+        for index, (outputs, inputs) in lost.items():
+            layer = self._layers[index]
+            macs += layer.macs(outputs, inputs) - layer.macs()
+            parameters += layer.parameters(outputs, inputs) - layer.parameters()
+        return Cost(macs, parameters)
+
+
+def latency(model: nn.Module, example: Tensor, *, repeats: int = 30, warmup: int = 5, threads: int | None = 1) -> float:
+    """Measure the time of one forward pass of the example.
+
+    Args:
+        model: The network; it runs in eval mode without gradients, and is left as it was.
+        example: ``(n, ...)`` one batch, moved to where the network is.
+        repeats: Runs that count.
+        warmup: Runs before that, which do not.
+        threads: Threads on the CPU; ``None`` for what PyTorch is set to. Restored afterwards.
+
+    Returns:
+        The median over the runs, in milliseconds.
+
+    Raises:
+        InputError: ``repeats`` or ``threads`` is below 1.
+    """
+    if repeats < 1 or (threads is not None and threads < 1):
+        raise InputError("latency is measured over at least one run on at least one thread")
+    example = equivalence.placed(example, model)
+    wait: Callable[[], None] = (
+        (lambda: torch.cuda.synchronize(example.device)) if example.device.type == "cuda" else (lambda: None)
+    )
+    times = []
+    with _measuring(model, threads), torch.inference_mode():
+        for run in range(warmup + repeats):
+            wait()
+            start = time.perf_counter()
+            model(example)
+            wait()
+            if run >= warmup:
+                times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer's cost as a function of its widths: ``positions`` products with a weight of outputs x inputs x kernel.
+
+    A layer that gives each channel from the same one has no inputs of its own: ``inputs`` is None.
+    """
+
+    outputs: int
+    inputs: int | None = None
+    kernel: int = 0
+    positions: int = 0
+    groups: int = 1
+    per_output: int = 0
+
+    def _weight(self, fewer_outputs: int, fewer_inputs: int) -> int:
+        inputs = 1 if self.inputs is None else (self.inputs - fewer_inputs) // self.groups
+        return (self.outputs - fewer_outputs) * inputs * self.kernel
+
+    def macs(self, fewer_outputs: int = 0, fewer_inputs: int = 0) -> int:
+        return self.positions * self._weight(fewer_outputs, fewer_inputs)
+
+    def parameters(self, fewer_outputs: int = 0, fewer_inputs: int = 0) -> int:
+        return self._weight(fewer_outputs, fewer_inputs) + (self.outputs - fewer_outputs) * self.per_output
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one group takes with it: by member, ``(layer, side, channels lost with each unit)``; side 0 is out."""
+
+    name: str
+    filters: int
+    units: tuple[tuple[int, ...], ...]
+    members: tuple[tuple[int, int, tuple[int, ...]], ...]
+    even: bool
+
+    def lost(self, kept: int | Sequence[int]) -> Iterator[tuple[int, int, int]]:
+        if self.even:
+            gone = (self.filters - (kept if isinstance(kept, int) else len(kept))) // len(self.units[0])
+            for layer, side, channels in self.members:
+                yield layer, side, gone * channels[0]
+            return
+        if isinstance(kept, int):
+            raise InputError(f"the filters of layer '{self.name}' go in units of different sizes: say which stay")
+        staying = set(kept)
+        units = [index for index, unit in enumerate(self.units) if not staying & set(unit)]
+        for layer, side, channels in self.members:
+            yield layer, side, sum(channels[index] for index in units)
+
+
+def _share(group: CoupledGroup, place: Mapping[str, int]) -> _Share:
+    members = []
+    for member in group.members:
+        channels = tuple(len({c for f in unit for c in member.channels[f]}) for unit in group.units)
+        members.append((place[member.layer], 0 if member.side == "out" else 1, channels))
+    even = len({len(unit) for unit in group.units}) == 1 and all(len(set(channels)) == 1 for *_, channels in members)
+    return _Share(group.name, group.filters, group.units, tuple(members), even)
+
+
+def _run(model: nn.Module, example: Tensor) -> dict[str, _Layer]:
+    """Return the convolution and linear layers of one forward pass of one image."""
+    runner = equivalence.copied(model)
+    names = {module: name for name, module in runner.named_modules()}
+    positions: dict[str, int] = {}
+
+    def note(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
+        source = args[0] if args else next(iter(kwargs.values()))
+        # Each input of a transposed convolution meets the whole kernel, as each output of the others does.
+        meeting = source if isinstance(module, _ConvTransposeNd) else output
+        channels = width(module, "in" if isinstance(module, _ConvTransposeNd) else "out")
+        positions[names[module]] = positions.get(names[module], 0) + meeting.numel() // channels
+
+    for module in names:
+        if is_producer(module):
+            module.register_forward_hook(note, with_kwargs=True)
+    one = equivalence.placed(example, runner)[:1]
+    try:
+        equivalence.outputs(runner, one)
+    except Exception as error:
+        reason = equivalence.one_line(error)
+        raise InputError(f"the network does not run on an example of shape {tuple(one.shape)}: {reason}") from error
+    modules = {name: module for module, name in names.items()}
+    return {name: _layer(modules[name], times) for name, times in positions.items()}
+
+
+def _layer(module: nn.Module, positions: int) -> _Layer:
+    kernel, groups, per_output = 1, 1, int(module.bias is not None)
+    if isinstance(module, _ConvNd):
+        kernel, groups = prod(module.kernel_size), module.groups
+    if is_depthwise(module):
+        return _Layer(width(module, "out"), None, kernel, positions, 1, per_output)
+    return _Layer(width(module, "out"), width(module, "in"), kernel, positions, groups, per_output)
+
+
+def _other_layer(module: nn.Module) -> _Layer:
+    """Return a layer that has, at most, parameters of its own for each channel."""
+    per_output = sum(p.numel() for p in module._parameters.values() if p is not None) if is_per_channel(module) else 0
+    channels = width(module, "out")
+    return _Layer(channels, per_output=per_output // channels)
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def _measuring(model: nn.Module, threads: int | None) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        model.eval()
+        yield
+    finally:
+        torch.set_num_threads(before)
+        for module, training in modes.items():
+            module.training = training

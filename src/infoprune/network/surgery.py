@@ -1,0 +1,109 @@
+"""A plan and a network in, a new and really smaller network out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from infoprune.errors import InputError, unknown
+from infoprune.network import equivalence
+from infoprune.network.groups import CoupledGroup, Groups, find_groups
+from infoprune.network.removal import Removal, cut, width
+from infoprune.plan import LayerDecision, Plan
+
+
+def apply(
+    plan: Plan, model: nn.Module, example: Tensor, *, groups: Groups | None = None, check: bool = True
+) -> nn.Module:
+    """Return a copy of the network without the filters that the plan removes.
+
+    The copy is an ordinary network of the same classes, with smaller layers, in the same train or eval mode and with
+    the same ``requires_grad`` per parameter; the given network is not changed.
+
+    Args:
+        plan: What stays. Layers it does not name stay whole.
+        model: The network the plan was made for.
+        example: ``(n, ...)`` one batch of inputs; the values do not matter.
+        groups: What ``find_groups`` said of this network, where it is at hand; otherwise the network is followed anew.
+        check: Test this very plan on copies with randomised norms before it is carried out.
+
+    Raises:
+        InputError: The plan is not for this network, names a layer whose filters cannot be removed, or tears apart
+            filters that can only go together.
+    """
+    groups = groups or find_groups(model, example, check=False)
+    removal = removal_of(plan, groups, model)
+    if check and removal:
+        _check(plan, model, example, removal)
+    small = equivalence.duplicate(model)
+    cut(small, removal)
+    return small
+
+
+def removal_of(plan: Plan, groups: Groups, model: nn.Module) -> Removal:
+    """Return what goes, by layer and side.
+
+    Raises:
+        InputError: As for ``apply``.
+    """
+    by_name = groups.by_name()
+    removed = {}
+    for layer, decision in plan.decisions.items():
+        if layer not in by_name:
+            if not decision.removed and layer in groups.left_alone:
+                continue
+            raise _not_a_group(layer, groups, model)
+        _check_units(decision, by_name[layer])
+        removed[layer] = decision.removed
+    removal = groups.removal(removed)
+    _check_widths(removal, model)
+    return {place: channels for place, channels in removal.items() if channels}
+
+
+def _not_a_group(layer: str, groups: Groups, model: nn.Module) -> InputError:
+    if layer in groups.left_alone:
+        return InputError(f"layer '{layer}' cannot lose filters: {groups.left_alone[layer]}")
+    for group in groups.groups:
+        if layer in group.producers:
+            return InputError(f"layer '{layer}' loses the same filters as '{group.name}': name that one in the plan")
+    if layer in dict(model.named_modules()):
+        return InputError(f"layer '{layer}' is no convolution or linear layer: it cannot be named in a plan")
+    return InputError(f"the plan is for another network: {unknown('layer', layer, groups.by_name())}")
+
+
+def _check_units(decision: LayerDecision, group: CoupledGroup) -> None:
+    if decision.filters != group.filters:
+        raise InputError(
+            f"layer '{group.name}' has {group.filters} filters, but the plan was made for {decision.filters}"
+        )
+    gone = set(decision.removed)
+    for unit in group.units:
+        if 0 < len(gone & set(unit)) < len(unit):
+            raise InputError(
+                f"layer '{group.name}': filters {', '.join(map(str, unit))} can only go together, "
+                f"but the plan keeps some of them"
+            )
+
+
+def _check_widths(removal: Removal, model: nn.Module) -> None:
+    modules = dict(model.named_modules())
+    for (layer, side), channels in removal.items():
+        if channels and len(channels) >= width(modules[layer], side):
+            what = "outputs" if side == "out" else "inputs"
+            raise InputError(f"layer '{layer}' would be left without {what}: keep at least one of its filters")
+
+
+def _check(plan: Plan, model: nn.Module, example: Tensor, removal: Removal) -> None:
+    """Refuse the plan when the network it leads to is not the masked one, saying which layer is at fault."""
+    test = equivalence.randomised(model, seed=0)
+    few = equivalence.placed(example, test)[:2]
+    try:
+        gap = equivalence.gap(test, removal, few)
+    except Exception:
+        gap = float("inf")
+    if gap <= equivalence.TOLERANCE:
+        return
+    left_alone = find_groups(model, example).left_alone
+    for layer, decision in plan.decisions.items():
+        if decision.removed and layer in left_alone:
+            raise InputError(f"layer '{layer}' cannot lose filters: {left_alone[layer]}")
+    raise InputError(f"this plan cannot be carried out: the cut network differs from the masked one by {gap:.2g}")

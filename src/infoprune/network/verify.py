@@ -1,0 +1,60 @@
+"""The promise that a cut network computes what the whole one does without the removed filters, tested."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from infoprune.network import equivalence
+from infoprune.network.groups import Groups, find_groups
+from infoprune.network.surgery import apply, removal_of
+from infoprune.plan import Plan
+
+
+class VerificationError(RuntimeError):
+    """A cut network does not compute what the whole one does with the removed filters at zero."""
+
+
+def verify(
+    plan: Plan,
+    model: nn.Module,
+    example: Tensor,
+    pruned: nn.Module | None = None,
+    tolerance: float = equivalence.TOLERANCE,
+    *,
+    groups: Groups | None = None,
+) -> float:
+    """Compare the cut network with the whole one whose removed channels are held at zero, in eval mode.
+
+    Neither network is changed: all work is done on copies.
+
+    Args:
+        plan: What stays.
+        model: The whole network.
+        example: ``(n, ...)`` the batch to compare on.
+        pruned: The cut network, with the weights of the whole one; by default the plan is applied here.
+        tolerance: Largest difference allowed, relative to the largest absolute output.
+        groups: What ``find_groups`` said of this network, where it is at hand.
+
+    Returns:
+        The largest absolute difference of any output.
+
+    Raises:
+        VerificationError: The difference is above the tolerance, or the cut network does not run.
+        InputError: The plan is not for this network.
+    """
+    groups = groups or find_groups(model, example, check=False)
+    removal = removal_of(plan, groups, model)
+    small = apply(plan, model, example, groups=groups, check=False) if pruned is None else pruned
+    reference = equivalence.masked(model, removal)
+    example = equivalence.placed(example, reference)
+    whole = equivalence.outputs(reference, example)
+    try:
+        difference, scale = equivalence.compare(whole, equivalence.outputs(equivalence.copied(small), example))
+    except Exception as error:
+        raise VerificationError(f"the cut network does not run: {equivalence.one_line(error)}") from error
+    if not difference <= tolerance * scale:
+        raise VerificationError(
+            f"the cut network differs from the masked one by {difference:.3g} where outputs reach {scale:.3g}: "
+            f"at most {tolerance:g} of that is rounding"
+        )
+    return difference
