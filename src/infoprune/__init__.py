@@ -1,1 +1,40 @@
-"""infoprune: smaller convolutional networks, filters chosen by what their feature maps know."""
+"""infoprune: smaller convolutional networks, filters chosen by what their feature maps know.
+
+result = infoprune.prune(model, loader, criterion="cmi", budget=infoprune.Budget(macs=0.5))
+infoprune.save(result.model, "small.safetensors")
+"""
+
+from infoprune.checkpoint import load, save
+from infoprune.criteria import all_criteria, register_criterion
+from infoprune.errors import InputError
+from infoprune.evaluation import Evaluation, evaluate
+from infoprune.network.verify import VerificationError
+from infoprune.origin import Origin
+from infoprune.pipeline import Choice, Result, apply, plan, prune, verify
+from infoprune.plan import Budget, LayerDecision, Plan
+from infoprune.tune import Recipe, train
+from infoprune.version import __version__
+
+__all__ = [
+    "Budget",
+    "Choice",
+    "Evaluation",
+    "InputError",
+    "LayerDecision",
+    "Origin",
+    "Plan",
+    "Recipe",
+    "Result",
+    "VerificationError",
+    "__version__",
+    "all_criteria",
+    "apply",
+    "evaluate",
+    "load",
+    "plan",
+    "prune",
+    "register_criterion",
+    "save",
+    "train",
+    "verify",
+]

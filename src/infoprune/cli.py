@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.table import Table
+from typer.exceptions import TyperException
 
 from infoprune import commands, criteria, zoo
 from infoprune.commands import TuneChoice
 from infoprune.console import messages, results, shown_progress
 from infoprune.criteria.base import Tap
+from infoprune.cutoff import Reach
 from infoprune.data import source_names
 from infoprune.errors import InputError
 from infoprune.experiment import DataChoice, NetworkChoice
@@ -35,22 +36,22 @@ app = typer.Typer(
 
 # Typer reads Optional[...] at run time, also on Python 3.10.
 Model = Annotated[
-    Optional[str],
+    str | None,
     typer.Option("--model", help="A zoo name, timm:NAME, torchvision:NAME or package.module:function."),
 ]
-Weights = Annotated[Optional[Path], typer.Option("--weights", help="Weights of the model, or an infoprune checkpoint.")]
+Weights = Annotated[Path | None, typer.Option("--weights", help="Weights of the model, or an infoprune checkpoint.")]
 ModelArguments = Annotated[str, typer.Option("--model-args", help="JSON object given to the model's function.")]
-Mean = Annotated[Optional[str], typer.Option("--mean", help="Per channel, pixels in [0, 1]: what the weights want.")]
-Std = Annotated[Optional[str], typer.Option("--std", help="Per channel, pixels in [0, 1]: what the weights want.")]
-InputShape = Annotated[Optional[str], typer.Option("--input-shape", help="C,H,W of one image.")]
+Mean = Annotated[str | None, typer.Option("--mean", help="Per channel, pixels in [0, 1]: what the weights want.")]
+Std = Annotated[str | None, typer.Option("--std", help="Per channel, pixels in [0, 1]: what the weights want.")]
+InputShape = Annotated[str | None, typer.Option("--input-shape", help="C,H,W of one image.")]
 Data = Annotated[str, typer.Option("--data", help=f"The data set: {', '.join(source_names())}.")]
-DataDirectory = Annotated[Optional[Path], typer.Option("--data-dir", help="Where its files lie.")]
+DataDirectory = Annotated[Path | None, typer.Option("--data-dir", help="Where its files lie.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read image files.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Seed = Annotated[int, typer.Option("--seed")]
 Out = Annotated[Path, typer.Option("--out", help="The checkpoint to write.")]
-JsonOut = Annotated[Optional[Path], typer.Option("--json", help="Also write the record as JSON.")]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Also write the record as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]
 
@@ -58,7 +59,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tabl
 @app.command()
 def evaluate(
     data: Data,
-    checkpoint: Annotated[Optional[Path], typer.Argument(help="An infoprune checkpoint.")] = None,
+    checkpoint: Annotated[Path | None, typer.Argument(help="An infoprune checkpoint.")] = None,
     model: Model = None,
     weights: Weights = None,
     model_args: ModelArguments = "{}",
@@ -99,14 +100,14 @@ def prune(
     workers: Workers = 0,
     calibration: Annotated[int, typer.Option(min=1, help="Images that score the filters.")] = 256,
     criterion: Annotated[str, typer.Option(help="A name of 'infoprune criteria', or package.module:function.")] = "cmi",
-    ratio: Annotated[Optional[float], typer.Option(help="Share of the filters removed from every layer.")] = None,
-    keep: Annotated[Optional[Path], typer.Option(help="JSON: a plan, or by layer how many filters stay or which.")] = None,
-    macs: Annotated[Optional[float], typer.Option(help="Share of the MACs that may remain.")] = None,
-    params: Annotated[Optional[float], typer.Option(help="Share of the parameters that may remain.")] = None,
-    latency: Annotated[Optional[float], typer.Option(help="Share of the measured latency that may remain.")] = None,
-    layers: Annotated[Optional[list[str]], typer.Option(help="Pattern of layers that may lose filters.")] = None,
-    skip: Annotated[Optional[list[str]], typer.Option(help="Pattern of layers that may not.")] = None,
-    tap: Annotated[Optional[str], typer.Option(help="Where maps are read: convolution, norm or activation.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Share of the filters removed from every layer.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="JSON: a plan, or by layer how many filters stay or which.")] = None,
+    macs: Annotated[float | None, typer.Option(help="Share of the MACs that may remain.")] = None,
+    params: Annotated[float | None, typer.Option(help="Share of the parameters that may remain.")] = None,
+    latency: Annotated[float | None, typer.Option(help="Share of the measured latency that may remain.")] = None,
+    layers: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may lose filters.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may not.")] = None,
+    tap: Annotated[str | None, typer.Option(help="Where maps are read: convolution, norm or activation.")] = None,
     multiple: Annotated[int, typer.Option(min=1, help="Kept counts are multiples of this.")] = 1,
     keep_at_least: Annotated[int, typer.Option(min=1, help="Filters that stay in every layer.")] = 1,
     options: Annotated[str, typer.Option(help="JSON object of options of the criterion.")] = "{}",
@@ -137,8 +138,19 @@ def prune(
     )
     network = _network(model, weights, model_args, mean, std, input_shape)
     images = DataChoice(data, data_dir, batch_size=batch_size, calibration=calibration, workers=workers)
-    with shown_progress(messages(), quiet=quiet) as progress:
-        run = commands.prune(network, images, choice, out=out, seed=seed, device=device, force=force, progress=progress)
+    console = messages()
+    with shown_progress(console, quiet=quiet) as progress:
+        run = commands.prune(
+            network,
+            images,
+            choice,
+            out=out,
+            seed=seed,
+            device=device,
+            force=force,
+            progress=progress,
+            on_reach=lambda found: None if quiet else console.print(_reach_table(found)),
+        )
     _finish(run.record, json_out, force=force)
     if not quiet:
         results().print(comparison(run.result.base, run.result.pruned, f"{out} by {_named(choice)}"))
@@ -161,7 +173,7 @@ def train(
     learning_rate: Annotated[float, typer.Option("--lr", help="The largest of the schedule.")] = 0.1,
     schedule: Annotated[str, typer.Option(help="one-cycle, cosine, steps or constant.")] = "one-cycle",
     weight_decay: Annotated[float, typer.Option()] = 5e-4,
-    sizes: Annotated[Optional[str], typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")] = None,
     precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many devices, or auto.")] = "1",
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
@@ -190,9 +202,9 @@ def tune(
     learning_rate: Annotated[float, typer.Option("--lr", help="The largest of the schedule.")] = 0.02,
     schedule: Annotated[str, typer.Option(help="one-cycle, cosine, steps or constant.")] = "one-cycle",
     weight_decay: Annotated[float, typer.Option()] = 5e-4,
-    sizes: Annotated[Optional[str], typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")] = None,
     precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
-    teacher: Annotated[Optional[Path], typer.Option(help="Weights of the original network, to distil from.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="Weights of the original network, to distil from.")] = None,
     distillation: Annotated[float, typer.Option(min=0, max=1, help="Weight of the teacher in the loss.")] = 0.5,
     devices: Annotated[str, typer.Option(help="How many devices, or auto.")] = "1",
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
@@ -283,9 +295,9 @@ def main() -> None:
         code = app(standalone_mode=False)
     except InputError as error:
         _fail(f"Error: {error}", 2)
-    except click.ClickException as error:
+    except TyperException as error:
         _fail(f"Error: {error.format_message()}", 2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("Interrupted: nothing half-written is left; the same command of train or tune goes on.", 130)
     else:
         sys.exit(code if isinstance(code, int) else 0)
@@ -414,6 +426,16 @@ def _single(figures: dict[str, Any], title: str) -> Table:
     for name, value in figures.items():
         if value is not None:
             table.add_row(name.replace("_", " "), forms.get(name, "{:,}").format(value))
+    return table
+
+
+def _reach_table(found: Reach) -> Table:
+    table = Table(title=f"within reach: down to {found.macs:.2%} of the MACs, {found.parameters:.2%} of the parameters")
+    for column in ("layer", "filters", "at least", "MACs it can save", "parameters", "binds"):
+        table.add_column(column, justify="left" if column in ("layer", "binds") else "right")
+    for one in found.groups:
+        binds = "yes" if one.held_macs > 0 or one.held_parameters > 0 else ""
+        table.add_row(one.layer, str(one.filters), str(one.least), f"{one.macs:.2%}", f"{one.parameters:.2%}", binds)
     return table
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from infoprune import checkpoint, data, experiment, pipeline
+from infoprune.cutoff import Reach
 from infoprune.data import usual_augmentation
 from infoprune.errors import InputError
 from infoprune.evaluation import evaluate as measure
@@ -67,6 +68,7 @@ def prune(
     device: str = "auto",
     force: bool = False,
     progress: Progress = silent,
+    on_reach: Callable[[Reach], None] | None = None,
 ) -> PruneRun:
     """Prune a network and write the smaller one.
 
@@ -78,7 +80,8 @@ def prune(
     if isinstance(choice, Choice) and choice.tap is None:
         choice = replace(choice, tap=_paper_tap(model, choice.criterion))
     calibration, test = (experiment.batches(part, model, images) for part in (parts.calibration, parts.test))
-    result = pipeline.prune(model, calibration, choice, test=test, progress=progress)
+    given = {"plan": choice} if isinstance(choice, Plan) else choice.words()
+    result = pipeline.prune(model, calibration, test=test, progress=progress, on_reach=on_reach, **given)
     settings = {**_settings(network, images, model), "seed": seed}
     record = result.record()
     record["settings"] = {**record["settings"], **settings}

@@ -13,7 +13,6 @@ from infoprune import checkpoint, commands, experiment, pipeline
 from infoprune.commands import TuneChoice
 from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.output import write_text
-from infoprune.pipeline import Choice
 from infoprune.plan import Budget
 from infoprune.progress import Progress, silent
 from infoprune.record import removed
@@ -40,8 +39,9 @@ def run(out: Path, *, seed: int = 0, progress: Progress = silent) -> dict[str, A
     calibration, test = (experiment.batches(part, model, digits) for part in (parts.calibration, parts.test))
     rows = {}
     for criterion in CRITERIA:
-        choice = Choice(criterion=criterion, budget=BUDGET, seed=seed)
-        result = pipeline.prune(model, calibration, choice, test=test, progress=progress)
+        result = pipeline.prune(
+            model, calibration, test=test, progress=progress, criterion=criterion, budget=BUDGET, seed=seed
+        )
         record = result.record()
         figures = {name: record[name] for name in ("base", "pruned", "seconds")}
         path = out / f"{criterion}.safetensors"

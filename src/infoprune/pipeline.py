@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from infoprune import criteria, cutoff
 from infoprune.criteria.base import Importance, Tap
+from infoprune.cutoff import Cut, Limits, Reach
 from infoprune.device import device_of
 from infoprune.errors import InputError, unknown
 from infoprune.evaluation import evaluate, labelled
@@ -58,6 +59,14 @@ class Choice:
     keep_at_least: int = 1
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def words(self) -> dict[str, Any]:
+        """Return the choice as keyword arguments of ``prune`` and ``plan``."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    def limits(self) -> Limits:
+        """Return how far a layer may be cut."""
+        return Limits(keep_at_least=self.keep_at_least, multiple=self.multiple)
 
     def __post_init__(self) -> None:
         given = [name for name in ("ratio", "keep", "budget") if getattr(self, name) is not None]
@@ -113,33 +122,73 @@ class Result:
         }
 
 
-def plan(model: nn.Module, batches: Batches, choice: Choice, *, progress: Progress = silent) -> Planned:
+def plan(model: nn.Module, batches: Batches, **choice: Any) -> Plan:
     """Decide which filters stay.
+
+    Args:
+        model: The trained network; left as it is.
+        batches: Calibration images: ``(images, labels)`` pairs, iterable more than once.
+        choice: The words of ``Choice``: ``criterion="hrel", budget=Budget(macs=0.5)``.
+
+    Raises:
+        InputError: The network has no convolutions or nothing that can be removed, a name is unknown, the budget
+            cannot be met, or the images do not fit.
+    """
+    return make_plan(model, batches, chosen(**choice)).plan
+
+
+def make_plan(
+    model: nn.Module,
+    batches: Batches,
+    choice: Choice,
+    *,
+    progress: Progress = silent,
+    on_reach: Callable[[Reach], None] | None = None,
+) -> Planned:
+    """Decide which filters stay, and keep the evidence.
 
     Args:
         model: The trained network; left as it is.
         batches: Calibration images: ``(images, labels)`` pairs, iterable more than once.
         choice: What is removed, and by what rule.
         progress: Told while feature maps are scored.
+        on_reach: Told, before anything is scored, how small the network can get and which layers bind.
 
     Raises:
-        InputError: The network has no convolutions or nothing that can be removed, a name is unknown, the budget
-            cannot be met, or the images do not fit.
+        InputError: As in ``plan``.
     """
     example = example_of(batches, model)
     groups = find_groups(model, example)
-    chosen = choose_groups(model, groups, choice)
-    importances = _importances(model, chosen, batches, choice, progress)
-    cuts = _cut(model, example, groups, chosen, importances, choice)
+    cut_groups = choose_groups(model, groups, choice)
+    costs = cost.CostModel(model, example, groups)
+    if choice.budget is not None:
+        found = cutoff.reach(cut_groups, costs, limits=choice.limits())
+        if on_reach is not None:
+            on_reach(found)
+        cutoff.check_reach(found, choice.budget)
+    importances = _importances(model, cut_groups, batches, choice, progress)
+    cuts = _cut(_Network(model, example, groups, costs), cut_groups, importances, choice)
     decisions = {
         group.name: _decision(group, cuts[group.name], importances.get(group.name))
-        for group in chosen
+        for group in cut_groups
         if group.name in cuts
     }
-    skipped = {g.name: "not chosen to lose filters" for g in groups.groups if g.name not in decisions}
-    return Planned(
-        Plan(decisions, {**groups.left_alone, **skipped}, _settings(choice, example, batches)), importances, groups
-    )
+    skipped = {g.name: "was not chosen to lose filters" for g in groups.groups if g.name not in decisions}
+    settings = _settings(choice, example, batches)
+    return Planned(Plan(decisions, {**groups.left_alone, **skipped}, settings), importances, groups)
+
+
+def chosen(**choice: Any) -> Choice:
+    """Return the choice that these words make.
+
+    Raises:
+        InputError: A word is unknown, or a value is out of range.
+    """
+    words = [one.name for one in fields(Choice)]
+    for word in choice:
+        if word not in words:
+            raise unknown("option of pruning", word, words)
+    return Choice(**choice)
 
 
 def apply(plan: Plan, model: nn.Module, example: Tensor | None = None) -> nn.Module:
@@ -154,8 +203,7 @@ def apply(plan: Plan, model: nn.Module, example: Tensor | None = None) -> nn.Mod
         InputError: The plan was made for another network; the layer is named.
     """
     pruned = surgery.apply(plan, model, example_for(plan, model) if example is None else example)
-    origin = origin_of(model)
-    return pruned if origin is None else set_origin(pruned, origin.cut(plan))
+    return _with_origin(pruned, model, plan)
 
 
 def verify(plan: Plan, model: nn.Module, example: Tensor | None = None) -> float:
@@ -175,19 +223,23 @@ def verify(plan: Plan, model: nn.Module, example: Tensor | None = None) -> float
 def prune(
     model: nn.Module,
     batches: Batches,
-    choice: Choice | Plan,
+    plan: Plan | None = None,
     *,
     test: Batches | None = None,
     progress: Progress = silent,
+    on_reach: Callable[[Reach], None] | None = None,
+    **choice: Any,
 ) -> Result:
     """Make a network smaller: score, plan, cut, check the cut, and measure before and after.
 
     Args:
         model: The trained network; left as it is.
         batches: Calibration images: ``(images, labels)`` pairs, iterable more than once. They choose the filters.
-        choice: What is removed and by what rule, or a plan that says it.
+        plan: What stays, where it is known already; then there is no further choice.
         test: Images to measure accuracy on. They choose nothing.
         progress: Told while feature maps are scored and images are evaluated.
+        on_reach: Told, before anything is scored, how small the network can get and which layers bind.
+        choice: The words of ``Choice``: ``criterion="hrel", budget=Budget(macs=0.5)``.
 
     Raises:
         InputError: As in ``plan`` and ``apply``.
@@ -196,28 +248,22 @@ def prune(
     watch = Stopwatch()
     example = example_of(batches, model)
     with watch.stage("plan"):
-        planned = plan_given(model, batches, choice, progress)
+        if plan is None:
+            planned = make_plan(model, batches, chosen(**choice), progress=progress, on_reach=on_reach)
+        else:
+            planned = Planned(plan, {}, find_groups(model, example))
     with watch.stage("cut"):
-        pruned = apply(planned.plan, model, example)
+        pruned = _with_origin(surgery.apply(planned.plan, model, example, groups=planned.groups), model, planned.plan)
     with watch.stage("verify"):
-        verify_cut(planned.plan, model, example, pruned)
+        verify_cut(planned.plan, model, example, pruned, groups=planned.groups)
     with watch.stage("dead filters"):
         dead = dead_filters(model, batches, planned.groups.groups)
-        dead_after = sum(len(dead[name] & set(kept)) for name, kept in planned.plan.kept.items() if name in dead)
-        dead_after += sum(len(found) for name, found in dead.items() if name not in planned.plan.kept)
     with watch.stage("latency"):
         times = latencies((model, pruned), example)
     with watch.stage("evaluate"):
         base = figures(model, example, times[0], sum(map(len, dead.values())), test, progress)
-        after = figures(pruned, example, times[1], dead_after, test, progress)
+        after = figures(pruned, example, times[1], _still_there(dead, planned.plan), test, progress)
     return Result(pruned, planned.plan, base, after, planned.importances, watch.seconds)
-
-
-def plan_given(model: nn.Module, batches: Batches, choice: Choice | Plan, progress: Progress = silent) -> Planned:
-    """Return the given plan with the groups it cuts, or the plan that the choice makes."""
-    if isinstance(choice, Choice):
-        return plan(model, batches, choice, progress=progress)
-    return Planned(choice, {}, find_groups(model, example_of(batches, model)))
 
 
 def figures(
@@ -273,7 +319,7 @@ def choose_groups(model: nn.Module, groups: Groups, choice: Choice) -> tuple[Cou
     )
     if not chosen:
         reason = next((f": '{layer}' {why}" for layer, why in groups.left_alone.items()), "")
-        raise InputError(f"nothing in the network can lose filters{reason}")
+        raise InputError(f"nothing that was chosen can lose filters{reason}")
     return chosen
 
 
@@ -316,7 +362,51 @@ def _importances(
     )
 
 
-def _decision(group: CoupledGroup, cut: cutoff.Cut, importance: Importance | None) -> LayerDecision:
+@dataclass(frozen=True)
+class _Network:
+    """A network and what is known of it."""
+
+    model: nn.Module
+    example: Tensor
+    groups: Groups
+    costs: cost.CostModel
+
+    def milliseconds(self, kept: Mapping[str, Sequence[int]]) -> float:
+        """Return the latency of the network really built with these filters."""
+        if not kept:
+            return latencies((self.model,), self.example)[0]
+        filters = {group.name: group.filters for group in self.groups.groups}
+        cut = Plan({name: LayerDecision(name, filters[name], tuple(some)) for name, some in kept.items()})
+        built = surgery.apply(cut, self.model, self.example, groups=self.groups, check=False)
+        return latencies((built,), self.example)[0]
+
+
+def _cut(
+    network: _Network, groups: Sequence[CoupledGroup], importances: Mapping[str, Importance], choice: Choice
+) -> dict[str, Cut]:
+    if choice.keep is not None:
+        return cutoff.cut_by_counts(groups, importances, choice.keep)
+    if choice.ratio is not None:
+        return cutoff.cut_by_ratio(groups, importances, choice.ratio, limits=choice.limits())
+    assert choice.budget is not None  # one of the three is given
+    if choice.budget.latency is None:
+        return cutoff.cut_to_budget(groups, importances, network.costs, choice.budget, limits=choice.limits())
+    return cutoff.cut_to_latency(
+        groups, importances, network.milliseconds, choice.budget, cost=network.costs, limits=choice.limits()
+    )
+
+
+def _with_origin(pruned: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
+    origin = origin_of(model)
+    return pruned if origin is None else set_origin(pruned, origin.cut(plan))
+
+
+def _still_there(dead: Mapping[str, set[int]], plan: Plan) -> int:
+    """Return how many of the dead filters a plan keeps."""
+    return sum(len(some & set(plan.kept[name]) if name in plan.kept else some) for name, some in dead.items())
+
+
+def _decision(group: CoupledGroup, cut: Cut, importance: Importance | None) -> LayerDecision:
     told: dict[str, Any] = {}
     if importance is not None:
         told = {
