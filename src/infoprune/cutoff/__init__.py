@@ -1,1 +1,24 @@
-"""infoprune.cutoff."""
+"""How many filters stay: from importances and a rule to what is kept; one file per rule."""
+
+from infoprune.cutoff.base import Cost, CostModel, Cut, Group, Limits
+from infoprune.cutoff.budget import cut_to_budget
+from infoprune.cutoff.counts import cut_by_counts
+from infoprune.cutoff.latency import cut_to_latency
+from infoprune.cutoff.ratio import cut_by_ratio
+from infoprune.cutoff.reach import Potential, Reach, check_reach, reach
+
+__all__ = [
+    "Cost",
+    "CostModel",
+    "Cut",
+    "Group",
+    "Limits",
+    "Potential",
+    "Reach",
+    "check_reach",
+    "cut_by_counts",
+    "cut_by_ratio",
+    "cut_to_budget",
+    "cut_to_latency",
+    "reach",
+]

@@ -1,0 +1,117 @@
+"""What a cut-off rule works with: groups of filters, limits, and the cost of what stays. It never sees a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from infoprune.criteria.base import Importance
+from infoprune.errors import InputError
+
+Kept = Mapping[str, Sequence[int]]
+Units = tuple[tuple[int, ...], ...]
+
+
+class Group(Protocol):
+    """A coupled group, as far as a rule needs it; see :class:`infoprune.network.groups.CoupledGroup`."""
+
+    @property
+    def name(self) -> str:
+        """Layer that names the group."""
+
+    @property
+    def filters(self) -> int:
+        """Number of filters."""
+
+    @property
+    def units(self) -> Units:
+        """The smallest sets of filters that can go."""
+
+
+class Cost(Protocol):
+    """What a network costs."""
+
+    @property
+    def macs(self) -> float:
+        """Multiply-adds of one image."""
+
+    @property
+    def parameters(self) -> float:
+        """Number of parameters."""
+
+
+class CostModel(Protocol):
+    """The cost of a network of which only some filters are kept, without building it."""
+
+    @property
+    def base(self) -> Cost:
+        """Cost of the whole network."""
+
+    def cost(self, kept: Kept) -> Cost:
+        """Return the cost with these filters kept, by group; groups not named are whole."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What stays of one coupled group.
+
+    Args:
+        kept: Filter indices, ascending.
+        reason: One sentence on how the cut was found.
+    """
+
+    kept: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a layer may be cut.
+
+    Args:
+        keep_at_least: Filters that stay in every layer.
+        keep_share: Share of the filters that stays in every layer, in [0, 1].
+        multiple: Kept counts are multiples of this, or the whole layer; layers that are not wider are left alone.
+    """
+
+    keep_at_least: int = 1
+    keep_share: float = 0.0
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        if self.keep_at_least < 1:
+            raise InputError(f"at least one filter stays in every layer: keep_at_least cannot be {self.keep_at_least}")
+        if not 0 <= self.keep_share <= 1:
+            raise InputError(f"the share of the filters that stays is between 0 and 1, not {self.keep_share}")
+        if self.multiple < 1:
+            raise InputError(f"kept counts are multiples of a whole number from 1 up, not of {self.multiple}")
+
+    def least(self, filters: int) -> int:
+        """Return how many filters stay at least of so many."""
+        return max(self.keep_at_least, math.ceil(self.keep_share * filters - 1e-9))
+
+
+NO_LIMITS = Limits()
+
+
+def importance_of(group: Group, importances: Mapping[str, Importance]) -> Importance:
+    """Return the importance of a group's filters.
+
+    Raises:
+        InputError: There is none, or it is of another number of filters.
+    """
+    importance = importances.get(group.name)
+    if importance is None:
+        raise InputError(f"layer '{group.name}' has no importances: score it first, or leave it out")
+    if len(importance.scores) != group.filters:
+        raise InputError(
+            f"layer '{group.name}' has {group.filters} filters, but importances for {len(importance.scores)}"
+        )
+    return importance
+
+
+def percent(share: float) -> str:
+    """Return a share as people read it."""
+    return f"{100 * share:.4g} %"

@@ -1,0 +1,131 @@
+"""One ranking over the whole network, cut where the budget is met."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from infoprune.criteria.base import Importance
+from infoprune.cutoff.base import NO_LIMITS, Cost, CostModel, Cut, Group, Limits, percent
+from infoprune.cutoff.ranking import Normalisation, Ranking, rank
+from infoprune.cutoff.reach import Reach, check_reach, reach
+from infoprune.errors import InputError
+from infoprune.plan import Budget
+
+NAMES = {"macs": "MACs", "parameters": "parameters"}
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """A cost model and the shares of its cost that may remain."""
+
+    cost: CostModel
+    shares: Mapping[str, float]
+
+    def met_by(self, kept: Mapping[str, Sequence[int]]) -> bool:
+        """Return whether the filters that stay cost no more than is allowed."""
+        found = self.cost.cost(kept)
+        return all(share_of(found, self.cost.base, what) <= share for what, share in self.shares.items())
+
+
+def cut_to_budget(
+    groups: Sequence[Group],
+    importances: Mapping[str, Importance],
+    cost: CostModel,
+    budget: Budget,
+    *,
+    limits: Limits = NO_LIMITS,
+    normalise: Normalisation = "mean",
+) -> dict[str, Cut]:
+    """Remove the least important filters of the whole network until a budget of MACs and parameters is met.
+
+    The filters of all groups are ranked by normalised score; the fewest of them go that meet the budget. The last
+    one may cost much more than was left to save, so the most important removed ones that still fit come back: the
+    result is below the budget by less than the cheapest step that could be undone.
+
+    Args:
+        groups: What can be cut.
+        importances: By the groups' names.
+        cost: What the network costs with only some filters kept.
+        budget: Shares of MACs and parameters that may remain; both are met where both are given.
+        limits: How far each group may be cut.
+        normalise: How scores of different groups compare: ``"mean"``, relative to the mean of the group, or
+            ``"none"``.
+
+    Returns:
+        What stays, by group.
+
+    Raises:
+        InputError: The budget cannot be met (the nearest that can is named), it asks for a latency, or a group has no
+            importances.
+    """
+    if budget.latency is not None:
+        raise InputError("a latency budget is measured, not counted: use cut_to_latency")
+    ranking = rank(groups, importances, limits, normalise)
+    levels = levels_within(ranking, Allowance(cost, budget.shares()), budget, limits)
+    kept = ranking.kept(levels)
+    found = cost.cost(kept)
+    told = " and ".join(
+        f"{percent(share_of(found, cost.base, what))} of the {NAMES[what]} (allowed {percent(share)})"
+        for what, share in budget.shares().items()
+    )
+    return {
+        group.name: Cut(
+            kept[group.name],
+            f"{len(kept[group.name])} of {group.filters} filters stay: one ranking over all layers leaves {told}",
+        )
+        for group in groups
+    }
+
+
+def levels_within(ranking: Ranking, allowance: Allowance, budget: Budget, limits: Limits) -> list[int]:
+    """Return how many steps each group takes so that the allowance is met.
+
+    Raises:
+        InputError: It cannot be met.
+    """
+    count = steps_needed(ranking, allowance, budget, limits)
+    return _filled(ranking, count, allowance)
+
+
+def steps_needed(ranking: Ranking, allowance: Allowance, budget: Budget, limits: Limits) -> int:
+    """Return the fewest steps of the ranking that meet the allowance.
+
+    Raises:
+        InputError: It cannot be met.
+    """
+    total = len(ranking.steps)
+
+    def met(count: int) -> bool:
+        return allowance.met_by(ranking.kept(ranking.levels(count)))
+
+    if not met(total):
+        check_reach(_reached(ranking, allowance.cost, limits), budget)
+    return bisect_left(range(total), True, key=met)
+
+
+def _reached(ranking: Ranking, cost: CostModel, limits: Limits) -> Reach:
+    # Where units differ in size, what remains depends on which of them the ranking leaves to the last.
+    least = cost.cost(ranking.kept(ranking.levels(len(ranking.steps))))
+    macs, parameters = share_of(least, cost.base, "macs"), share_of(least, cost.base, "parameters")
+    return replace(reach(ranking.groups, cost, limits=limits), macs=macs, parameters=parameters)
+
+
+def share_of(found: Cost, base: Cost, what: str) -> float:
+    """Return the share of ``"macs"`` or ``"parameters"`` that remains."""
+    return float(getattr(found, what) / getattr(base, what))
+
+
+def _filled(ranking: Ranking, count: int, allowance: Allowance) -> list[int]:
+    levels = ranking.levels(count)
+    blocked: set[int] = set()
+    for group in reversed(ranking.steps[:count]):
+        if group in blocked:
+            continue
+        levels[group] -= 1
+        if not allowance.met_by(ranking.kept(levels)):
+            # What does not fit now does not fit later: a step back only costs more as other layers grow.
+            levels[group] += 1
+            blocked.add(group)
+    return levels

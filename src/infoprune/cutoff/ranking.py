@@ -1,0 +1,135 @@
+"""In which order filters go: inside one group, and over all groups at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+import torch
+
+from infoprune.criteria.base import Importance
+from infoprune.cutoff.base import NO_LIMITS, Group, Limits, Units, importance_of
+from infoprune.errors import unknown
+
+Normalisation = Literal["mean", "none"]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Filters of one group that go in one step.
+
+    Args:
+        filters: Their indices.
+        importance: Mean of their scores; never less than on the rung before.
+    """
+
+    filters: tuple[int, ...]
+    importance: float
+
+
+def units_by_importance(group: Group, importance: Importance) -> Units:
+    """Return the units of a group, the least important first; equal ones by the order, then the later one first."""
+    place = {filter_: i for i, filter_ in enumerate(importance.order)}
+    scores = importance.scores.tolist()
+
+    def key(unit: tuple[int, ...]) -> tuple[float, float, int]:
+        return (_mean([scores[f] for f in unit]), -_mean([place[f] for f in unit]), -min(unit))
+
+    return tuple(sorted(group.units, key=key))
+
+
+def ladder(group: Group, importance: Importance, limits: Limits = NO_LIMITS) -> tuple[Rung, ...]:
+    """Return the steps in which a group can be cut, first to last, as far as the limits allow.
+
+    After every step the number of filters that stay is a multiple of ``limits.multiple``.
+    """
+    scores = importance.scores.tolist()
+    left = group.filters
+    rungs: list[Rung] = []
+    pending: list[int] = []
+    for unit in units_by_importance(group, importance):
+        left -= len(unit)
+        if left < limits.least(group.filters):
+            break
+        pending.extend(unit)
+        if left % limits.multiple == 0:
+            before = rungs[-1].importance if rungs else -float("inf")
+            rungs.append(Rung(tuple(pending), max(before, _mean([scores[f] for f in pending]))))
+            pending = []
+    return tuple(rungs)
+
+
+def kept_after(group: Group, rungs: Sequence[Rung]) -> tuple[int, ...]:
+    """Return what stays, ascending, once the filters of these rungs are gone."""
+    gone = set(chain.from_iterable(rung.filters for rung in rungs))
+    return tuple(i for i in range(group.filters) if i not in gone)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The steps of all groups in one order, the least important first.
+
+    Args:
+        groups: What is ranked.
+        ladders: Of each group, its steps.
+        steps: Index of the group that takes its next step.
+    """
+
+    groups: tuple[Group, ...]
+    ladders: tuple[tuple[Rung, ...], ...]
+    steps: tuple[int, ...]
+
+    def levels(self, count: int) -> list[int]:
+        """Return how many steps each group has taken after the first ``count`` of the ranking."""
+        levels = [0] * len(self.groups)
+        for group in self.steps[:count]:
+            levels[group] += 1
+        return levels
+
+    def kept(self, levels: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Return the filters that stay, by group, when each has taken so many steps."""
+        return {
+            group.name: kept_after(group, rungs[:level])
+            for group, rungs, level in zip(self.groups, self.ladders, levels, strict=True)
+        }
+
+
+def rank(
+    groups: Sequence[Group],
+    importances: Mapping[str, Importance],
+    limits: Limits = NO_LIMITS,
+    normalise: Normalisation = "mean",
+) -> Ranking:
+    """Rank the filters of all groups against each other.
+
+    Args:
+        groups: What is ranked.
+        importances: By the groups' names.
+        limits: How far each may be cut.
+        normalise: ``"mean"``: a score counts relative to the mean absolute score of its group; ``"none"``: as it is.
+
+    Returns:
+        The ranking; steps of equal importance are taken by all groups alike, in the order of the groups.
+
+    Raises:
+        InputError: A group has no importances, or the normalisation is unknown.
+    """
+    if normalise not in ("mean", "none"):
+        raise unknown("normalisation", normalise, ("mean", "none"))
+    ladders = [ladder(group, importance_of(group, importances), limits) for group in groups]
+    keys: list[tuple[float, float, int]] = []
+    for index, (group, rungs) in enumerate(zip(groups, ladders, strict=True)):
+        scale = _scale(importances[group.name]) if normalise == "mean" else 1.0
+        keys += [(rung.importance / scale, i / len(rungs), index) for i, rung in enumerate(rungs)]
+    return Ranking(tuple(groups), tuple(ladders), tuple(index for _, _, index in sorted(keys)))
+
+
+def _scale(importance: Importance) -> float:
+    # Where all scores are zero any scale will do.
+    return float(importance.scores.to(torch.float64).abs().mean()) or 1.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
