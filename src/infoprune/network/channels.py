@@ -37,6 +37,7 @@ MOVES = frozenset(
     }
 )
 JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"})
+SHUFFLES = frozenset({"channel_shuffle", "native_channel_shuffle"})
 CHUNKS = frozenset({"chunk", "split", "tensor_split"})
 REDUCTIONS = frozenset(
     {
@@ -173,6 +174,7 @@ class _Follower(TorchFunctionMode):
         stored = [*model.named_parameters(), *model.named_buffers()]
         self.stored = {id(tensor): name for name, tensor in stored}
         self.ids = WeakTensorKeyDictionary()
+        self.blocked = WeakTensorKeyDictionary()
         self.makers = WeakTensorKeyDictionary()
         self.records = _Records()
         self.count = 0
@@ -182,11 +184,11 @@ class _Follower(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        before = [] if self.inside else [t for t in _tensors((args, kwargs)) if t in self.ids]
-        shapes = {id(t): t.shape for t in before}
+        operands = [] if self.inside else _tensors((args, kwargs))
+        followed = any(t in self.ids or t in self.blocked for t in operands)
         result = func(*args, **kwargs)
-        if before:
-            self._note(func, args, kwargs, result, shapes)
+        if followed:
+            self._note(func, args, kwargs, operands, _tensors(result))
         return result
 
     @contextmanager
@@ -236,7 +238,7 @@ class _Follower(TorchFunctionMode):
         """Return one number per channel along ``axis``; numbers that share a channel meet."""
         ids = self.ids.get(tensor)
         if ids is None:
-            return self.alien("meets values that no layer makes").expand(tensor.shape[axis])
+            return self.alien(self.blocked.get(tensor, "meets values that no layer makes")).expand(tensor.shape[axis])
         rows = ids.movedim(axis, 0).flatten(1)
         if rows.shape[1] > 1:
             self.meet(rows, rows[:, :1])
@@ -335,20 +337,28 @@ class _Follower(TorchFunctionMode):
         func: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        result: Any,
-        shapes: dict[int, torch.Size],
+        operands: list[Tensor],
+        outputs: list[Tensor],
     ) -> None:
-        outputs = _tensors(result)
-        if not outputs:
-            return
         name = getattr(func, "__name__", str(func))
-        if name in MOVES:
+        reason = next((self.blocked[t] for t in operands if t in self.blocked), "")
+        if reason:
+            self._block(reason, operands, outputs)
+        elif name in MOVES:
             self._move(func, name, args, kwargs, outputs)
         elif name in REDUCTIONS:
             self._reduce(name, args, kwargs, outputs)
         else:
             for output in outputs:
-                self._combine(name, [t for t in _tensors((args, kwargs)) if t is not output or id(t) in shapes], output)
+                self._combine(name, operands, output)
+
+    def _block(self, reason: str, operands: list[Tensor], outputs: list[Tensor]) -> None:
+        """Give up on what an operation gives, and on the channels that enter it."""
+        for tensor in operands:
+            self.obstruct(self.ids.get(tensor), Obstacle(reason))
+        for output in outputs:
+            self.ids.pop(output, None)
+            self.blocked[output] = reason
 
     def _move(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor]
@@ -371,21 +381,24 @@ class _Follower(TorchFunctionMode):
         moved_kwargs = {**rest[1], **{key: tree_map(numbers, kwargs[key]) for key in named if not args}}
         moved = [_compact(t) for t in _tensors(func(*tree_map(numbers, args[:1]), *rest[0], **moved_kwargs))]
         if name in CHUNKS and len({t.shape for t in moved}) == 1:
+            # A chunk is a share of the channels, so that the same places must go from each.
             for part in moved[1:]:
                 self.tie(part, moved[0])
+        if name in SHUFFLES:
+            rows = moved[0].movedim(1, 0).flatten().view(-1, kwargs.get("groups", args[1] if args[1:] else None))
+            self.tie(rows, rows[:, :1])
         for output, ids in zip(outputs, moved, strict=True):
-            self.ids[output] = self._tied(name, tracked[0], ids)
+            self.ids[output] = self._regrouped(name, tracked[0], ids)
 
-    def _tied(self, name: str, source: Tensor, ids: Tensor) -> Tensor:
+    def _regrouped(self, name: str, source: Tensor, ids: Tensor) -> Tensor:
         axes = [axis for axis, size in enumerate(ids.shape) if size > 1]
         if name == "pixel_shuffle" and len(axes) > 1:
-            # Blocks of r * r channels become one channel of r times the width and height: they go together.
+            # Blocks of r * r channels become one channel of r times the width and height.
             rows = ids.movedim(-3, 0).flatten(1)
             self.meet(rows, rows[:, :1])
             return ids[..., :1, :1]
         if len(axes) > 1 and 2 < source.ndim < ids.ndim:
-            # A view has split the channels into blocks, as a channel shuffle does: the number of blocks stays, so
-            # that the same places must go from each.
+            # A view has split the channels into blocks, as a channel shuffle does: the number of blocks stays.
             self.tie(ids, ids.narrow(axes[0], 0, 1))
         return ids
 
@@ -412,9 +425,7 @@ class _Follower(TorchFunctionMode):
         known = [(t, self.ids[t]) for t in operands if t in self.ids]
         problem = self._problem(name, known, output)
         if problem:
-            for _, ids in known:
-                self.obstruct(ids, Obstacle(problem))
-            self.put(output, self.alien(problem), 1)
+            self._block(problem, operands, [output])
             return
         aligned = [ids.view(*[1] * (output.ndim - ids.ndim), *ids.shape) for _, ids in known]
         widest = max(aligned, key=Tensor.numel)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from infoprune.errors import InputError
 from infoprune.network.removal import Removal, cut, hold_at_zero
 
-TOLERANCE = 1e-4
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Largest difference, relative to the largest output, that rounding explains."""
 
 
@@ -81,6 +81,19 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
                     tensor.add_(noise * (0.1 if tensor.ndim < 2 else 0.2 * tensor[0].numel() ** -0.5))
             seed += 101
     return model
+
+
+def precise(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
+    """Return a copy and its example in double precision, or in what they are where the network cannot run in it.
+
+    In double precision an error however small is far above rounding.
+    """
+    try:
+        double, wide = copied(model).double(), example.double()
+        outputs(double, wide)
+    except Exception:  # a device without it, or numbers of fixed precision in the network's code
+        return model, example
+    return double, wide
 
 
 def gap(model: nn.Module, removal: Removal, example: Tensor) -> float:

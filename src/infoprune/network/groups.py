@@ -114,7 +114,8 @@ def find_groups(model: nn.Module, example: Tensor, *, check: bool = True) -> Gro
     groups = _assemble(traced, channels, [name for name in producers if name in channels.outputs])
     refused: dict[str, str] = {}
     if check:
-        groups, refused = _checked(equivalence.randomised(model, seed=0), groups, example, channels)
+        test = equivalence.precise(equivalence.randomised(model, seed=0), example)
+        groups, refused = _checked(test, groups, channels)
     removable = {layer for group in groups for layer in group.producers}
     left_alone = {name: refused.get(name) or _reason(name, channels) for name in producers if name not in removable}
     return Groups(tuple(groups), left_alone)
@@ -174,16 +175,19 @@ def _places(model: nn.Module, channels: Channels) -> Places:
 def _group(name: str, channels: Channels, places: Places, producers: Sequence[str]) -> CoupledGroup:
     labels = channels.outputs[name].tolist()
     units: dict[int, list[int]] = {}
+    alike: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
         units.setdefault(int(channels.units[label]), []).append(index)
+        alike.setdefault(label, []).append(index)
     rows: dict[tuple[str, Side], list[set[int]]] = {}
     for unit, filters in units.items():
         for place, by_class in places[unit].items():
-            channels_of = rows.setdefault(place, [set() for _ in labels])
+            if place not in rows:
+                rows[place] = [set() for _ in labels]
             for label, indices in by_class.items():
                 # What goes with the unit but is the same channel as none of its filters goes with its first.
-                for index in [f for f in filters if labels[f] == label] or filters[:1]:
-                    channels_of[index].update(indices)
+                for index in alike.get(label, filters[:1]):
+                    rows[place][index].update(indices)
     own: tuple[str, Side] = (name, "out")
     rows = {own: [{index} for index in range(len(labels))], **{place: rows[place] for place in rows if place != own}}
     makers = [layer for layer in producers if (layer, "out") in rows and layer != name]
@@ -199,7 +203,7 @@ def _group(name: str, channels: Channels, places: Places, producers: Sequence[st
 
 
 def _checked(
-    model: nn.Module, groups: list[CoupledGroup], example: Tensor, channels: Channels
+    test: tuple[nn.Module, Tensor], groups: list[CoupledGroup], channels: Channels
 ) -> tuple[list[CoupledGroup], dict[str, str]]:
     """Return the groups whose cut is right, and why others are not, by layer.
 
@@ -210,7 +214,7 @@ def _checked(
     waiting = [groups] if groups else []
     while waiting:
         some = waiting.pop()
-        problem = _problem(model, [*right, *some], example)
+        problem = _problem(*test, [*right, *some])
         if not problem:
             right += some
         elif len(some) > 1:
@@ -229,7 +233,7 @@ def _checked(
     return right, refused
 
 
-def _problem(model: nn.Module, groups: Sequence[CoupledGroup], example: Tensor) -> str:
+def _problem(model: nn.Module, example: Tensor, groups: Sequence[CoupledGroup]) -> str:
     """Cut one unit of each group, then about half of them, at random; return what is wrong, or nothing."""
     random = np.random.default_rng(0)
     for share in (0.0, 0.5):
@@ -243,7 +247,7 @@ def _problem(model: nn.Module, groups: Sequence[CoupledGroup], example: Tensor) 
             gap = equivalence.gap(model, removal, example)
         except Exception as error:
             return f"the cut network does not run: {equivalence.one_line(error)}"
-        if gap > equivalence.TOLERANCE:
+        if gap > equivalence.TOLERANCE[example.dtype]:
             return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
     return ""
 

@@ -37,6 +37,8 @@ def hold_at_zero(model: nn.Module, removal: Removal) -> None:
     """Hook a network, for good, so that the given channels are zero wherever they leave or enter a layer."""
     modules = dict(model.named_modules())
     for (layer, side), channels in removal.items():
+        if not channels:
+            continue
         module = modules[layer]
         zeros = partial(_with_zeros, axis=channel_axis(module), channels=list(channels))
         if side == "out":

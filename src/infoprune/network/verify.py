@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from infoprune.network import equivalence
@@ -19,7 +20,7 @@ def verify(
     model: nn.Module,
     example: Tensor,
     pruned: nn.Module | None = None,
-    tolerance: float = equivalence.TOLERANCE,
+    tolerance: float = equivalence.TOLERANCE[torch.float32],
     *,
     groups: Groups | None = None,
 ) -> float:
