@@ -12,6 +12,7 @@ from infoprune.network.verify import VerificationError
 from infoprune.origin import Origin
 from infoprune.pipeline import Choice, Result, apply, plan, prune, verify
 from infoprune.plan import Budget, LayerDecision, Plan
+from infoprune.repair import all_repairs, repair
 from infoprune.tune import Recipe, train
 from infoprune.version import __version__
 
@@ -28,12 +29,14 @@ __all__ = [
     "VerificationError",
     "__version__",
     "all_criteria",
+    "all_repairs",
     "apply",
     "evaluate",
     "load",
     "plan",
     "prune",
     "register_criterion",
+    "repair",
     "save",
     "train",
     "verify",

@@ -12,7 +12,7 @@ from rich.table import Table
 from typer.exceptions import TyperException
 
 from infoprune import commands, criteria, zoo
-from infoprune.commands import TuneChoice
+from infoprune.commands import RepairChoice, TuneChoice
 from infoprune.console import messages, results, shown_progress
 from infoprune.criteria.base import Tap
 from infoprune.cutoff import Reach
@@ -23,6 +23,7 @@ from infoprune.output import check_writable, write_text
 from infoprune.pipeline import Choice
 from infoprune.plan import Budget
 from infoprune.record import comparison
+from infoprune.repair import all_repairs
 from infoprune.tune import Precision, Recipe, Schedule
 from infoprune.version import __version__
 
@@ -33,6 +34,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+_REPAIRS = ", ".join(info.name for info in all_repairs())
+
+INTERRUPTED = 130
 
 # Typer reads Optional[...] at run time, also on Python 3.10.
 Model = Annotated[
@@ -111,6 +116,8 @@ def prune(
     multiple: Annotated[int, typer.Option(min=1, help="Kept counts are multiples of this.")] = 1,
     keep_at_least: Annotated[int, typer.Option(min=1, help="Filters that stay in every layer.")] = 1,
     options: Annotated[str, typer.Option(help="JSON object of options of the criterion.")] = "{}",
+    repair: Annotated[str | None, typer.Option(help=f"Repair without labels or gradient: {_REPAIRS}.")] = None,
+    repair_images: Annotated[int, typer.Option(min=1, help="Training images to repair with.")] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
     json_out: JsonOut = None,
@@ -145,6 +152,7 @@ def prune(
             images,
             choice,
             out=out,
+            repair=None if repair is None else RepairChoice(repair, repair_images),
             seed=seed,
             device=device,
             force=force,
@@ -153,7 +161,8 @@ def prune(
         )
     _finish(run.record, json_out, force=force)
     if not quiet:
-        results().print(comparison(run.result.base, run.result.pruned, f"{out} by {_named(choice)}"))
+        title = f"{out} by {_named(choice)}" + ("" if repair is None else f", repaired by {repair}")
+        results().print(comparison(run.result.base, run.result.pruned, title, run.result.as_cut))
 
 
 @app.command()
@@ -298,9 +307,10 @@ def main() -> None:
     except TyperException as error:
         _fail(f"Error: {error.format_message()}", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("Interrupted: nothing half-written is left; the same command of train or tune goes on.", 130)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # typer turns some interrupts into this code by itself
+        _fail("Interrupted: nothing half-written is left; the same command of train or tune goes on.", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(sentence: str, code: int) -> None:

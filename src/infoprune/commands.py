@@ -35,6 +35,14 @@ class PruneRun:
 
 
 @dataclass(frozen=True)
+class RepairChoice:
+    """How a cut network is repaired: a method, and how many training images without labels, drawn at random."""
+
+    method: str
+    images: int = 1000
+
+
+@dataclass(frozen=True)
 class TuneChoice:
     """How a network is trained: the recipe, the weights of a teacher, devices, and precision of the stored weights."""
 
@@ -64,6 +72,7 @@ def prune(
     choice: Choice | Plan,
     *,
     out: Path,
+    repair: RepairChoice | None = None,
     seed: int = 0,
     device: str = "auto",
     force: bool = False,
@@ -80,12 +89,17 @@ def prune(
     if isinstance(choice, Choice) and choice.tap is None:
         choice = replace(choice, tap=_paper_tap(model, choice.criterion))
     calibration, test = (experiment.batches(part, model, images) for part in (parts.calibration, parts.test))
-    given = {"plan": choice} if isinstance(choice, Plan) else choice.words()
+    given: dict[str, Any] = {"plan": choice} if isinstance(choice, Plan) else choice.words()
+    if repair is not None:
+        unlabelled = data.random_sample(parts.train, repair.images, seed)
+        given |= {"repair": repair.method, "repair_batches": experiment.batches(unlabelled, model, images)}
     result = pipeline.prune(model, calibration, test=test, progress=progress, on_reach=on_reach, **given)
     settings = {**_settings(network, images, model), "seed": seed}
+    if repair is not None:
+        settings["repair"] = {"method": repair.method, "images": min(repair.images, len(parts.train))}
     record = result.record()
     record["settings"] = {**record["settings"], **settings}
-    figures = {name: record[name] for name in ("base", "pruned", "seconds")}
+    figures: dict[str, Any] = {name: record[name] for name in ("base", "as_cut", "pruned", "seconds") if name in record}
     checkpoint.save(result.model, out, settings=record["settings"], figures=figures, force=force)
     return PruneRun(result, record)
 

@@ -40,10 +40,17 @@ def run(out: Path, *, seed: int = 0, progress: Progress = silent) -> dict[str, A
     rows = {}
     for criterion in CRITERIA:
         result = pipeline.prune(
-            model, calibration, test=test, progress=progress, criterion=criterion, budget=BUDGET, seed=seed
+            model,
+            calibration,
+            test=test,
+            repair="bn",
+            progress=progress,
+            criterion=criterion,
+            budget=BUDGET,
+            seed=seed,
         )
         record = result.record()
-        figures = {name: record[name] for name in ("base", "pruned", "seconds")}
+        figures = {name: record[name] for name in ("base", "as_cut", "pruned", "seconds")}
         path = out / f"{criterion}.safetensors"
         checkpoint.save(result.model, path, settings=record["settings"], figures=figures, force=True)
         rows[criterion] = record
@@ -54,14 +61,25 @@ def run(out: Path, *, seed: int = 0, progress: Progress = silent) -> dict[str, A
 
 def table(record: dict[str, Any]) -> Table:
     """Return the record of a demo as one table."""
-    shown = Table(title="digits, at most half of the MACs, as cut: no repair, no fine-tuning")
-    for column in ("criterion", "accuracy (%)", "after (%)", "MACs", "MACs gone", "parameters", "latency (ms)", "s"):
+    shown = Table(title="digits, at most half of the MACs, no fine-tuning")
+    for column in (
+        "criterion",
+        "accuracy (%)",
+        "as cut (%)",
+        "+ BN (%)",
+        "MACs",
+        "MACs gone",
+        "parameters",
+        "latency (ms)",
+        "s",
+    ):
         shown.add_column(column, justify="left" if column == "criterion" else "right")
     for criterion, row in record["criteria"].items():
         base, pruned = row["base"], row["pruned"]
         shown.add_row(
             criterion,
             f"{base['accuracy']:.2f}",
+            f"{row['as_cut']['accuracy']:.2f}",
             f"{pruned['accuracy']:.2f}",
             f"{base['macs']:,} -> {pruned['macs']:,}",
             f"{removed(base['macs'], pruned['macs']):.1f} %",

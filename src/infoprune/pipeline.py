@@ -23,6 +23,8 @@ from infoprune.origin import origin_of, set_origin
 from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.record import Figures, Stopwatch
+from infoprune.repair import find as find_repair
+from infoprune.repair import repaired
 from infoprune.scoring import score
 from infoprune.version import __version__
 
@@ -73,6 +75,8 @@ class Choice:
         if len(given) != 1:
             said = " and ".join(given) if given else "nothing"
             raise InputError(f"say how much goes by one of a ratio, explicit counts, or a budget, not by {said}")
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise InputError(f"the ratio is the share of the filters to remove, from 0 to below 1, not {self.ratio}")
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Result:
         pruned: Figures of the smaller one.
         importances: The criterion's answer by layer.
         seconds: Wall time by stage.
+        as_cut: Figures of the smaller one before it was repaired, ``None`` where nothing was.
+        repair: How it was repaired, ``None`` where it was not.
     """
 
     model: nn.Module
@@ -109,11 +115,15 @@ class Result:
     pruned: Figures
     importances: Mapping[str, Importance]
     seconds: Mapping[str, float]
+    as_cut: Figures | None = None
+    repair: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the record of the run as JSON values."""
+        repaired = {} if self.as_cut is None else {"as_cut": asdict(self.as_cut), "repair": self.repair}
         return {
             "base": asdict(self.base),
+            **repaired,
             "pruned": asdict(self.pruned),
             "plan": {layer: list(kept) for layer, kept in self.plan.kept.items()},
             "left_alone": dict(self.plan.left_alone),
@@ -226,17 +236,21 @@ def prune(
     plan: Plan | None = None,
     *,
     test: Batches | None = None,
+    repair: str | None = None,
+    repair_batches: Batches | None = None,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
     **choice: Any,
 ) -> Result:
-    """Make a network smaller: score, plan, cut, check the cut, and measure before and after.
+    """Make a network smaller: score, plan, cut, check the cut, repair, and measure before and after.
 
     Args:
         model: The trained network; left as it is.
         batches: Calibration images: ``(images, labels)`` pairs, iterable more than once. They choose the filters.
         plan: What stays, where it is known already; then there is no further choice.
         test: Images to measure accuracy on. They choose nothing.
+        repair: How the cut network is repaired, a name of ``infoprune.all_repairs()``; by default it is not.
+        repair_batches: Images to repair with; their labels are not read. By default the calibration images.
         progress: Told while feature maps are scored and images are evaluated.
         on_reach: Told, before anything is scored, how small the network can get and which layers bind.
         choice: The words of ``Choice``: ``criterion="hrel", budget=Budget(macs=0.5)``.
@@ -246,6 +260,8 @@ def prune(
         infoprune.VerificationError: The cut network would not compute what the masked one does.
     """
     watch = Stopwatch()
+    if repair is not None:
+        find_repair(repair)
     example = example_of(batches, model)
     with watch.stage("plan"):
         if plan is None:
@@ -256,14 +272,21 @@ def prune(
         pruned = _with_origin(surgery.apply(planned.plan, model, example, groups=planned.groups), model, planned.plan)
     with watch.stage("verify"):
         verify_cut(planned.plan, model, example, pruned, groups=planned.groups)
+    final = pruned
+    if repair is not None:
+        with watch.stage("repair"):
+            some = batches if repair_batches is None else repair_batches
+            final = repaired(pruned, model, some, planned.plan, planned.groups, method=repair, progress=progress)
     with watch.stage("dead filters"):
         dead = dead_filters(model, batches, planned.groups.groups)
     with watch.stage("latency"):
-        times = latencies((model, pruned), example)
+        times = latencies((model, final), example)
     with watch.stage("evaluate"):
         base = figures(model, example, times[0], sum(map(len, dead.values())), test, progress)
-        after = figures(pruned, example, times[1], _still_there(dead, planned.plan), test, progress)
-    return Result(pruned, planned.plan, base, after, planned.importances, watch.seconds)
+        left = _still_there(dead, planned.plan)
+        after = figures(final, example, times[1], left, test, progress)
+        as_cut = None if repair is None else figures(pruned, example, times[1], left, test, progress)
+    return Result(final, planned.plan, base, after, planned.importances, watch.seconds, as_cut, repair)
 
 
 def figures(

@@ -56,11 +56,14 @@ def removed(base: float, pruned: float) -> float:
     return 100 * (1 - pruned / base)
 
 
-def comparison(base: Figures, pruned: Figures, title: str = "") -> Table:
-    """Return base and pruned figures side by side, for a terminal."""
+def comparison(base: Figures, pruned: Figures, title: str = "", as_cut: Figures | None = None) -> Table:
+    """Return base and pruned figures side by side, for a terminal; accuracy as cut too, where it was repaired since."""
     table = Table(title=title or None)
     for column in ("", "base", "pruned", "change"):
         table.add_column(column, justify="right" if column else "left")
+    if base.accuracy is not None and as_cut is not None and as_cut.accuracy is not None:
+        points = as_cut.accuracy - base.accuracy
+        table.add_row("as cut (%)", f"{base.accuracy:.2f}", f"{as_cut.accuracy:.2f}", f"{points:+.2f} points")
     if base.accuracy is not None and pruned.accuracy is not None:
         points = pruned.accuracy - base.accuracy
         table.add_row("accuracy (%)", f"{base.accuracy:.2f}", f"{pruned.accuracy:.2f}", f"{points:+.2f} points")

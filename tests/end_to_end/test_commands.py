@@ -125,9 +125,10 @@ def test_a_checkpoint_gives_the_same_outputs_in_a_fresh_process(infoprune, base,
     assert infoprune("prune", "--weights", base, *DIGITS, "--criterion", "variance", "--ratio", 0.5,
                      "--out", "small.safetensors").code == 0  # fmt: skip
     script = """
-import pickle, sys, torch
-pickle.Unpickler = pickle.load = pickle.loads = lambda *a, **k: sys.exit("something was unpickled")
+import os, sys, torch
 import infoprune
+# Python tells its audit hooks of every class that any unpickler looks up.
+sys.addaudithook(lambda event, values: os._exit(9) if event == "pickle.find_class" else None)
 model = infoprune.load("small.safetensors")
 torch.manual_seed(1)
 with torch.no_grad():
@@ -244,3 +245,23 @@ def test_calibration_and_test_images_never_overlap():
     assert named["calibration"] <= named["train"]
     assert not named["calibration"] & named["held_out"]
     assert not named["train"] & named["test"]
+
+
+def test_a_repaired_network_is_recorded_beside_the_cut_one(infoprune, base, folder):
+    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "random", "--macs", 0.4, "--repair", "bn",
+                     "--repair-images", 300, "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
+    assert done.code == 0, done.err
+    record = record_of(folder / "out.json")
+    assert record["pruned"]["loss"] < record["as_cut"]["loss"]
+    assert record["settings"]["repair"] == {"method": "bn", "images": 300}
+    assert record["seconds"]["repair"] > 0
+    assert "as cut" in done.out
+    stored = infoprune("evaluate", folder / "small.safetensors", *DIGITS, "--json", "again.json")
+    assert stored.code == 0
+    assert record_of(folder / "again.json")["figures"]["loss"] == pytest.approx(record["pruned"]["loss"], rel=1e-5)
+
+
+def test_an_unknown_repair_is_refused_before_any_work(infoprune, base, folder):
+    done = infoprune("prune", "--weights", base, *DIGITS, "--macs", 0.5, "--repair", "bm", "--out", "small.safetensors")
+    assert done.code == 2
+    assert "did you mean 'bn'" in done.err

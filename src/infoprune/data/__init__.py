@@ -4,7 +4,7 @@ from infoprune.data.augmentation import Augmentation, crop_and_flip, shift, usua
 from infoprune.data.images import FolderImages, Images, StoredImages, loader
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.data.sources import Source, open_source, source_names
-from infoprune.data.split import balanced_sample, divided, held_out_split
+from infoprune.data.split import balanced_sample, divided, held_out_split, random_sample
 
 __all__ = [
     "Augmentation",
@@ -19,6 +19,7 @@ __all__ = [
     "held_out_split",
     "loader",
     "open_source",
+    "random_sample",
     "shift",
     "source_names",
     "usual_augmentation",

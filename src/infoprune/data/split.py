@@ -47,6 +47,12 @@ def balanced_sample(images: Images, count: int, seed: int = 0) -> Images:
     return images.subset(_balanced_indices(images, count, seed))
 
 
+def random_sample(images: Images, count: int, seed: int = 0) -> Images:
+    """Return ``count`` images, or all where there are fewer, in random order; labels are not looked at."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[:count])
+
+
 def divided(images: Images, count: int, seed: int = 0) -> tuple[Images, Images]:
     """Return a balanced sample of ``count`` images, and all the other images in their order.
 

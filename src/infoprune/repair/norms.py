@@ -1,0 +1,110 @@
+"""Batch norm's statistics counted anew: the pruned network's own means and variances in place of the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from infoprune.errors import InputError
+from infoprune.network.equivalence import duplicate
+from infoprune.progress import Progress, silent
+from infoprune.repair.base import Pair, RepairInfo, batches_in, images_of, register
+
+
+@dataclass
+class Moments:
+    """Exact running moments of channels, over any number of batches.
+
+    Args:
+        count: Values per channel so far.
+        mean: ``(C,)`` float64.
+        squares: ``(C,)`` float64, the sum of squared distances from the mean.
+    """
+
+    count: int
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, maps: Tensor) -> Moments:
+        """Return the moments of ``(n, C, ...)`` maps."""
+        values = maps.detach().transpose(0, 1).flatten(1)
+        mean = values.double().mean(dim=1)
+        return cls(values.shape[1], mean, (values - mean[:, None]).square().sum(dim=1))
+
+    def join(self, other: Moments) -> None:
+        """Take in the moments of further values (Chan, Golub and LeVeque 1983)."""
+        total = self.count + other.count
+        difference = other.mean - self.mean
+        self.mean = self.mean + difference * (other.count / total)
+        self.squares = self.squares + other.squares + difference.square() * (self.count * other.count / total)
+        self.count = total
+
+    def write(self, norm: _BatchNorm) -> None:
+        """Make these the statistics that a batch norm normalises with in eval mode."""
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.copy_(self.mean)
+        norm.running_var.copy_(self.squares / self.count)
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms that hold statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+@torch.no_grad()
+def reestimate(model: nn.Module, batches: Iterable[Any], progress: Progress = silent) -> nn.Module:
+    """Return a copy of a network whose batch norms hold the statistics of these images.
+
+    One pass, forward only. Every batch norm normalises with the exact moments, summed in float64, of all images it
+    has met so far, the present batch included; a norm that comes later therefore sees what the norms before it will
+    give, but for the first batches. With all images in one batch there is no such difference at all.
+
+    Args:
+        model: The network; left as it is. The copy is in the same mode.
+        batches: Images, ``(n, C, H, W)``, with or without labels.
+        progress: Told after every batch.
+
+    Raises:
+        InputError: There are no images, or a layer's values are not finite.
+    """
+    fresh = duplicate(model)
+    modes = [(module, module.training) for module in fresh.modules()]
+    seen: dict[_BatchNorm, Moments] = {}
+
+    def count(norm: nn.Module, arguments: tuple[Any, ...]) -> None:
+        assert isinstance(norm, _BatchNorm)
+        found = Moments.of(arguments[0])
+        if not torch.isfinite(found.mean).all():
+            raise InputError("a batch norm meets values that are not finite: weights or images may hold NaN")
+        if norm in seen:
+            seen[norm].join(found)
+        else:
+            seen[norm] = found
+        seen[norm].write(norm)
+
+    with ExitStack() as hooks:
+        for norm in batch_norms(fresh):
+            hooks.callback(norm.register_forward_pre_hook(count).remove)
+        fresh.eval()
+        total = batches_in(batches)
+        for done, images in enumerate(images_of(batches, fresh), 1):
+            fresh(images)
+            progress("re-estimating batch norm", done, max(total, done))
+    for module, mode in modes:
+        module.training = mode
+    return fresh
+
+
+def _repair(pair: Pair, progress: Progress) -> nn.Module:
+    return reestimate(pair.small, pair.batches, progress)
+
+
+register(RepairInfo("bn", _repair, "batch norm statistics re-estimated on the images, forward only"))

@@ -1,0 +1,85 @@
+"""The door to every repair: names and networks in, a repaired network out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from infoprune.errors import InputError
+from infoprune.network import surgery
+from infoprune.network.equivalence import copied
+from infoprune.network.groups import Groups, find_groups
+from infoprune.origin import origin_of, set_origin
+from infoprune.plan import Plan
+from infoprune.progress import Progress, silent
+from infoprune.repair.base import Pair, find, images_of
+
+
+def repair(
+    small: nn.Module,
+    model: nn.Module,
+    batches: Iterable[Any],
+    plan: Plan | None = None,
+    *,
+    method: str = "bn",
+    progress: Progress = silent,
+) -> nn.Module:
+    """Return a better pruned network of the same shape: closed form, no labels, no gradient.
+
+    Args:
+        small: The pruned network; left as it is.
+        model: The network it was cut from; left as it is.
+        batches: Images, ``(n, C, H, W)``, with or without labels (they are not read), iterable more than once.
+        plan: What stayed; by default what is noted on the pruned network.
+        method: A name of ``infoprune.repair.all_repairs()``.
+        progress: Told how far the repair is.
+
+    Returns:
+        A new network, on the device and in the mode of ``small``.
+
+    Raises:
+        InputError: There is no such method, no plan is known, the plan is for another network, or the images do not
+            fit.
+    """
+    find(method)
+    if plan is None:
+        origin = origin_of(small)
+        if origin is None or origin.plan is None:
+            raise InputError("nothing is noted on the pruned network: give the plan it was cut by")
+        plan = origin.plan
+    example = next(iter(images_of(batches, model)))[:2]
+    return repaired(small, model, batches, plan, find_groups(model, example), method=method, progress=progress)
+
+
+def repaired(
+    small: nn.Module,
+    model: nn.Module,
+    batches: Iterable[Any],
+    plan: Plan,
+    groups: Groups,
+    *,
+    method: str,
+    progress: Progress = silent,
+) -> nn.Module:
+    """Return a better pruned network, as ``repair``, where the groups of the original are known already.
+
+    Raises:
+        InputError: As for ``repair``.
+    """
+    info = find(method)
+    if iter(batches) is batches:
+        raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")
+    removal = surgery.removal_of(plan, groups, model)
+    modes = {name: module.training for name, module in small.named_modules()}
+    pair = Pair(copied(model), copied(small), plan, groups, removal, batches)
+    with torch.no_grad():
+        better = info.function(pair, progress)
+    stored = next((p.dtype for p in small.parameters() if p.is_floating_point()), torch.float32)
+    better = better.to(stored)
+    for name, module in better.named_modules():
+        module.training = modes.get(name, small.training)
+    origin = origin_of(small)
+    return better if origin is None else set_origin(better, origin)
