@@ -17,7 +17,7 @@ def test_it_is_the_variance_over_images_and_positions(seed, offset, sizes):
     for part in maps.split(sizes):
         criterion.update(part, torch.zeros(len(part)))
     expected = maps.double().numpy().var(axis=(0, 2, 3))
-    assert np.allclose(criterion.compute().scores.numpy(), expected, rtol=1e-10, atol=0)
+    assert np.allclose(criterion.compute().scores.numpy(), expected, rtol=1e-5, atol=0)
     assert criterion.compute().scores[3] == 0
 
 
