@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -300,6 +301,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """Run the command line."""
+    # Lightning tells the precision on every start; the record holds it.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         code = app(standalone_mode=False)
     except InputError as error:

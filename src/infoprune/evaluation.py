@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +50,9 @@ def evaluate(model: nn.Module, batches: Iterable[Any], *, progress: Progress = s
             not finite.
     """
     device = device_of(model)
-    modes = {module: module.training for module in model.modules()}
     start = time.perf_counter()
     loss, right, right5, seen = 0.0, 0, 0, 0
-    model.eval()
-    try:
+    with eval_mode(model):
         total = _length(batches)
         for done, (images, labels) in enumerate(labelled(batches), 1):
             logits = logits_of(model, images.to(device)).float()
@@ -64,12 +63,21 @@ def evaluate(model: nn.Module, batches: Iterable[Any], *, progress: Progress = s
             right5 += int(ranked.sum())
             seen += len(labels)
             progress("evaluating", done, total or done)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if not seen:
         raise InputError("there are no images to evaluate on: the loader is empty")
     return Evaluation(100 * right / seen, 100 * right5 / seen, loss / seen, seen, time.perf_counter() - start)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode for a while; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def labelled(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:

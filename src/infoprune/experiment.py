@@ -163,9 +163,16 @@ def _built(choice: NetworkChoice, name: str) -> nn.Module:
     model = factory.make(name, choice.arguments)
     if choice.weights is not None:
         load_weights(model, translated(name, read_weights(choice.weights)), name=name, source=str(choice.weights))
-    preprocessing = _preprocessing(choice, factory.preprocessing_of(name, model))
+    preprocessing = _preprocessing(choice, _known_preprocessing(name, model, choice.input_shape))
     shape = choice.input_shape or _input_shape(name, preprocessing)
     return set_origin(model, Origin(name, shape, choice.arguments, preprocessing))
+
+
+def _known_preprocessing(name: str, model: nn.Module, shape: tuple[int, int, int] | None) -> Preprocessing:
+    known = factory.preprocessing_of(name, model)
+    if shape is None or known.channels == shape[0]:
+        return known
+    return Preprocessing((0.0,) * shape[0], (1.0,) * shape[0], known.resize, known.crop)
 
 
 def _preprocessing(choice: NetworkChoice, known: Preprocessing) -> Preprocessing:

@@ -15,7 +15,7 @@ from infoprune.criteria.base import Importance, Tap
 from infoprune.cutoff import Cut, Limits, Reach
 from infoprune.device import device_of
 from infoprune.errors import InputError, unknown
-from infoprune.evaluation import evaluate, labelled
+from infoprune.evaluation import eval_mode, evaluate, labelled, logits_of
 from infoprune.network import cost, surgery
 from infoprune.network.groups import CoupledGroup, Groups, find_groups
 from infoprune.network.verify import verify as verify_cut
@@ -168,6 +168,7 @@ def make_plan(
         InputError: As in ``plan``.
     """
     example = example_of(batches, model)
+    check_runs(model, example)
     groups = find_groups(model, example)
     cut_groups = choose_groups(model, groups, choice)
     costs = cost.CostModel(model, example, groups)
@@ -358,6 +359,16 @@ def example_of(batches: Batches, model: nn.Module) -> Tensor:
     if first is None:
         raise InputError("there are no calibration images: the loader is empty")
     return first[0][:2].to(device_of(model))
+
+
+def check_runs(model: nn.Module, example: Tensor) -> None:
+    """Refuse a network that cannot read the images, or gives values that are not finite.
+
+    Raises:
+        InputError: One of these.
+    """
+    with eval_mode(model), torch.no_grad():
+        logits_of(model, example)
 
 
 def example_for(plan: Plan, model: nn.Module) -> Tensor:

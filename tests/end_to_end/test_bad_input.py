@@ -20,7 +20,7 @@ def refused(infoprune, folder):
         done = infoprune(*arguments)
         assert done.code == 2, (done.out, done.err)
         assert done.out == ""
-        lines = done.err.strip().splitlines()
+        lines = [line for line in done.err.strip().splitlines() if "minutes left" not in line]
         assert len(lines) == 1, done.err
         assert lines[0].startswith("Error: ")
         assert "Traceback" not in done.err
@@ -90,7 +90,7 @@ def test_activations_that_are_not_finite(refused, folder):
     )
     sentence = refused("prune", "--model", "explodes:network", "--input-shape", "1,8,8", *DIGITS, "--ratio", 0.5,
                        "--out", "small.safetensors")  # fmt: skip
-    assert "finite" in sentence
+    assert "not finite" in sentence
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_activations_that_are_not_finite(refused, folder):
         (("--ratio", 0.5, "--device", "abacus"), "there is no device 'abacus'"),
         (("--ratio", 0.5, "--calibration", 10_000), "calibration set"),
         (("--ratio", "half"), "--ratio"),
-        (("--macs", 0.0001), "can be reached"),
+        (("--macs", 0.0001), "cannot be met"),
     ],
 )
 def test_impossible_options(prune, options, sentence):

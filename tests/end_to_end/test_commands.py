@@ -135,8 +135,9 @@ with torch.no_grad():
     print(model(torch.rand(3, 1, 8, 8)).double().sum().item().hex())
 """
     fresh = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=folder)
+    small = package.load(folder / "small.safetensors")
     torch.manual_seed(1)
-    here = logits(package.load(folder / "small.safetensors"), torch.rand(3, 1, 8, 8)).double().sum().item()
+    here = logits(small, torch.rand(3, 1, 8, 8)).double().sum().item()
     assert fresh.stdout.strip() == here.hex()
 
 
