@@ -318,8 +318,10 @@ def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> 
 
 
 def dead_filters(model: nn.Module, batches: Batches, groups: Sequence[CoupledGroup]) -> dict[str, set[int]]:
-    """Return, by layer, the filters whose maps after activation are constant over all images and positions."""
-    variances = score(model, groups, batches, criteria.find("variance"), tap="activation")
+    """Return, by convolution, the filters whose maps after activation are constant over all images and positions."""
+    modules = dict(model.named_modules())
+    convolutions = [group for group in groups if isinstance(modules[group.name], nn.modules.conv._ConvNd)]
+    variances = score(model, convolutions, batches, criteria.find("variance"), tap="activation")
     return {name: set((found.scores <= 0).nonzero().flatten().tolist()) for name, found in variances.items()}
 
 
