@@ -20,6 +20,7 @@ from infoprune.cutoff import Reach
 from infoprune.data import source_names
 from infoprune.errors import InputError
 from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.export import TOLERANCE, export
 from infoprune.output import check_writable, write_text
 from infoprune.pipeline import Choice
 from infoprune.plan import Budget
@@ -253,6 +254,28 @@ def show(
             printed.print_json(json.dumps(contents[name]))
 
 
+@app.command("export")
+def export_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="An infoprune checkpoint.")],
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="The ONNX file to write.")] = None,
+    program: Annotated[Path | None, typer.Option("--program", help="The file of torch.export to write.")] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Share of the largest output by which outputs may differ.")
+    ] = TOLERANCE,
+    json_out: JsonOut = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a checkpoint's network for other runtimes, checked against PyTorch."""
+    _check_outputs(json_out, force=force)
+    with shown_progress(messages(), quiet=quiet) as progress:
+        record = export(checkpoint, onnx=onnx, program=program, tolerance=tolerance, force=force, progress=progress)
+    _finish(record, json_out, force=force)
+    if not quiet:
+        for table in (_export_table(record), _latency_table(record["latency_ms"])):
+            results().print(table)
+
+
 @app.command("criteria")
 def list_criteria() -> None:
     """List the criteria."""
@@ -439,6 +462,26 @@ def _single(figures: dict[str, Any], title: str) -> Table:
     for name, value in figures.items():
         if value is not None:
             table.add_row(name.replace("_", " "), forms.get(name, "{:,}").format(value))
+    return table
+
+
+def _export_table(record: dict[str, Any]) -> Table:
+    table = Table(title=f"{record['checkpoint']}: {record['architecture']}")
+    for column in ("file", "bytes", "max abs difference", "largest output"):
+        table.add_column(column, justify="left" if column == "file" else "right")
+    for one in (record[kind] for kind in ("onnx", "program") if kind in record):
+        difference, largest = f"{one['max_abs_difference']:.2g}", f"{one['largest_output']:.3g}"
+        table.add_row(one["file"], f"{one['bytes']:,}", difference, largest)
+    return table
+
+
+def _latency_table(times: dict[str, dict[str, float]]) -> Table:
+    table = Table(title="latency of one image, one thread of the CPU (ms)")
+    runtimes = list(times["network"])
+    for column in ("", *runtimes):
+        table.add_column(column, justify="right" if column else "left")
+    for name, by_runtime in times.items():
+        table.add_row(name, *(f"{by_runtime[runtime]:.2f}" for runtime in runtimes))
     return table
 
 
