@@ -9,15 +9,15 @@ nothing is inferred, and no gradients are needed, so frozen parameters, ``detach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_array  # type: ignore[import-untyped]
+from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -171,11 +171,12 @@ class _Follower(TorchFunctionMode):
         super().__init__()
         self.model = model
         self.names = {module: name for name, module in model.named_modules()}
-        stored = [*model.named_parameters(), *model.named_buffers()]
-        self.stored = {id(tensor): name for name, tensor in stored}
-        self.ids = WeakTensorKeyDictionary()
-        self.blocked = WeakTensorKeyDictionary()
-        self.makers = WeakTensorKeyDictionary()
+        self.stored: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            self.stored[tensor] = name
+        self.ids: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
+        self.blocked: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
+        self.makers: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
         self.records = _Records()
         self.count = 0
         self.inside = 0
@@ -189,6 +190,8 @@ class _Follower(TorchFunctionMode):
         result = func(*args, **kwargs)
         if followed:
             self._note(func, args, kwargs, operands, _tensors(result))
+        else:
+            self._derive(operands, _tensors(result))
         return result
 
     @contextmanager
@@ -218,7 +221,7 @@ class _Follower(TorchFunctionMode):
 
     def obstruct(self, ids: Tensor | None, obstacle: Obstacle) -> None:
         if ids is not None:
-            self.records.obstacles.append((ids.unique(), obstacle))
+            self.records.obstacles.append((_distinct(ids), obstacle))
 
     def meet(self, one: Tensor, other: Tensor) -> None:
         """Note that these are the same channels."""
@@ -341,6 +344,8 @@ class _Follower(TorchFunctionMode):
         outputs: list[Tensor],
     ) -> None:
         name = getattr(func, "__name__", str(func))
+        for output in outputs:
+            self.makers.pop(output, None)
         reason = next((self.blocked[t] for t in operands if t in self.blocked), "")
         if reason:
             self._block(reason, operands, outputs)
@@ -351,6 +356,13 @@ class _Follower(TorchFunctionMode):
         else:
             for output in outputs:
                 self._combine(name, operands, output)
+
+    def _derive(self, operands: list[Tensor], outputs: list[Tensor]) -> None:
+        """Remember which parameter or buffer a value was computed from that has no channels of a layer in it."""
+        name = next((self.stored[t] for t in operands if t in self.stored), "")
+        if name:
+            for output in outputs:
+                self.stored[output] = name
 
     def _block(self, reason: str, operands: list[Tensor], outputs: list[Tensor]) -> None:
         """Give up on what an operation gives, and on the channels that enter it."""
@@ -375,7 +387,8 @@ class _Follower(TorchFunctionMode):
                 return value
             if value in self.ids:
                 return self.ids[value].expand(value.shape).contiguous()
-            return self.alien("is joined with values that no layer makes").expand(value.shape)
+            source = f"'{self.stored[value]}'" if value in self.stored else "values"
+            return self.alien(f"is joined with {source}, which no layer makes").expand(value.shape)
 
         rest = tree_map(lambda value: value.cpu() if isinstance(value, Tensor) else value, (args[1:], kwargs))
         moved_kwargs = {**rest[1], **{key: tree_map(numbers, kwargs[key]) for key in named if not args}}
@@ -385,8 +398,8 @@ class _Follower(TorchFunctionMode):
             for part in moved[1:]:
                 self.tie(part, moved[0])
         if name in SHUFFLES:
-            rows = moved[0].movedim(1, 0).flatten().view(-1, kwargs.get("groups", args[1] if args[1:] else None))
-            self.tie(rows, rows[:, :1])
+            groups: int = kwargs["groups"] if "groups" in kwargs else args[1]
+            self.tie(moved[0].view(-1, groups), moved[0].view(-1, groups)[:, :1])
         for output, ids in zip(outputs, moved, strict=True):
             self.ids[output] = self._regrouped(name, tracked[0], ids)
 
@@ -437,11 +450,11 @@ class _Follower(TorchFunctionMode):
             self._meet_stored(tensor, widest, output)
         self.ids[output] = widest
         if name not in USUAL:
-            self.records.passed.append((widest.unique(), name))
+            self.records.passed.append((_distinct(widest), name))
 
     def _problem(self, name: str, known: list[tuple[Tensor, Tensor]], output: Tensor) -> str:
         if name in PRODUCTS:
-            return f"enters a matrix product ('{name}')"
+            return f"enters '{name}', a matrix product outside any layer"
         if name in CONVOLUTIONS:
             return f"enters '{name}' outside any layer"
         varying = set()
@@ -457,10 +470,10 @@ class _Follower(TorchFunctionMode):
 
     def _meet_stored(self, tensor: Tensor, ids: Tensor, output: Tensor) -> None:
         """Note that a parameter or buffer outside any layer has one value for each channel."""
-        name = self.stored.get(id(tensor))
+        name = self.stored.get(tensor)
         lead = output.ndim - tensor.ndim
         if name and any(ids.shape[lead + axis] > 1 for axis, size in enumerate(tensor.shape) if size > 1):
-            self.obstruct(ids, Obstacle(f"meets '{name}', which belongs to no layer that can be cut"))
+            self.obstruct(ids, Obstacle(f"meets '{name}', which no layer makes"))
 
 
 # Operations at each place, which need no mention when something goes wrong.
@@ -479,10 +492,15 @@ def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
+def _distinct(ids: Tensor) -> Tensor:
+    distinct: Tensor = ids.unique()  # type: ignore[no-untyped-call]
+    return distinct
+
+
 def _pairs(one: Tensor, other: Tensor) -> Tensor:
-    pairs = torch.stack([t.flatten() for t in torch.broadcast_tensors(one, other)])
-    pairs = pairs[:, pairs[0] != pairs[1]]
-    return pairs.unique(dim=1) if pairs.shape[1] > 4096 else pairs
+    shape = torch.broadcast_shapes(one.shape, other.shape)  # type: ignore[no-untyped-call]
+    pairs = torch.stack([one.expand(shape).flatten(), other.expand(shape).flatten()])
+    return pairs[:, pairs[0] != pairs[1]]
 
 
 def _components(count: int, pairs: list[Tensor]) -> np.ndarray:

@@ -81,8 +81,8 @@ class CostModel:
         for name, some in kept.items():
             if name not in self._groups:
                 raise unknown("layer", name, self._groups)
-            for layer, side, channels in self._groups[name].lost(some):
-                lost.setdefault(layer, [0, 0])[side] += channels
+            for index, side, channels in self._groups[name].lost(some):
+                lost.setdefault(index, [0, 0])[side] += channels
         macs, parameters = self.base.macs, self.base.parameters
         for index, (outputs, inputs) in lost.items():
             layer = self._layers[index]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,15 @@ def duplicate(model: nn.Module) -> nn.Module:
     Raises:
         InputError: The network cannot be copied.
     """
+    if hasattr(model, "_orig_mod") or isinstance(model, torch.jit.ScriptModule):
+        raise InputError("a compiled network cannot be cut: give the one it was compiled from, and compile the result")
     if any(nn.parameter.is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
         raise InputError("the network has layers whose sizes are not known yet: run one batch through it first")
+    # Values that a layer computed and kept, as the older weight norm does, cannot be copied with their history.
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    known: dict[int, Any] = {id(value): value.detach().clone() for value in kept if not value.is_leaf}
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, known)
     except Exception as error:
         raise InputError(f"the network cannot be copied: {one_line(error)}") from error
 

@@ -109,7 +109,8 @@ def find_groups(model: nn.Module, example: Tensor, *, check: bool = True) -> Gro
         except Exception as error:
             shape, reason = tuple(example.shape), equivalence.one_line(error)
             raise InputError(f"the network does not run on an example of shape {shape}: {reason}") from error
-    _add_obstacles(traced, channels)
+    # Looked for in the given network, since a copy shares only what is one and the same parameter.
+    _add_obstacles(model, channels)
     producers = [name for name, module in traced.named_modules() if is_producer(module)]
     groups = _assemble(traced, channels, [name for name in producers if name in channels.outputs])
     refused: dict[str, str] = {}
