@@ -4,6 +4,7 @@ from infoprune.entropy.distances import squared_distances, variables
 from infoprune.entropy.kernels import gram
 from infoprune.entropy.labels import label_gram, silverman_width
 from infoprune.entropy.ordering import GreedyOrder, greedy_order
+from infoprune.entropy.relevance import relevance
 from infoprune.entropy.renyi import (
     conditional_mutual_information,
     entropy,
@@ -11,7 +12,6 @@ from infoprune.entropy.renyi import (
     joint_entropy,
     mutual_information,
     pairwise_redundancy,
-    relevance,
 )
 from infoprune.entropy.widths import alignment_width, median_width
 

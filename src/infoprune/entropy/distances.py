@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import TypeAlias
 
 import torch
@@ -11,9 +13,6 @@ from infoprune.errors import InputError
 
 # Some of several variables: a run of them, or their indices.
 Which: TypeAlias = slice | Tensor
-
-# Entries of (n, n) matrices worked on at a time by one worker: 8 MiB in float64.
-_CHUNK_ENTRIES = 1 << 20
 
 
 def variables(maps: Tensor) -> Tensor:
@@ -28,7 +27,7 @@ def variables(maps: Tensor) -> Tensor:
 
 
 def check_variables(x: Tensor) -> None:
-    """Refuse what is not ``(C, n, d)`` finite real numbers.
+    """Refuse what is not ``(C, n, d)`` real numbers.
 
     Raises:
         InputError: It is not.
@@ -37,15 +36,23 @@ def check_variables(x: Tensor) -> None:
         raise InputError(f"the variables have the shape {tuple(x.shape)}: they must be (C, n, d), none of them 0")
     if not x.is_floating_point():
         raise InputError(f"the variables are {x.dtype}: they must be floating point")
-    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
-        raise InputError("the variables hold NaN or infinity: look for a network that diverged or half precision")
+
+
+def check_finite(norms: Tensor) -> None:
+    """Refuse variables whose squared norms are not finite.
+
+    Raises:
+        InputError: Some are not.
+    """
+    if not bool(torch.isfinite(norms).all()):
+        raise InputError("the variables hold NaN, infinity or numbers too large to square: did the network diverge?")
 
 
 def squared_distances(x: Tensor) -> Tensor:
     """Return the squared Euclidean distances between the samples of each variable, by one matrix product.
 
     The features are centred first, without which the product loses every digit to a common offset. Nothing is
-    negative, the diagonal and the distances between copies of a sample are exactly 0.
+    negative; the diagonal and the distances between copies of a sample are exactly 0.
 
     Args:
         x: ``(..., n, d)``, floating point.
@@ -53,15 +60,54 @@ def squared_distances(x: Tensor) -> Tensor:
     Returns:
         ``(..., n, n)`` in the precision of ``x``.
     """
-    centred = x - x.mean(dim=-2, keepdim=True)
-    product = centred @ centred.mT
-    norms = product.diagonal(dim1=-2, dim2=-1)
-    distances = norms.unsqueeze(-1) + norms.unsqueeze(-2) - 2 * product
-    rounding = 8 * torch.finfo(x.dtype).eps * norms.amax(dim=-1)
-    return torch.where(distances > rounding[..., None, None], distances, 0.0)
+    flat = x.reshape(-1, *x.shape[-2:])
+    distances, unit = unit_distances(flat)
+    return (distances * unit[:, None, None]).reshape(*x.shape[:-1], x.shape[-2])
 
 
-def chunks(variables: int, samples: int) -> list[slice]:
-    """Cut the variables into runs whose ``(n, n)`` matrices stay within one bound of memory."""
-    size = max(1, _CHUNK_ENTRIES // samples**2)
-    return [slice(start, min(start + size, variables)) for start in range(0, variables, size)]
+def unit_distances(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return squared distances as multiples of each variable's largest squared norm, and those norms.
+
+    Args:
+        x: ``(B, n, d)``, floating point.
+
+    Returns:
+        ``(B, n, n)`` and ``(B,)``; a variable whose samples are all alike has the unit 1.
+
+    Raises:
+        InputError: The variables are not finite.
+    """
+    eps = torch.finfo(x.dtype).eps
+    mean = x.mean(dim=-2, keepdim=True)
+    centred = x - mean
+    norms = torch.linalg.vector_norm(centred, dim=-1).square()
+    unit = norms.amax(dim=-1)
+    check_finite(unit)
+    # Where all samples are alike, centring leaves the rounding of the mean: that is no unit, and no distance.
+    nothing = unit <= (16 * eps) ** 2 * mean.square().sum(dim=(-2, -1))
+    distances = _expanded(centred, norms, torch.where(nothing, torch.inf, unit))
+    # What is below the rounding of the product is a distance of zero: copies of a sample stay copies.
+    distances = torch.threshold_(distances, 4 * eps * math.sqrt(x.shape[-1] + 16), 0.0)
+    distances.diagonal(dim1=-2, dim2=-1).zero_()
+    return distances, torch.where(nothing, 1.0, unit)
+
+
+def _expanded(centred: Tensor, norms: Tensor, unit: Tensor) -> Tensor:
+    """(|x_i|^2 + |x_j|^2 - 2 x_i x_j) / unit: few features take the norms along, many would pay for the copy."""
+    unit = unit[:, None, None]
+    across = norms.unsqueeze(-1) / unit
+    if centred.shape[-1] >= centred.shape[-2]:
+        return (centred @ centred.mT).mul_(-2 / unit).add_(across).add_(across.mT)
+    ones = torch.ones_like(across)
+    return torch.cat([centred * (-2 / unit), across, ones], dim=-1) @ torch.cat([centred, ones, across], dim=-1).mT
+
+
+def upper_pairs(matrices: Tensor) -> Tensor:
+    """Return the entries i < j of ``(B, n, n)`` matrices, row by row, as ``(B, n (n - 1) / 2)``."""
+    return matrices.flatten(-2).index_select(-1, _upper(matrices.shape[-1], matrices.device))
+
+
+@functools.lru_cache(maxsize=4)
+def _upper(n: int, device: torch.device) -> Tensor:
+    rows, columns = torch.triu_indices(n, n, 1, device=device)
+    return rows * n + columns

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -11,17 +10,20 @@ import torch
 from torch import Tensor
 
 from infoprune.entropy import pairs
-from infoprune.entropy.distances import chunks
 from infoprune.entropy.joint import Joint, add, matrix, with_each
 from infoprune.entropy.kernels import GramOf
 from infoprune.entropy.labels import ClassBlocks
-from infoprune.entropy.renyi import equivocation
-from infoprune.entropy.threads import over_chunks
+from infoprune.entropy.relevance import equivocation
+from infoprune.entropy.threads import in_chunks
 
 Score: TypeAlias = Literal["pairs", "quadratic"]
 
 # The order ends where this many steps in a row cannot tell the best two candidates apart; one may be a coincidence.
 _UNRESOLVED_RUN = 3
+# How often to look for pairs that no longer count.
+_LOOK_EVERY = 4
+# Joint Gram matrices whose entropies are computed in one go.
+_PENDING = 16
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Layer:
     """The candidates of one layer, samples sorted by class.
 
     Args:
-        grams: From indices of candidates to their ``(B, n, n)`` float64 Gram matrices.
+        grams: From some of the candidates to their ``(B, n, n)`` float64 Gram matrices.
         rows: ``(C, M)`` their packed pairs, float32.
         index: Which pairs those are.
         given: Joint of what the layer is conditioned on.
@@ -54,6 +56,10 @@ class Layer:
         """The classes of the samples."""
         return self.index.blocks
 
+    def gram(self, candidate: int) -> Tensor:
+        """Return the ``(n, n)`` Gram matrix of one candidate."""
+        return self.grams(slice(candidate, candidate + 1))[0]
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -63,8 +69,8 @@ class Prefix:
         picks: The maps chosen.
         left: H(Y | given, the picks up to here) in nats where it came with the choice; may be shorter than ``picks``.
         resolved: How many of the picks are resolved.
-        finished: Whether the order ends here, saturated or complete; otherwise another method may go on.
-        evaluations: Candidates whose eigenvalues were computed.
+        finished: Whether the order is complete or saturated; otherwise another score goes on.
+        evaluations: Candidates whose entropies were computed for the choice.
     """
 
     picks: tuple[int, ...] = ()
@@ -75,13 +81,13 @@ class Prefix:
 
 
 def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, switch: float) -> Prefix:
-    """Choose by eigenvalues, of all candidates or of the leaders of a screen, until the steps are not resolved.
+    """Choose by the entropies of all candidates, or of the leaders of a screen, while the steps are resolved.
 
     Args:
         layer: The candidates.
         steps: Choose no more than so many.
         resolution: In nats: candidates closer than this are not told apart.
-        screen: Leaders taken from each score, or None for all candidates at every step.
+        screen: Leaders taken from each order-2 score after the first step, or None for all candidates.
         switch: In nats: stop, unfinished, when less is left to know of the labels.
     """
     joint, running = layer.given, layer.given_rows
@@ -89,143 +95,168 @@ def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, 
     picks: list[int] = []
     left: list[float] = []
     unresolved = evaluations = 0
-    while remaining and len(picks) < steps:
-        values, screen = _evaluated(layer, joint, running, remaining, screen if picks else None)
+    while len(picks) < steps and unresolved < _UNRESOLVED_RUN:
+        if picks and screen is not None:
+            values, screen = _of_leaders(layer, joint, running, remaining, screen)
+        else:
+            values = _left_with(layer, joint, remaining)
         evaluations += len(values)
-        best = min(values, key=lambda c: (values[c], c))
+        best = _best(values)
         unresolved = 0 if _told_apart(layer, values, best, resolution) else unresolved + 1
         picks.append(best)
         left.append(values[best])
-        if unresolved == _UNRESOLVED_RUN:
-            break
         remaining.remove(best)
-        joint = add(joint, layer.grams(torch.tensor([best]))[0])
+        joint = add(joint, layer.gram(best))
         running = pairs.join(running, layer.rows[best], layer.index)
         if values[best] < switch:
-            return Prefix(tuple(picks), tuple(left), len(picks) - unresolved, not remaining, evaluations)
+            return Prefix(tuple(picks), tuple(left), len(picks) - unresolved, False, evaluations)
     resolved = len(picks) - unresolved
     return Prefix(tuple(picks[:resolved]), tuple(left[:resolved]), resolved, True, evaluations)
 
 
-def by_pairs(layer: Layer, before: Prefix, steps: int, resolution: float, by: Score = "pairs") -> Prefix:
-    """Go on by order 2 (or by the quadratic information) to the end.
+def by_pairs(layer: Layer, before: Prefix, steps: int, resolution: float | None, by: Score = "pairs") -> Prefix:
+    """Go on by order 2 (or by the quadratic information), one matrix-vector product a step.
 
     Args:
         layer: The candidates.
         before: What is chosen already.
         steps: Choose no more than so many in all.
-        resolution: In nats: candidates closer than this are not told apart.
+        resolution: In nats: stop where candidates are closer than this. None goes on whatever they are.
         by: Which of the two scores chooses.
 
     Returns:
-        All the picks; ``resolved`` of them are resolved, unless ``before`` was finished.
+        ``before`` and what follows it; with a ``resolution``, the resolved picks only.
     """
     running = layer.given_rows
     for pick in before.picks:
         running = pairs.join(running, layer.rows[pick], layer.index)
-    ids = [c for c in range(layer.count) if c not in set(before.picks)]
-    rows = layer.rows[ids]
+    active = pairs.everything(layer.rows, layer.index)
     picks = list(before.picks)
-    resolved = before.resolved
-    unresolved = len(picks) - resolved
-    while ids and len(picks) < steps:
-        scores = pairs.score(running, rows[: len(ids)], layer.index)
-        position = pairs.first_of(scores.between if by == "quadratic" else scores.left, ids)
-        if unresolved < _UNRESOLVED_RUN and not before.finished:
-            apart = _apart_by_pairs(scores.nats, rows, position, 2 * resolution / min(layer.alpha, 2))
+    unresolved = len(picks) - before.resolved
+    while len(picks) < min(steps, layer.count) and unresolved < _UNRESOLVED_RUN:
+        active, scores = _certified(layer, running, active, picks)
+        free = _free(active, picks)
+        best = _first_least(scores.between if by == "quadratic" else scores.left, free)
+        if resolution is not None:
+            values = scores.quadratic if by == "quadratic" else scores.nats * (min(layer.alpha, 2) / 2)
+            apart = _copies(active.rows[free & (values - values[best] <= resolution)], active.rows[best])
             unresolved = 0 if apart else unresolved + 1
-            resolved = len(picks) + 1 if apart else resolved
-        picks.append(ids[position])
-        running = pairs.join(running, rows[position].clone(), layer.index)
-        # The last candidate takes the free place, so that the matrix stays whole and shrinks.
-        rows[position] = rows[len(ids) - 1]
-        ids[position] = ids[-1]
-        ids.pop()
-    return Prefix(tuple(picks), before.left, resolved, True, before.evaluations)
+        picks.append(active.ids[best])
+        running = pairs.join(running, layer.rows[picks[-1]], layer.index)
+    resolved = len(picks) - unresolved
+    return Prefix(tuple(picks[:resolved]), before.left[:resolved], resolved, True, before.evaluations)
 
 
 def left_along(layer: Layer, order: tuple[int, ...], known: tuple[float, ...]) -> Tensor:
-    """Return H(Y | given, the first t of ``order``) in nats for t = 1, 2, ...; the ``known`` first ones are not redone.
+    """Return H(Y | given, the first t of ``order``) in nats for t = 1, 2, ...; the ``known`` first are not redone.
 
     Once the joint is all but the identity I, its entropies are expanded around it: with K = I + E,
-    S_a = log n - a |E|^2 / (2 n) + O(|E|^3), so that H(Y|X) = a (1 - r^2) b / n, b the between-class pairs of E^2.
+    S_a = log n - a |E|^2 / (2 n) + O(|E|^3), so that H_a(Y|X) is a / 2 times the order-2 value, which pairs give.
     """
-    joint = layer.given
+    joint, running = layer.given, layer.given_rows
     left = list(known)
     pending: list[Tensor] = []
+    expanded = False
     for step, pick in enumerate(order):
-        joint = add(joint, layer.grams(torch.tensor([pick]))[0])
-        if step < len(known):
-            continue
-        K = matrix(joint)
-        expanded = _near_identity(K, layer)
-        if expanded is None:
-            pending.append(K)
-        if pending and (expanded is not None or len(pending) == _pending_limit(K) or step == len(order) - 1):
-            left += _left(layer, torch.stack(pending), lambda K: K)
+        running = pairs.join(running, layer.rows[pick], layer.index)
+        if not expanded:
+            joint = add(joint, layer.gram(pick))
+            expanded = step >= len(known) and _is_near_identity(matrix(joint), layer)
+        if expanded:
+            left += _left_of(layer, pending)
             pending = []
-        if expanded is not None:
-            left.append(expanded)
-    return torch.tensor(left, dtype=torch.float64)
+            left.append(layer.alpha / 2 * pairs.score_of_itself(running, layer.index))
+        elif step >= len(known):
+            pending.append(matrix(joint))
+            if len(pending) == _PENDING:
+                left += _left_of(layer, pending)
+                pending = []
+    return torch.tensor(left + _left_of(layer, pending), dtype=torch.float64)
 
 
-def _evaluated(
-    layer: Layer, joint: Joint, running: pairs.Running, remaining: list[int], screen: int | None
-) -> tuple[dict[int, float], int | None]:
-    if screen is None:
-        return _left_with(layer, joint, remaining), None
-    scores = pairs.score(running, layer.rows[remaining], layer.index)
-    ranked = [[remaining[i] for i in torch.argsort(s, stable=True).tolist()] for s in (scores.left, scores.between)]
+def _of_leaders(
+    layer: Layer, joint: Joint, running: pairs.Running, remaining: list[int], screen: int
+) -> tuple[dict[int, float], int]:
+    scores = pairs.score(running, pairs.everything(layer.rows, layer.index), layer.index)
+    free = set(remaining)
+    rankings = [
+        [c for c in torch.argsort(score, stable=True).tolist() if c in free] for score in (scores.left, scores.between)
+    ]
     values: dict[int, float] = {}
     while True:
-        leaders = sorted({c for ranking in ranked for c in ranking[:screen]} - values.keys())
-        values |= _left_with(layer, joint, leaders)
-        best = min(values, key=lambda c: (values[c], c))
+        leaders = {c for ranking in rankings for c in ranking[:screen]}
+        values |= _left_with(layer, joint, sorted(leaders - values.keys()))
+        best = _best(values)
         # A winner at the edge of both lists says that the screen was too narrow.
-        if min(ranking.index(best) for ranking in ranked) < screen / 2 or screen >= len(remaining):
+        if min(ranking.index(best) for ranking in rankings) < screen / 2 or screen >= len(remaining):
             return values, screen
         screen *= 2
 
 
 def _left_with(layer: Layer, joint: Joint, candidates: list[int]) -> dict[int, float]:
+    if not candidates:
+        return {}
     ids = torch.tensor(candidates)
-    left = _left(layer, ids, lambda some: with_each(joint, layer.grams(some)))
-    return dict(zip(candidates, left, strict=True))
+
+    def left(part: slice) -> Tensor:
+        return equivocation(with_each(joint, layer.grams(ids[part])), layer.blocks, layer.alpha)
+
+    values = in_chunks(left, (len(ids), *joint.state.shape), joint.state.device)
+    return dict(zip(candidates, values.tolist(), strict=True))
 
 
-def _left(layer: Layer, items: Tensor, joints: Callable[[Tensor], Tensor]) -> list[float]:
-    parts = over_chunks(
-        lambda part: equivocation(joints(items[part]), layer.blocks, layer.alpha),
-        chunks(len(items), layer.blocks.samples),
-    )
-    return [float(value) for value in torch.cat(parts).tolist()]
+def _left_of(layer: Layer, joints: list[Tensor]) -> list[float]:
+    def left(part: slice) -> Tensor:
+        return equivocation(torch.stack(joints[part]), layer.blocks, layer.alpha)
+
+    if not joints:
+        return []
+    return [float(value) for value in in_chunks(left, (len(joints), *joints[0].shape), joints[0].device).tolist()]
+
+
+def _best(values: dict[int, float]) -> int:
+    return min(values, key=lambda candidate: (values[candidate], candidate))
 
 
 def _told_apart(layer: Layer, values: dict[int, float], best: int, resolution: float) -> bool:
-    close = [c for c in values if c != best and values[c] - values[best] <= resolution]
+    close = [c for c in values if values[c] - values[best] <= resolution]
     return _copies(layer.rows[close], layer.rows[best])
 
 
-def _apart_by_pairs(values: Tensor, rows: Tensor, best: int, resolution: float) -> bool:
-    close = (values - values[best]) <= resolution
-    close[best] = False
-    return not bool(close.any()) or _copies(rows[: len(values)][close], rows[best])
-
-
 def _copies(rows: Tensor, row: Tensor) -> bool:
-    """Whether the candidates are copies of one another, between which there is nothing to tell apart."""
+    """Whether candidates are copies of one another, between which there is nothing to tell apart."""
     return torch.allclose(rows, row.expand_as(rows), rtol=1e-5, atol=1e-6)
 
 
-def _near_identity(K: Tensor, layer: Layer) -> float | None:
+def _certified(
+    layer: Layer, running: pairs.Running, active: pairs.Active, picks: list[int]
+) -> tuple[pairs.Active, pairs.Scores]:
+    """Scores that leave nothing out that matters, and what to go on with."""
+    index = layer.index
+    scores = pairs.score(running, active, index)
+    least = float(scores.between.min())
+    certain = pairs.is_certified(running, active, least, index)
+    taken = set(picks)
+    remaining = [c for c in range(layer.count) if c not in taken]
+    looking = len(picks) % _LOOK_EVERY == 0
+    if certain and not (looking and pairs.halves(running, active, len(remaining), least, index)):
+        return active, scores
+    fewer = pairs.chosen(layer.rows, running, remaining, least, index)
+    return fewer, pairs.score(running, fewer, index)
+
+
+def _free(active: pairs.Active, picks: list[int]) -> Tensor:
+    taken = set(picks)
+    return torch.tensor([c not in taken for c in active.ids], device=active.rows.device)
+
+
+def _first_least(values: Tensor, free: Tensor) -> int:
+    values = values.masked_fill(~free, torch.inf)
+    return int((values == values.min()).nonzero()[0])
+
+
+def _is_near_identity(K: Tensor, layer: Layer) -> bool:
     squares = K.flatten()[layer.index.flat].square()
-    within, between = float(squares[: layer.index.within].sum()), float(squares[layer.index.within :].sum())
-    size = math.sqrt(2 * (within + between))
-    left = layer.alpha * (1 - layer.blocks.outside**2) * between / layer.blocks.samples
-    if layer.alpha * size > 1e-2 or (1 + layer.alpha) * size * left > 1e-15:
-        return None
-    return left
-
-
-def _pending_limit(K: Tensor) -> int:
-    return max(2, (1 << 22) // K.numel())
+    size = math.sqrt(2 * float(squares.sum()))
+    left = layer.alpha * float(squares[layer.index.within :].sum()) / layer.blocks.samples
+    return layer.alpha * size < 1e-2 and (1 + layer.alpha) * size * left < 1e-14

@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from infoprune.errors import InputError, unknown
+from infoprune.entropy.kernels import exp_
+from infoprune.errors import unknown
 
 JointForm: TypeAlias = Literal["product", "mean"]
 
@@ -42,29 +43,21 @@ def empty_joint(form: JointForm, samples: int, device: torch.device) -> Joint:
 
 
 def add(joint: Joint, K: Tensor) -> Joint:
-    """Return the joint with one more ``(n, n)`` Gram matrix."""
+    """Return the joint with one more ``(n, n)`` Gram matrix; under ``"mean"``, its logarithm."""
     if joint.form == "mean":
-        return Joint("mean", joint.state + _logarithm(K), joint.members + 1)
+        return Joint("mean", joint.state + K, joint.members + 1)
     product = joint.state * K
-    # Squared, anything smaller would be a number that processors are slow with.
+    # The entries of K are 0 or above 1e-131: their products stay numbers that processors are quick with.
     return Joint("product", torch.where(product.abs() < 1e-150, 0.0, product), joint.members + 1)
 
 
 def with_each(joint: Joint, K: Tensor) -> Tensor:
-    """Return the joint Gram matrices ``(B, n, n)`` with each of ``(B, n, n)`` added alone."""
+    """Return the joint Gram matrices ``(B, n, n)`` with each of ``(B, n, n)``, as for :func:`add`, added alone."""
     if joint.form == "mean":
-        return torch.exp((joint.state + _logarithm(K)) / (joint.members + 1))
+        return exp_((joint.state + K) / (joint.members + 1))
     return joint.state * K
 
 
 def matrix(joint: Joint) -> Tensor:
     """Return the ``(n, n)`` Gram matrix of the joint."""
-    if joint.form == "mean":
-        return torch.exp(joint.state / max(joint.members, 1))
-    return joint.state
-
-
-def _logarithm(K: Tensor) -> Tensor:
-    if bool((K < 0).any()):
-        raise InputError("a Gram matrix has negative entries, which have no geometric mean: use joint='product'")
-    return K.log()
+    return joint.state if joint.form == "product" else exp_(joint.state / max(joint.members, 1))

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from infoprune.entropy.distances import Which, check_variables, chunks, squared_distances
+from infoprune.entropy.distances import Which, check_finite, check_variables, unit_distances
 from infoprune.entropy.labels import Convention, exponent_scale
-from infoprune.entropy.threads import over_chunks
+from infoprune.entropy.threads import in_chunks
 from infoprune.entropy.widths import Width, width_of
-from infoprune.errors import unknown
+from infoprune.errors import InputError, unknown
 
 Kernel: TypeAlias = Literal["gaussian", "cosine"]
 GramOf: TypeAlias = Callable[[Which], Tensor]
 
 
-def gaussian(distances: Tensor, widths: Tensor, convention: Convention = "2s2") -> Tensor:
-    """Return exp(-d^2 / (2 s^2)), or exp(-d^2 / s^2) under ``"s2"``; a width of 0 gives ones (a dead map).
-
-    Args:
-        distances: ``(..., n, n)`` squared distances.
-        widths: ``(...)``, one width s per variable.
-        convention: Which of the two published forms.
-    """
-    rates = torch.where(widths > 0, exponent_scale(convention) / widths.square(), 0.0)
-    return torch.exp(distances * -rates.to(distances.dtype)[..., None, None])
-
-
 def cosine_factor(x: Tensor) -> Tensor:
     """Return U ``(..., n, d + 1)`` with unit rows and U U^T the cosine kernel: all-zero samples get their own axis."""
     norms = x.norm(dim=-1, keepdim=True)
+    check_finite(norms)
     silent = norms == 0
     return torch.cat([x / torch.where(silent, 1.0, norms), silent.to(x.dtype)], dim=-1)
 
@@ -52,25 +42,65 @@ def cosine(x: Tensor) -> Tensor:
     return torch.where(unit, 1.0, product)
 
 
+@dataclass(frozen=True)
+class KernelRule:
+    """How Gram matrices are made of variables; the words are those of :func:`gram`."""
+
+    kernel: Kernel = "gaussian"
+    width: Width = "median"
+    convention: Convention = "2s2"
+    labels: Tensor | None = None
+
+
 def gram_of(
-    x: Tensor, kernel: Kernel, width: Width, convention: Convention, labels: Tensor | None, dtype: torch.dtype
+    x: Tensor,
+    rule: KernelRule,
+    dtype: torch.dtype = torch.float64,
+    *,
+    order: Tensor | None = None,
+    power: int = 1,
+    logarithm: bool = False,
 ) -> GramOf:
     """Return the function from some of the C variables ``x`` to their Gram matrices; for work in chunks.
 
-    The arguments and errors are those of :func:`gram`.
+    Args:
+        x: ``(C, n, d)``.
+        rule: Which kernel.
+        dtype: Precision of the result and of all that leads to it.
+        order: ``(n,)`` permutation that the samples are brought into, chunk by chunk.
+        power: Give the entries to that power: order 2 needs the squares, which cost no more than the entries.
+        logarithm: Give the logarithms of the entries; of a Gaussian kernel only.
+
+    Raises:
+        InputError: As for :func:`gram`, or the kernel has no logarithm.
     """
     check_variables(x)
-    if kernel == "cosine":
-        return lambda part: cosine(x[part].to(dtype))
-    if kernel != "gaussian":
-        raise unknown("kernel", str(kernel), ["gaussian", "cosine"])
-    widths = width_of(width, x, convention, labels)
 
-    def gaussian_gram(part: Which) -> Tensor:
-        distances = squared_distances(x[part].to(dtype))
-        return gaussian(distances, widths(distances, part), convention)
+    def samples(part: Which) -> Tensor:
+        return (x[part] if order is None else x[part][:, order]).to(dtype)
 
-    return gaussian_gram
+    if rule.kernel == "cosine":
+        if logarithm:
+            raise InputError("the geometric mean of Gram matrices needs the Gaussian kernel: a cosine can be negative")
+        return lambda part: cosine(samples(part)).pow(power)
+    if rule.kernel != "gaussian":
+        raise unknown("kernel", str(rule.kernel), ["gaussian", "cosine"])
+    widths = width_of(rule.width, x, rule.convention, rule.labels)
+    scale = power * exponent_scale(rule.convention)
+
+    def gaussian(part: Which) -> Tensor:
+        distances, unit = unit_distances(samples(part))
+        squared_widths = widths(distances, unit, part)
+        rates = torch.where(squared_widths > 0, scale * unit / squared_widths, 0.0)
+        exponents = distances.mul_(-rates.to(dtype)[:, None, None])
+        return exponents if logarithm else exp_(exponents)
+
+    return gaussian
+
+
+def exp_(exponents: Tensor) -> Tensor:
+    """Return exp in place, nothing of it smaller than processors are quick with: 1e-38, or 1e-130 in double."""
+    return exponents.clamp_(min=-87.0 if exponents.dtype == torch.float32 else -300.0).exp_()
 
 
 def gram(
@@ -89,8 +119,9 @@ def gram(
             ``(n, C, H, W)`` become this by :func:`~infoprune.entropy.variables`.
         kernel: ``"gaussian"`` or ``"cosine"`` (the linear kernel with its diagonal brought to 1).
         width: Width s of the Gaussian: a positive number, a ``(C,)`` tensor, or a rule: ``"median"`` (each
-            variable's median distance), ``"silverman"`` (5 n^(-1/(4+d))), ``"layer"`` (s^2 = C/2 times the median
-            squared distance) or ``"alignment"`` (one width for all, best aligned with the labels).
+            variable's median positive distance), ``"mean"`` (the root of its mean squared distance), ``"silverman"``
+            (5 n^(-1/(4+d))), ``"layer"`` (s^2 = C/2 times the median squared distance) or ``"alignment"`` (one width
+            for all, best aligned with the labels, see :func:`~infoprune.entropy.alignment_width`).
         convention: ``"2s2"``: exp(-d^2 / (2 s^2)) (arXiv 2411.18578). ``"s2"``: exp(-d^2 / s^2) (arXiv 2202.10716).
         labels: ``(n,)`` class indices, for the rule ``"alignment"``.
         dtype: Precision of the result and of all that leads to it.
@@ -103,5 +134,5 @@ def gram(
     """
     if x.ndim == 2:
         return gram(x[None], kernel, width, convention=convention, labels=labels, dtype=dtype)[0]
-    make = gram_of(x, kernel, width, convention, labels, dtype)
-    return torch.cat(over_chunks(make, chunks(len(x), x.shape[1])))
+    make = gram_of(x, KernelRule(kernel, width, convention, labels), dtype)
+    return in_chunks(make, x.shape, x.device)

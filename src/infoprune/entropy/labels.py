@@ -37,11 +37,13 @@ class ClassBlocks:
 
     Args:
         order: ``(n,)`` sample indices, sorted by class, equal ones by index.
+        members: ``(n, classes)`` float64, 1 where the sorted sample is of the class.
         counts: Samples of each class that occurs, in the order of the classes.
         outside: Kernel value between samples of different classes, in [0, 1); 0 is the same-class indicator.
     """
 
     order: Tensor
+    members: Tensor
     counts: tuple[int, ...]
     outside: float
 
@@ -77,8 +79,9 @@ def class_blocks(labels: Tensor, kernel: LabelKernel = "indicator", convention: 
         width = _label_width(labels, kernel)
         outside = math.exp(-2.0 * exponent_scale(convention) / width**2)
     sorted_labels, order = torch.sort(labels, stable=True)
-    counts = torch.unique_consecutive(sorted_labels, return_counts=True)[1]
-    return ClassBlocks(order, tuple(int(count) for count in counts.tolist()), outside)
+    _, of_class, counts = torch.unique_consecutive(sorted_labels, return_inverse=True, return_counts=True)
+    members = torch.nn.functional.one_hot(of_class).double()
+    return ClassBlocks(order, members, tuple(int(count) for count in counts.tolist()), outside)
 
 
 def label_gram(labels: Tensor, kernel: LabelKernel = "indicator", convention: Convention = "2s2") -> Tensor:

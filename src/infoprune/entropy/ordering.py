@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from infoprune.entropy import pairs
-from infoprune.entropy.distances import chunks
 from infoprune.entropy.greedy import Layer, Prefix, by_entropy, by_pairs, left_along
-from infoprune.entropy.joint import JointForm, add, empty_joint
-from infoprune.entropy.kernels import GramOf, Kernel, gram_of
+from infoprune.entropy.joint import JointForm, add, empty_joint, with_each
+from infoprune.entropy.kernels import GramOf, Kernel, KernelRule, gram_of
 from infoprune.entropy.labels import ClassBlocks, Convention, LabelKernel, class_blocks
-from infoprune.entropy.renyi import Unit, check_order, check_samples, equivocation, in_unit, label_entropy
-from infoprune.entropy.threads import over_chunks
+from infoprune.entropy.relevance import check_samples, equivocation, label_entropy
+from infoprune.entropy.renyi import Unit, in_unit
+from infoprune.entropy.spectrum import check_order
+from infoprune.entropy.threads import in_chunks
 from infoprune.entropy.widths import Width
 from infoprune.errors import InputError, unknown
 
@@ -114,14 +115,13 @@ def greedy_order(
     _check(alpha, method, tail, max_steps, screen)
     check_samples(maps, labels)
     blocks = class_blocks(labels, label_kernel, convention)
-    settings = {"kernel": kernel, "width": width, "convention": convention, "labels": labels[blocks.order]}
-    layer = _layer(maps[:, blocks.order], _given_in_order(given, labels, blocks.order), blocks, alpha, joint, settings)
+    settings = _Settings(KernelRule(kernel, width, convention, labels), blocks, joint, alpha)
+    layer = _layer(maps, _checked(given, labels), settings, method)
     steps = layer.count if max_steps is None else min(max_steps, layer.count)
     nats = in_unit(unit)
     prefix = _resolved_prefix(layer, method, steps, resolution / nats, screen, _switch(switch, alpha) / nats)
-    order = _with_tail(layer, prefix, steps, tail)
-    known = prefix.left[: prefix.resolved]
-    left = left_along(layer, order, known) * nats
+    order = _with_tail(layer, prefix, tail)
+    left = left_along(layer, order, prefix.left) * nats
     entropy = label_entropy(blocks, alpha) * nats
     return GreedyOrder(
         order=order,
@@ -137,61 +137,75 @@ def greedy_order(
     )
 
 
-def _layer(
-    maps: Tensor, given: list[Tensor], blocks: ClassBlocks, alpha: float, form: JointForm, settings: dict[str, Any]
-) -> Layer:
+@dataclass(frozen=True)
+class _Settings:
+    rule: KernelRule
+    blocks: ClassBlocks
+    form: JointForm
+    alpha: float
+
+    def grams(self, maps: Tensor) -> GramOf:
+        return gram_of(maps, self.rule, torch.float64, order=self.blocks.order, logarithm=self.form == "mean")
+
+    def squares(self, maps: Tensor) -> GramOf:
+        return gram_of(maps, self.rule, torch.float32, order=self.blocks.order, power=2, logarithm=self.form == "mean")
+
+
+def _layer(maps: Tensor, given: list[Tensor], settings: _Settings, method: Method) -> Layer:
     n = maps.shape[1]
-    index = pairs.pair_index(blocks, maps.device)
-    grams = _kept(gram_of(maps, dtype=torch.float64, **settings), len(maps), n)
-    joint = empty_joint(form, n, maps.device)
-    running = pairs.start(index, form)
+    index = pairs.pair_index(settings.blocks, maps.device)
+    joint = empty_joint(settings.form, n, maps.device)
+    running = pairs.start(index, settings.form)
     for others in given:
-        of_others = gram_of(others, dtype=torch.float64, **settings)
-        for part in chunks(len(others), n):
-            for K in of_others(part):
-                joint = add(joint, K)
-                running = pairs.join(running, pairs.packed(K[None], index, form)[0], index)
-    return Layer(grams, pairs.pack(grams, len(maps), index, form), index, joint, running, alpha)
+        grams, squares = settings.grams(others), settings.squares(others)
+        for each in range(len(others)):
+            joint = add(joint, grams(slice(each, each + 1))[0])
+            row = pairs.packed(squares(slice(each, each + 1)), index, settings.form)[0]
+            running = pairs.join(running, row, index)
+    rows = pairs.pack(settings.squares(maps), maps.shape, index, settings.form)
+    grams = settings.grams(maps)
+    if method in ("exact", "hybrid") and len(maps) * n * n * 8 <= _KEPT_BYTES:
+        kept = in_chunks(grams, maps.shape, maps.device)
+        grams = kept.__getitem__
+    return Layer(grams, rows, index, joint, running, settings.alpha)
 
 
-def _kept(grams: GramOf, count: int, samples: int) -> GramOf:
-    if count * samples**2 * 8 > _KEPT_BYTES:
-        return grams
-    kept = torch.cat(over_chunks(grams, chunks(count, samples)))
-    return lambda part: kept[part]
-
-
-def _given_in_order(given: Tensor | Sequence[Tensor] | None, labels: Tensor, order: Tensor) -> list[Tensor]:
+def _checked(given: Tensor | Sequence[Tensor] | None, labels: Tensor) -> list[Tensor]:
     if given is None:
         return []
     several = [given] if isinstance(given, Tensor) else list(given)
     for maps in several:
         check_samples(maps, labels)
-    return [maps[:, order] for maps in several]
+    return several
 
 
 def _resolved_prefix(layer: Layer, method: Method, steps: int, resolution: float, screen: int, switch: float) -> Prefix:
     if method == "exact":
         return by_entropy(layer, steps, resolution, None, -math.inf)
     if method == "hybrid":
-        return by_pairs(layer, by_entropy(layer, steps, resolution, screen, switch), steps, resolution)
+        first = by_entropy(layer, steps, resolution, screen, switch)
+        return first if first.finished else by_pairs(layer, first, steps, resolution)
     return by_pairs(layer, Prefix(), steps, resolution, by=method)
 
 
-def _with_tail(layer: Layer, prefix: Prefix, steps: int, tail: Tail) -> tuple[int, ...]:
-    resolved = prefix.picks[: prefix.resolved]
-    rest = [c for c in range(layer.count) if c not in set(resolved)]
-    if not rest:
-        return resolved
-    if tail in ("pairs", "quadratic"):
-        return by_pairs(layer, Prefix(resolved, finished=True), layer.count, 0.0, by=tail).picks
-    if tail == "relevance":
-        alone = over_chunks(
-            lambda part: equivocation(layer.grams(torch.tensor(rest[part])), layer.blocks, layer.alpha),
-            chunks(len(rest), layer.blocks.samples),
-        )
-        rest = [rest[i] for i in torch.argsort(torch.cat(alone), stable=True).tolist()]
-    return resolved + tuple(rest)
+def _with_tail(layer: Layer, prefix: Prefix, tail: Tail) -> tuple[int, ...]:
+    if tail == "pairs" or tail == "quadratic":
+        return by_pairs(layer, prefix, layer.count, None, by=tail).picks
+    taken = set(prefix.picks)
+    rest = [c for c in range(layer.count) if c not in taken]
+    if tail == "relevance" and rest:
+        rest = _by_relevance(layer, rest)
+    return prefix.picks + tuple(rest)
+
+
+def _by_relevance(layer: Layer, candidates: list[int]) -> list[int]:
+    ids, nothing = torch.tensor(candidates), empty_joint(layer.given.form, layer.blocks.samples, layer.rows.device)
+
+    def left(part: slice) -> Tensor:
+        return equivocation(with_each(nothing, layer.grams(ids[part])), layer.blocks, layer.alpha)
+
+    alone = in_chunks(left, (len(candidates), *nothing.state.shape), layer.rows.device)
+    return [candidates[i] for i in torch.argsort(alone, stable=True).tolist()]
 
 
 def _switch(switch: float, alpha: float) -> float:

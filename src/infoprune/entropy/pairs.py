@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from infoprune.entropy.distances import chunks
 from infoprune.entropy.joint import JointForm
-from infoprune.entropy.kernels import GramOf
+from infoprune.entropy.kernels import GramOf, exp_
 from infoprune.entropy.labels import ClassBlocks
-from infoprune.entropy.threads import over_chunks
+from infoprune.entropy.threads import in_chunks
 
 _TINY = 1e-37  # Just above the single-precision numbers that processors are slow with.
+_NEGLIGIBLE = 1e-9  # Share of a sum that may be left out, well below the rounding of single precision.
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,23 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Active:
+    """The candidates that are left, over the pairs that still count.
+
+    Args:
+        ids: The candidates, ascending; some may have been taken since.
+        rows: ``(len(ids), m)`` float32 packed pairs.
+        columns: ``(m,)`` positions among all M pairs, those within a class first; None for all.
+        within: How many of the columns are within a class.
+    """
+
+    ids: tuple[int, ...]
+    rows: Tensor
+    columns: Tensor | None
+    within: int
+
+
+@dataclass(frozen=True)
 class Scores:
     """What is left to know of the labels if a candidate joins, for each of B candidates: small is good.
 
@@ -69,35 +86,34 @@ class Scores:
             more quadratic (Tsallis-2) information.
         left: ``(B,)`` float64, ranks as H_2(Y|S,c) does however small that is.
         nats: ``(B,)`` float64, H_2(Y|S,c) itself.
+        quadratic: ``(B,)`` float64, the quadratic counterpart, 2 (1 - r^2) b / n^2.
     """
 
     between: Tensor
     left: Tensor
     nats: Tensor
+    quadratic: Tensor
 
 
 def pair_index(blocks: ClassBlocks, device: torch.device) -> PairIndex:
     """Return the pairs of samples sorted by class."""
     n = blocks.samples
-    classes = torch.repeat_interleave(torch.arange(len(blocks.counts)), torch.tensor(blocks.counts))
-    rows, columns = torch.triu_indices(n, n, 1)
-    same = classes[rows] == classes[columns]
+    of_class = blocks.members.argmax(dim=1).to(device)
+    rows, columns = torch.triu_indices(n, n, 1, device=device)
+    same = of_class[rows] == of_class[columns]
     flat = rows * n + columns
-    return PairIndex(torch.cat([flat[same], flat[~same]]).to(device), int(same.sum()), blocks)
+    return PairIndex(torch.cat([flat[same], flat[~same]]), int(same.sum()), blocks)
 
 
-def packed(K: Tensor, index: PairIndex, form: JointForm) -> Tensor:
-    """Return K_ij^2 (its logarithm for the mean) over the pairs of ``(B, n, n)`` Gram matrices, ``(B, M)`` float32."""
-    squares = K.flatten(-2)[..., index.flat].square()
-    if form == "mean":
-        return squares.log().float()
-    return _without_tiny(squares.float())
+def packed(squares: Tensor, index: PairIndex, form: JointForm) -> Tensor:
+    """Return the pairs of ``(B, n, n)`` squared Gram matrices, for the mean of their logarithms, ``(B, M)`` float32."""
+    pairs = squares.flatten(-2).index_select(-1, index.flat).float()
+    return pairs if form == "mean" else torch.threshold(pairs, _TINY, 0.0)
 
 
-def pack(grams: GramOf, count: int, index: PairIndex, form: JointForm) -> Tensor:
-    """Return :func:`packed` of all variables, ``(C, M)``; the full matrices exist only chunk by chunk."""
-    samples = index.blocks.samples
-    return torch.cat(over_chunks(lambda part: packed(grams(part), index, form), chunks(count, samples)))
+def pack(squares: GramOf, shape: Sequence[int], index: PairIndex, form: JointForm) -> Tensor:
+    """Return :func:`packed` of the ``(C, n, d)`` variables, ``(C, M)``; the full matrices exist only chunk by chunk."""
+    return in_chunks(lambda part: packed(squares(part), index, form), shape, index.flat.device)
 
 
 def start(index: PairIndex, form: JointForm) -> Running:
@@ -112,52 +128,109 @@ def join(running: Running, row: Tensor, index: PairIndex) -> Running:
     if running.form == "mean":
         return Running("mean", running.weights + row, members)
     weights = running.weights * row
-    inside, log_inside = _rescaled(weights[: index.within])
-    outside, log_outside = _rescaled(weights[index.within :])
-    return Running(
-        "product",
-        torch.cat([inside, outside]),
-        members,
-        running.log_within + log_inside,
-        running.log_between + log_outside,
-    )
+    log_within = running.log_within + _rescale(weights[: index.within])
+    log_between = running.log_between + _rescale(weights[index.within :])
+    return Running("product", weights, members, log_within, log_between)
 
 
-def score(running: Running, rows: Tensor, index: PairIndex) -> Scores:
-    """Return the scores of ``(B, M)`` packed candidates next to the running joint."""
+def everything(rows: Tensor, index: PairIndex) -> Active:
+    """Return all candidates over all pairs."""
+    return Active(tuple(range(len(rows))), rows, None, index.within)
+
+
+def score(running: Running, active: Active, index: PairIndex) -> Scores:
+    """Return the scores of the candidates next to the running joint."""
     if running.form == "mean":
-        within, between = _sums_of_means(running, rows, index)
+        within, between = _sums_of_means(running, active.rows, index)
     else:
-        within = (rows[:, : index.within] @ running.weights[: index.within]).double()
-        between = (rows[:, index.within :] @ running.weights[index.within :]).double()
-    r2 = index.blocks.outside**2
+        weights = running.weights if active.columns is None else running.weights[active.columns]
+        within = (active.rows[:, : active.within] @ weights[: active.within]).double()
+        between = (active.rows[:, active.within :] @ weights[active.within :]).double()
+    return _scores(within, between, running, index)
+
+
+def score_of_itself(running: Running, index: PairIndex) -> float:
+    """Return H_2(Y | the running joint) in nats."""
+    ones = torch.ones(1, len(running.weights), device=running.weights.device)
+    if running.form == "mean":
+        running = Running("mean", running.weights, running.members - 1)
+        ones = torch.zeros_like(ones)
+    return float(score(running, Active((0,), ones, None, index.within), index).nats)
+
+
+def is_certified(running: Running, active: Active, least: float, index: PairIndex) -> bool:
+    """Return whether the pairs left out cannot change a score by more than its rounding: no entry exceeds 1.
+
+    Args:
+        running: The joint so far.
+        active: What was scored.
+        least: The smallest sum ``between`` that was found.
+        index: Which pairs there are.
+    """
+    if active.columns is None:
+        return True
+    dropped = running.weights.double()
+    dropped[active.columns] = 0.0
+    within, between = float(dropped[: index.within].sum()), float(dropped[index.within :].sum())
+    if between > _NEGLIGIBLE * least:
+        return False
+    return within * math.exp(running.log_within) <= _NEGLIGIBLE * index.blocks.samples / 2
+
+
+def chosen(rows: Tensor, running: Running, remaining: Sequence[int], least: float, index: PairIndex) -> Active:
+    """Return the remaining candidates over the pairs that count, none of them left out that could matter.
+
+    Args:
+        rows: ``(C, M)`` packed pairs of all candidates.
+        running: The joint so far.
+        remaining: The candidates not taken yet.
+        least: No candidate's sum ``between`` is smaller than this.
+        index: Which pairs there are.
+    """
+    if running.form == "mean":
+        return Active(tuple(remaining), rows[list(remaining)], None, index.within)
+    columns = _columns_that_count(running, least, index)
+    kept = rows.index_select(1, columns)[list(remaining)]
+    return Active(tuple(remaining), kept, columns, int((columns < index.within).sum()))
+
+
+def halves(running: Running, active: Active, remaining: int, least: float, index: PairIndex) -> bool:
+    """Return whether choosing the pairs and candidates anew would halve the work of a step."""
+    width = active.rows.shape[1]
+    if running.form == "product":
+        width = min(width, len(_columns_that_count(running, least, index)))
+    return 2 * width * remaining <= active.rows.numel()
+
+
+def _columns_that_count(running: Running, least: float, index: PairIndex) -> Tensor:
+    count = len(running.weights)
+    within = _NEGLIGIBLE * index.blocks.samples / (2 * count) * math.exp(-max(running.log_within, -600.0))
+    between = _NEGLIGIBLE * least / count
+    counts = torch.cat([running.weights[: index.within] > within, running.weights[index.within :] > between])
+    return counts.nonzero().flatten()
+
+
+def _scores(within: Tensor, between: Tensor, running: Running, index: PairIndex) -> Scores:
+    n, r2 = index.blocks.samples, index.blocks.outside**2
     scale = math.exp(running.log_between)
-    total = index.blocks.samples + 2 * within * math.exp(running.log_within) + 2 * r2 * between * scale
-    left = between / total
-    return Scores(between, left, torch.log1p(2 * (1 - r2) * left * scale))
-
-
-def first_of(values: Tensor, ids: Sequence[int]) -> int:
-    """Return the position of the smallest value, of equal ones the position of the lowest id."""
-    ties = (values == values.min()).nonzero().flatten().tolist()
-    return int(min(ties, key=lambda position: ids[position]))
+    left = between / (n + 2 * within * math.exp(running.log_within) + 2 * r2 * between * scale)
+    return Scores(between, left, torch.log1p(2 * (1 - r2) * left * scale), 2 * (1 - r2) * between * scale / n**2)
 
 
 def _sums_of_means(running: Running, rows: Tensor, index: PairIndex) -> tuple[Tensor, Tensor]:
     def sums(part: slice) -> Tensor:
-        joint = torch.exp((rows[part] + running.weights) / (running.members + 1))
-        return torch.stack([joint[:, : index.within].sum(dim=1), joint[:, index.within :].sum(dim=1)])
+        joint = exp_((rows[part] + running.weights) / (running.members + 1))
+        return torch.stack([joint[:, : index.within].sum(dim=1), joint[:, index.within :].sum(dim=1)], dim=1)
 
-    within, between = torch.cat(over_chunks(sums, chunks(len(rows), index.blocks.samples)), dim=1).double()
+    within, between = in_chunks(sums, (len(rows), 1, rows.shape[1]), rows.device).double().unbind(dim=1)
     return within, between
 
 
-def _rescaled(weights: Tensor) -> tuple[Tensor, float]:
+def _rescale(weights: Tensor) -> float:
+    """Bring the largest entry to 1, in place, and return the log of what was divided out."""
     largest = float(weights.max()) if weights.numel() else 0.0
     if largest == 0.0:
-        return weights, 0.0
-    return _without_tiny(weights / largest), math.log(largest)
-
-
-def _without_tiny(values: Tensor) -> Tensor:
-    return torch.where(values < _TINY, 0.0, values)
+        return 0.0
+    weights /= largest
+    torch.threshold_(weights, _TINY, 0.0)
+    return math.log(largest)

@@ -1,4 +1,4 @@
-"""Matrix-based Rényi entropy of Gram matrices, and what is made of it: joint entropy, information, relevance."""
+"""Matrix-based Rényi entropy of Gram matrices, and what is made of it: joint entropy and information."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from infoprune.entropy.distances import chunks
-from infoprune.entropy.kernels import Kernel, gram_of
-from infoprune.entropy.labels import ClassBlocks, Convention, LabelKernel, class_blocks, label_spectrum
-from infoprune.entropy.threads import over_chunks
+from infoprune.entropy.distances import upper_pairs
+from infoprune.entropy.kernels import Kernel, KernelRule, gram_of
+from infoprune.entropy.labels import Convention
+from infoprune.entropy.spectrum import check_order, nats_of_gram, nats_of_spectrum
+from infoprune.entropy.threads import in_chunks
 from infoprune.entropy.widths import Width
 from infoprune.errors import InputError, unknown
 
@@ -21,11 +22,8 @@ Unit: TypeAlias = Literal["bits", "nats"]
 def entropy_of_spectrum(eigenvalues: Tensor, alpha: float = 1.01, unit: Unit = "bits") -> Tensor:
     """Return S_a = log(sum_i l_i^a) / (1 - a), l the eigenvalues brought to the sum 1; continuous through a = 1.
 
-    Negative eigenvalues are rounding and count as 0. Near a = 1 the sum is taken as 1 + sum l expm1((a-1) ln l), so
-    that no digit is lost to the division by 1 - a.
-
     Args:
-        eigenvalues: ``(..., n)``.
+        eigenvalues: ``(..., n)``; negative ones are rounding and count as 0.
         alpha: Order in (0, inf]; 1 is the von Neumann entropy, infinity minus the log of the largest eigenvalue.
         unit: ``"bits"`` or ``"nats"``.
 
@@ -36,13 +34,7 @@ def entropy_of_spectrum(eigenvalues: Tensor, alpha: float = 1.01, unit: Unit = "
         InputError: ``alpha`` or ``unit`` is not one of these.
     """
     check_order(alpha)
-    shares = eigenvalues.clamp(min=0)
-    shares = shares / shares.sum(dim=-1, keepdim=True)
-    if alpha < 1:
-        # The power a < 1 blows rounding up: what lies below it is no eigenvalue.
-        rounding = shares.shape[-1] * torch.finfo(shares.dtype).eps * shares.amax(dim=-1, keepdim=True)
-        shares = torch.where(shares > rounding, shares, 0.0)
-    return _nats(shares, alpha) * in_unit(unit)
+    return nats_of_spectrum(eigenvalues, alpha) * in_unit(unit)
 
 
 def entropy(K: Tensor, alpha: float = 1.01, unit: Unit = "bits") -> Tensor:
@@ -65,8 +57,8 @@ def entropy(K: Tensor, alpha: float = 1.01, unit: Unit = "bits") -> Tensor:
     if K.ndim < 2 or K.shape[-1] != K.shape[-2] or K.shape[-1] == 0:
         raise InputError(f"the Gram matrix has the shape {tuple(K.shape)}: it must be (..., n, n)")
     flat = K.reshape(-1, *K.shape[-2:])
-    parts = over_chunks(lambda part: _entropy(flat[part], alpha), chunks(len(flat), K.shape[-1]))
-    return torch.cat(parts).reshape(K.shape[:-2]) * in_unit(unit)
+    nats = in_chunks(lambda part: nats_of_gram(flat[part], alpha), flat.shape, K.device)
+    return nats.reshape(K.shape[:-2]) * in_unit(unit)
 
 
 def joint_entropy(*grams: Tensor, alpha: float = 1.01, unit: Unit = "bits") -> Tensor:
@@ -133,89 +125,6 @@ def conditional_mutual_information(
     return one_known - joint_entropy(K, L, given, alpha=alpha, unit=unit) - entropy(given, alpha, unit)
 
 
-def relevance(
-    maps: Tensor,
-    labels: Tensor,
-    alpha: float = 1.01,
-    width: Width = "median",
-    *,
-    kernel: Kernel = "gaussian",
-    convention: Convention = "2s2",
-    label_kernel: LabelKernel = "indicator",
-    unit: Unit = "bits",
-) -> Tensor:
-    """Return the information I(X_c; Y) each feature map carries about the labels.
-
-    Args:
-        maps: ``(C, n, d)``; feature maps ``(n, C, H, W)`` become this by :func:`~infoprune.entropy.variables`.
-        labels: ``(n,)`` class indices.
-        alpha: Order in (0, inf].
-        width: As for :func:`~infoprune.entropy.gram`.
-        kernel: As for :func:`~infoprune.entropy.gram`.
-        convention: As for :func:`~infoprune.entropy.gram`; also of the label kernel.
-        label_kernel: ``"indicator"``, ``"silverman"`` or a width on one-hot labels.
-        unit: ``"bits"`` or ``"nats"``.
-
-    Returns:
-        ``(C,)`` float64. A dead map has 0.
-
-    Raises:
-        InputError: Shapes do not fit, values are not finite, or a name is unknown.
-    """
-    check_order(alpha)
-    blocks = class_blocks(labels, label_kernel, convention)
-    check_samples(maps, labels)
-    make = gram_of(maps[:, blocks.order], kernel, width, convention, labels[blocks.order], torch.float64)
-    parts = over_chunks(lambda part: equivocation(make(part), blocks, alpha), chunks(len(maps), maps.shape[1]))
-    return (label_entropy(blocks, alpha) - torch.cat(parts)) * in_unit(unit)
-
-
-def label_entropy(blocks: ClassBlocks, alpha: float) -> float:
-    """Return S(Y) in nats."""
-    return float(entropy_of_spectrum(label_spectrum(blocks), alpha, "nats"))
-
-
-def equivocation(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
-    """Return S(X,Y) - S(X), what is left to know of the labels, in nats.
-
-    Args:
-        K: ``(B, n, n)`` Gram matrices whose samples are sorted by class.
-        blocks: The classes.
-        alpha: Order in (0, inf].
-
-    Returns:
-        ``(B,)``.
-    """
-    return joint_with_labels(K, blocks, alpha) - _entropy(K, alpha)
-
-
-def joint_with_labels(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
-    """Return S(X,Y) in nats of ``(B, n, n)`` Gram matrices whose samples are sorted by class, as ``(B,)``.
-
-    Under the indicator the spectrum of K o K_Y is that of its class blocks; otherwise K o K_Y is
-    (1 - r) blockdiag(K) + r K, of full size.
-    """
-    if blocks.outside > 0:
-        joint = K * blocks.outside
-        for start, end in blocks.edges:
-            joint[..., start:end, start:end] = K[..., start:end, start:end]
-        return _entropy(joint, alpha)
-    if alpha == 2:
-        squares = [K[..., start:end, start:end].square().sum(dim=(-2, -1)) for start, end in blocks.edges]
-        return 2 * math.log(blocks.samples) - torch.stack(squares).sum(dim=0).log()
-    spectra = []
-    for size in sorted(set(blocks.counts)):
-        same = [K[..., start:end, start:end] for start, end in blocks.edges if end - start == size]
-        spectra.append(spectrum(torch.stack(same, dim=-3)).flatten(-2))
-    return entropy_of_spectrum(torch.cat(spectra, dim=-1), alpha, "nats")
-
-
-def spectrum(K: Tensor) -> Tensor:
-    """Return the eigenvalues ``(..., n)``, on a CPU whatever the device: batched solvers on CUDA run one by one."""
-    eigenvalues: Tensor = torch.linalg.eigvalsh(K.cpu())
-    return eigenvalues.to(K.device)
-
-
 def pairwise_redundancy(
     maps: Tensor,
     width: Width = "median",
@@ -239,25 +148,13 @@ def pairwise_redundancy(
     Raises:
         InputError: As for :func:`~infoprune.entropy.gram`.
     """
+    factor = in_unit(unit)
     n = maps.shape[1]
-    make = gram_of(maps, kernel, width, convention, None, torch.float64)
-    squares = torch.cat(over_chunks(lambda part: make(part).square().flatten(1).float(), chunks(len(maps), n)))
-    joint = 2 * math.log(n) - (squares @ squares.T).double().log()
-    single = 2 * math.log(n) - squares.double().sum(dim=1).log()
-    return (single[:, None] + single[None, :] - joint) * in_unit(unit)
-
-
-def _nats(shares: Tensor, alpha: float) -> Tensor:
-    if alpha == 1:
-        return torch.special.entr(shares).sum(dim=-1)
-    if math.isinf(alpha):
-        return -shares.amax(dim=-1).log()
-    present = shares > 0
-    logs = torch.where(present, shares, 1.0).log()
-    if abs(alpha - 1) < 0.5:
-        return torch.log1p((shares * torch.expm1((alpha - 1) * logs)).sum(dim=-1)) / (1 - alpha)
-    powers: Tensor = torch.logsumexp(torch.where(present, alpha * logs, -torch.inf), dim=-1)
-    return powers / (1 - alpha)
+    squares = gram_of(maps, KernelRule(kernel, width, convention), torch.float32, power=2)
+    pairs = in_chunks(lambda part: upper_pairs(squares(part)), maps.shape, maps.device)
+    alone = torch.log1p(2 * pairs.sum(dim=1, dtype=torch.float64) / n)
+    together = torch.log1p(2 * (pairs @ pairs.T).double() / n)
+    return (math.log(n) + together - alone[:, None] - alone[None, :]) * factor
 
 
 def in_unit(unit: Unit) -> float:
@@ -269,32 +166,3 @@ def in_unit(unit: Unit) -> float:
     if unit not in {"bits", "nats"}:
         raise unknown("unit", str(unit), ["bits", "nats"])
     return 1 / math.log(2) if unit == "bits" else 1.0
-
-
-def check_samples(maps: Tensor, labels: Tensor) -> None:
-    """Refuse maps and labels that are not of the same samples.
-
-    Raises:
-        InputError: They are not.
-    """
-    if maps.ndim != 3:
-        raise InputError(f"the feature maps have the shape {tuple(maps.shape)}: they must be (C, n, d)")
-    if maps.shape[1] != len(labels):
-        raise InputError(f"there are {len(labels)} labels for {maps.shape[1]} samples: there must be one for each")
-
-
-def check_order(alpha: float) -> None:
-    """Refuse an order outside (0, inf].
-
-    Raises:
-        InputError: It lies outside.
-    """
-    if not alpha > 0:
-        raise InputError(f"the order alpha is {alpha}: it must lie in (0, inf]")
-
-
-def _entropy(K: Tensor, alpha: float) -> Tensor:
-    if alpha == 2:
-        trace = K.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-        return 2 * trace.log() - K.square().sum(dim=(-2, -1)).log()
-    return entropy_of_spectrum(spectrum(K), alpha, "nats")

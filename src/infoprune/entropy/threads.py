@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+# Entries of (n, n) matrices worked on at a time by one worker, 2 MiB in float64; this bounds the memory of everything
+# that does not return Gram matrices itself.
+_ENTRIES_OF_A_CORE = 1 << 18
+_ENTRIES_OF_A_GPU = 1 << 26
 
 _lock = threading.Lock()
 _holders = 0
@@ -40,20 +42,27 @@ def one_blas_thread() -> Iterator[int]:
                 torch.set_num_threads(_threads_of_caller)
 
 
-def over_chunks(work: Callable[[Item], Result], chunks: Sequence[Item]) -> list[Result]:
-    """Return ``[work(chunk) for chunk in chunks]``, computed by as many workers as the caller had BLAS threads.
+def in_chunks(work: Callable[[slice], Tensor], shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return what ``work`` gives for runs of variables, in one tensor, from as many workers as the caller had threads.
 
-    The chunks must not depend on the number of workers where the result is to be the same on every machine.
+    Args:
+        work: From a run of the variables to a tensor whose first axis is that run.
+        shape: ``(C, n, d)`` of the variables. A run is as long as its ``(n, n)`` and ``(n, d)`` matrices stay in the
+            cache of a core, or fill a GPU, whatever the number of workers: the result does not depend on that.
+        device: Where the work is done.
     """
+    variables, samples, features = shape
+    entries = _ENTRIES_OF_A_CORE if device.type == "cpu" else _ENTRIES_OF_A_GPU
+    size = max(1, entries // (samples * max(samples, features)))
+    runs = [slice(start, min(start + size, variables)) for start in range(0, variables, size)]
     with one_blas_thread() as workers:
-        if workers == 1 or len(chunks) < 2:
-            return [work(chunk) for chunk in chunks]
-        inference = torch.is_inference_mode_enabled()
-        gradients = torch.is_grad_enabled()
+        if workers == 1 or len(runs) < 2:
+            return torch.cat([work(run) for run in runs])
+        inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
-        def in_the_mode_of_the_caller(chunk: Item) -> Result:
-            with torch.inference_mode(inference), torch.set_grad_enabled(gradients and not inference):
-                return work(chunk)
+        def in_the_mode_of_the_caller(run: slice) -> Tensor:
+            with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+                return work(run)
 
-        with ThreadPoolExecutor(min(workers, len(chunks))) as pool:
-            return list(pool.map(in_the_mode_of_the_caller, chunks))
+        with ThreadPoolExecutor(min(workers, len(runs))) as pool:
+            return torch.cat(list(pool.map(in_the_mode_of_the_caller, runs)))

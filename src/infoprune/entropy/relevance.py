@@ -1,0 +1,161 @@
+"""What feature maps know about the labels, by the blocks that the classes cut a Gram matrix into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from infoprune.entropy.distances import check_variables
+from infoprune.entropy.kernels import Kernel, KernelRule, cosine_factor, gram_of
+from infoprune.entropy.labels import ClassBlocks, Convention, LabelKernel, class_blocks, label_spectrum
+from infoprune.entropy.renyi import Unit, in_unit
+from infoprune.entropy.spectrum import (
+    check_order,
+    eigenvalues,
+    eigenvalues_of_copies,
+    is_power,
+    nats_of_gram,
+    nats_of_power,
+    nats_of_spectrum,
+    trace_of_power,
+)
+from infoprune.entropy.threads import in_chunks
+from infoprune.entropy.widths import Width
+from infoprune.errors import InputError
+
+
+def relevance(
+    maps: Tensor,
+    labels: Tensor,
+    alpha: float = 1.01,
+    width: Width = "median",
+    *,
+    kernel: Kernel = "gaussian",
+    convention: Convention = "2s2",
+    label_kernel: LabelKernel = "indicator",
+    unit: Unit = "bits",
+) -> Tensor:
+    """Return the information I(X_c; Y) each feature map carries about the labels.
+
+    Args:
+        maps: ``(C, n, d)``; feature maps ``(n, C, H, W)`` become this by :func:`~infoprune.entropy.variables`.
+        labels: ``(n,)`` class indices.
+        alpha: Order in (0, inf].
+        width: As for :func:`~infoprune.entropy.gram`.
+        kernel: As for :func:`~infoprune.entropy.gram`.
+        convention: As for :func:`~infoprune.entropy.gram`; also of the label kernel.
+        label_kernel: ``"indicator"``, ``"silverman"`` or a width on one-hot labels.
+        unit: ``"bits"`` or ``"nats"``.
+
+    Returns:
+        ``(C,)`` float64. A dead map has 0.
+
+    Raises:
+        InputError: Shapes do not fit, values are not finite, or a name is unknown.
+    """
+    check_order(alpha)
+    blocks = class_blocks(labels, label_kernel, convention)
+    check_samples(maps, labels)
+    rule = KernelRule(kernel, width, convention, labels)
+    if alpha == 2:
+        # Single precision: its rounding is below a millionth of a bit here.
+        squares = gram_of(maps, rule, torch.float32, power=2)
+        members = torch.empty_like(blocks.members).index_copy_(0, blocks.order, blocks.members)
+        left = _in_chunks_of(maps, lambda part: equivocation_of_squares(squares(part), members, blocks.outside))
+    elif kernel == "cosine" and maps.shape[-1] + 1 < maps.shape[1] and not blocks.outside:
+        check_variables(maps)
+        left = _in_chunks_of(maps, lambda part: _left_by_covariance(maps[part][:, blocks.order], blocks, alpha))
+    else:
+        grams = gram_of(maps, rule, torch.float64, order=blocks.order)
+        left = _in_chunks_of(maps, lambda part: equivocation(grams(part), blocks, alpha))
+    return (label_entropy(blocks, alpha) - left) * in_unit(unit)
+
+
+def label_entropy(blocks: ClassBlocks, alpha: float) -> float:
+    """Return S(Y) in nats."""
+    return float(nats_of_spectrum(label_spectrum(blocks), alpha))
+
+
+def equivocation(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
+    """Return S(X,Y) - S(X), what is left to know of the labels, in nats.
+
+    Args:
+        K: ``(B, n, n)`` Gram matrices, unit diagonal, whose samples are sorted by class.
+        blocks: The classes.
+        alpha: Order in (0, inf].
+
+    Returns:
+        ``(B,)``.
+    """
+    if alpha == 2:
+        return equivocation_of_squares(K.square(), blocks.members, blocks.outside)
+    alone = nats_of_gram(K, alpha) if is_power(alpha) else nats_of_spectrum(eigenvalues_of_copies(K), alpha)
+    return joint_with_labels(K, blocks, alpha) - alone
+
+
+def equivocation_of_squares(squares: Tensor, members: Tensor, outside: float) -> Tensor:
+    """Return :func:`equivocation` of order 2 from the squared entries, unit diagonal: log(1 + (1-r^2) b / (a + r^2 b)).
+
+    a and b are the sums over all pairs of samples of one class, each with itself too, and of two.
+    """
+    members = members.to(squares.dtype)
+    by_class = (squares.reshape(-1, len(members)) @ members).reshape(-1, *members.shape)
+    own = (by_class * members).sum(dim=(-2, -1), dtype=torch.float64)
+    between = by_class.sum(dim=(-2, -1), dtype=torch.float64) - own
+    r2 = outside**2
+    return torch.log1p((1 - r2) * between / (own + r2 * between))
+
+
+def joint_with_labels(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
+    """Return S(X,Y) in nats of ``(B, n, n)`` Gram matrices whose samples are sorted by class, as ``(B,)``.
+
+    Under the indicator the spectrum of K o K_Y is that of its class blocks; otherwise K o K_Y is
+    (1 - r) blockdiag(K) + r K, of full size.
+    """
+    if blocks.outside:
+        same = (blocks.members @ blocks.members.T).bool()
+        return nats_of_gram(torch.where(same, K, K * blocks.outside), alpha)
+    same_size = _blocks_by_size(K, blocks)
+    if is_power(alpha):
+        traces = torch.stack([trace_of_power(each, int(alpha)).sum(dim=-1) for each in same_size]).sum(dim=0)
+        return nats_of_power(traces, torch.full_like(traces, blocks.samples), alpha)
+    spectra = [eigenvalues(each).flatten(-2) for each in same_size]
+    return nats_of_spectrum(torch.cat(spectra, dim=-1), alpha)
+
+
+def check_samples(maps: Tensor, labels: Tensor) -> None:
+    """Refuse maps and labels that are not of the same samples.
+
+    Raises:
+        InputError: They are not.
+    """
+    if maps.ndim != 3:
+        raise InputError(f"the feature maps have the shape {tuple(maps.shape)}: they must be (C, n, d)")
+    if maps.shape[1] != len(labels):
+        raise InputError(f"there are {len(labels)} labels for {maps.shape[1]} samples: there must be one for each")
+
+
+def _left_by_covariance(maps: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
+    """Equivocation under the cosine kernel U U^T of few features: U^T U has the same eigenvalues and is smaller."""
+    factor = cosine_factor(maps.double())
+    spectra = [eigenvalues(_smaller_square(factor[:, start:end])) for start, end in blocks.edges]
+    joint = nats_of_spectrum(torch.cat(spectra, dim=-1), alpha)
+    return joint - nats_of_spectrum(eigenvalues(_smaller_square(factor)), alpha)
+
+
+def _smaller_square(factor: Tensor) -> Tensor:
+    return factor @ factor.mT if factor.shape[-2] <= factor.shape[-1] else factor.mT @ factor
+
+
+def _in_chunks_of(maps: Tensor, work: Callable[[slice], Tensor]) -> Tensor:
+    return in_chunks(work, maps.shape, maps.device)
+
+
+def _blocks_by_size(K: Tensor, blocks: ClassBlocks) -> list[Tensor]:
+    sizes = sorted(set(blocks.counts))
+    return [
+        torch.stack([K[:, start:end, start:end] for start, end in blocks.edges if end - start == size], dim=1)
+        for size in sizes
+    ]
