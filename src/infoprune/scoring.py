@@ -66,6 +66,10 @@ def score(
     if info.needs_maps and scored:
         if batches is None:
             raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
+        if info.holds_maps and iter(batches) is batches:
+            raise InputError(
+                f"the criterion '{info.name}' reads the images several times: give a DataLoader or a list of batches"
+            )
         reading = _Reading(model, _Images(batches, images or info.images), info, tap or info.tap, device)
         passes = _passes(reading, scored, memory) if info.holds_maps else [scored]
     else:

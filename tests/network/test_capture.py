@@ -516,6 +516,19 @@ def test_a_layer_that_does_not_run_or_runs_unevenly_is_named():
             capture(Sometimes(), [images(n) for n in sizes], ["conv"], "norm", fine)
 
 
+def test_torchscript_is_refused():
+    scripted = torch.jit.trace(Block().eval(), images())
+    with pytest.raises(InputError, match="TorchScript network cannot be read"):
+        capture(scripted, [images()], ["conv1"], "norm", nothing)
+
+
+def test_a_traced_graph_is_as_good_as_the_network():
+    block, x = Block().eval(), images()
+    traced = torch.fx.symbolic_trace(block)
+    for tap in TAPS:
+        assert torch.equal(maps_of(traced, [x], ["conv1"], tap)["conv1"], maps_of(block, [x], ["conv1"], tap)["conv1"])
+
+
 class Folded(nn.Module):
     """Runs its convolution on the frames of all clips at once."""
 

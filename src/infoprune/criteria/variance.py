@@ -33,8 +33,8 @@ class Variance:
         first = flat[..., :1]
         offsets = flat - first
         shift = offsets.mean(dim=2, keepdim=True)
-        within = torch.linalg.vector_norm(offsets - shift, dim=2).double().square().sum(dim=0)
-        means = (first.double() + shift.double())[..., 0]
+        within = torch.linalg.vector_norm(offsets - shift, dim=2).cpu().double().square().sum(dim=0)
+        means = (first.cpu().double() + shift.cpu().double())[..., 0]
         steps = means - means[0]
         step = steps.mean(dim=0)
         between = (steps - step).square().sum(dim=0) * flat.shape[2]
@@ -50,8 +50,8 @@ class Variance:
             self.count, self.mean, self.squares = count, mean, squares
             return
         total = self.count + count
-        step = mean.to(self.mean.device) - self.mean
-        self.squares = self.squares + squares.to(step.device) + step.square() * (self.count * count / total)
+        step = mean - self.mean
+        self.squares = self.squares + squares + step.square() * (self.count * count / total)
         self.mean = self.mean + step * (count / total)
         self.count = total
 
@@ -63,7 +63,7 @@ class Variance:
         """
         if self.squares is None:
             raise InputError(f"layer '{self.name}' cannot be scored: there are no feature maps")
-        return Importance((self.squares / self.count).cpu())
+        return Importance(self.squares / self.count)
 
 
 INFO = register(

@@ -93,6 +93,8 @@ def capture(
 
 
 def _find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("feature maps of a TorchScript network cannot be read: give the network it was made from")
     known = dict(model.named_modules(remove_duplicate=False))
     for layer in layers:
         if layer not in known or not layer:
