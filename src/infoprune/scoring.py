@@ -66,7 +66,7 @@ def score(
     if info.needs_maps and scored:
         if batches is None:
             raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
-        if info.holds_maps and iter(batches) is batches:
+        if info.holds_maps and isinstance(batches, Iterator):
             raise InputError(
                 f"the criterion '{info.name}' reads the images several times: give a DataLoader or a list of batches"
             )

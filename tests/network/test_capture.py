@@ -516,6 +516,7 @@ def test_a_layer_that_does_not_run_or_runs_unevenly_is_named():
             capture(Sometimes(), [images(n) for n in sizes], ["conv"], "norm", fine)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_refused():
     scripted = torch.jit.trace(Block().eval(), images())
     with pytest.raises(InputError, match="TorchScript network cannot be read"):
