@@ -488,7 +488,7 @@ def _latency_table(times: dict[str, dict[str, float]]) -> Table:
 def _reach_table(found: Reach) -> Table:
     table = Table(title=f"within reach: down to {found.macs:.2%} of the MACs, {found.parameters:.2%} of the parameters")
     for column in ("layer", "filters", "at least", "MACs it can save", "parameters", "binds"):
-        table.add_column(column, justify="left" if column in ("layer", "binds") else "right")
+        table.add_column(column, justify="left" if column in ("layer", "binds") else "right", overflow="fold")
     for one in found.groups:
         binds = "yes" if one.held_macs > 0 or one.held_parameters > 0 else ""
         table.add_row(one.layer, str(one.filters), str(one.least), f"{one.macs:.2%}", f"{one.parameters:.2%}", binds)

@@ -15,6 +15,7 @@ from infoprune.progress import Progress, silent
 
 # Between two plain lines of one stage; a log of a long run stays short enough to read.
 SECONDS_BETWEEN_LINES = 15.0
+WIDTH_OF_FILES = 120
 
 
 @contextmanager
@@ -30,13 +31,13 @@ def shown_progress(console: Console, *, quiet: bool = False) -> Iterator[Progres
 
 
 def messages() -> Console:
-    """Return the console for everything that is not the result: standard error."""
-    return Console(stderr=True, highlight=False)
+    """Return the console for everything that is not the result: standard error, wide in a file."""
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
 
 
 def results() -> Console:
-    """Return the console for tables and figures: standard output, never folded in a file."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    """Return the console for tables and figures: standard output, wide in a file."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
 
 
 def _bars(console: Console) -> Bars:
