@@ -1,7 +1,6 @@
 import copy
 import random
 
-import numpy as np
 import plans
 import pytest
 import torch
@@ -182,6 +181,17 @@ EXPECTED = {
     "one axis": (toys.Sequence1d, {"conv1": 8, "conv2": 6}, {"fc": OUTPUT}),
     "three axes": (toys.Volume, {"conv1": 8, "conv2": 6}, {"fc": OUTPUT}),
     "in place": (toys.Inplace, {"a.0": 8}, {"fc": OUTPUT}),
+    "auxiliary head": (
+        toys.Auxiliary,
+        {"conv1.0": 8, "conv2.0": 12},
+        {"side": "runs in train mode alone", "side_fc": "runs in train mode alone", "fc": OUTPUT},
+    ),
+    "selective kernels": (toys.SelectiveKernel, {"a.0": 6, "squeeze": 4, "last.0": 7}, {"fc": OUTPUT}),
+    "written in place": (
+        toys.Written,
+        {"added.0": 7, "last.0": 7},
+        {"wide.0": "written into by index", "narrow.0": "written into by index", "fc": OUTPUT},
+    ),
     "response norm": (
         toys.ResponseNormed,
         {"second.0": 8, "last.0": 7},
@@ -267,14 +277,13 @@ def test_the_given_network_is_left_as_it_was(name, training):
     calls = []
     hooks = [module.register_forward_hook(lambda *_: calls.append(1)) for module in model.modules()]
     before = _state(model)
-    random_states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    random_states = torch.get_rng_state(), random.getstate()
     find_groups(model, EXAMPLE)
     with torch.inference_mode():
         find_groups(model, EXAMPLE, check=False)
     assert _state(model) == before
     assert torch.equal(torch.get_rng_state(), random_states[0])
-    assert np.array_equal(np.random.get_state()[1], random_states[1])
-    assert random.getstate() == random_states[2]
+    assert random.getstate() == random_states[1]
     assert all(len(module._forward_hooks) == 1 and not module._forward_pre_hooks for module in model.modules())
     assert len(hooks) == len(list(model.modules()))
 
@@ -294,6 +303,14 @@ def test_the_check_alone_finds_what_following_channels_cannot():
         model = build()
         unchecked = set(find_groups(model, EXAMPLE, check=False).by_name())
         assert set(find_groups(model, EXAMPLE).by_name()) < unchecked
+
+
+def test_a_head_of_train_mode_follows_what_it_reads():
+    model = toys.Auxiliary()
+    small = apply(plans.keeping(find_groups(model, EXAMPLE), conv1__0=(1, 5)), model, EXAMPLE).train()
+    assert small.side.in_channels == 2
+    out, side = small(EXAMPLE)
+    assert out.shape == side.shape == (2, 5)
 
 
 def test_one_wrong_group_among_many_is_found_alone():

@@ -648,3 +648,46 @@ class ResponseNormed(Head):
 
     def body(self, x):
         return self.last(self.second(self.norm(self.first(x))))
+
+
+class Auxiliary(Plain):
+    """GoogLeNet's second head, which runs in train mode alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.side, self.side_fc = nn.Conv2d(8, 4, 1), nn.Linear(4 * 64, 5)
+
+    def forward(self, x):
+        y = self.conv1(x)
+        out = self.fc(self.conv2(y).mean((2, 3)))
+        return (out, self.side_fc(self.side(y).flatten(1))) if self.training else out
+
+
+class SelectiveKernel(Head):
+    """Two branches, mixed by a softmax over branches."""
+
+    def __init__(self):
+        super().__init__(7)
+        self.a, self.b, self.last = conv_bn(3, 6), conv_bn(3, 6, 5), conv_bn(6, 7)
+        self.squeeze, self.choose = nn.Linear(6, 4), nn.Linear(4, 12)
+
+    def body(self, x):
+        branches = torch.stack([self.a(x), self.b(x)], dim=1)
+        share = self.choose(F.relu(self.squeeze(branches.sum(1).mean((2, 3))))).view(len(x), 2, -1, 1, 1)
+        return self.last((branches * share.softmax(1)).sum(1))
+
+
+class Written(Head):
+    """Channels that are overwritten in place by others, and channels that others are added to."""
+
+    def __init__(self):
+        super().__init__(7)
+        self.wide, self.narrow = conv_bn(3, 8), conv_bn(3, 4)
+        self.added, self.inner, self.last = conv_bn(3, 7), conv_bn(8, 7), conv_bn(7, 7)
+
+    def body(self, x):
+        wide = self.wide(x)
+        wide[:, 2:6] = self.narrow(x)
+        y = self.inner(wide)
+        y += self.added(x)
+        return self.last(y)

@@ -10,7 +10,7 @@ nothing is inferred, and no gradients are needed, so frozen parameters, ``detach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -105,6 +105,7 @@ class Channels:
         obstacles: By unit, why it cannot go.
         passed: By unit, the less usual operations its channels pass through, for messages.
         followed: Pairs ``(norm, convolution)`` where the norm takes just what the convolution gives.
+        training_only: Layers that run in train mode alone.
     """
 
     outputs: dict[str, np.ndarray]
@@ -113,6 +114,7 @@ class Channels:
     obstacles: dict[int, Obstacle]
     passed: dict[int, tuple[str, ...]]
     followed: tuple[tuple[str, str], ...]
+    training_only: frozenset[str]
 
 
 def is_producer(module: nn.Module) -> bool:
@@ -140,17 +142,26 @@ def channel_axis(module: nn.Module) -> int:
 def follow(model: nn.Module, example: Tensor) -> Channels:
     """Run the network once in eval mode and return which channels belong together.
 
+    Where layers do not run in eval mode, such as auxiliary heads, the network also runs in train mode: such layers
+    keep their outputs, but their inputs go with what they read.
+
     Args:
-        model: A network that may be changed by the caller's leave: it is put into eval mode.
+        model: A network of the caller's own: its mode and its statistics change.
         example: ``(n, ...)`` one batch.
     """
-    follower = _Follower(model.eval())
+    follower = _Follower(model)
     with torch.no_grad(), follower.hooks(), follower:
         follower.put(example, follower.alien("is tied to the network's inputs"), axis=1)
-        result = model(example)
-    for tensor in _tensors(result):
-        follower.obstruct(follower.ids.get(tensor), Obstacle("its outputs are the network's outputs"))
-    return follower.channels()
+        for tensor in _tensors(model.eval()(example)):
+            follower.obstruct(follower.ids.get(tensor), Obstacle("its outputs are the network's outputs"))
+        in_eval_mode = set(follower.records.outputs)
+        if any(is_producer(module) and name not in in_eval_mode for module, name in follower.names.items()):
+            with suppress(Exception):  # a network that cannot run in train mode here has only the one mode
+                model.train()(example)
+    for name, made in follower.records.outputs.items():
+        if name not in in_eval_mode:
+            follower.obstruct(made, Obstacle("runs in train mode alone", name))
+    return follower.channels(frozenset(set(follower.records.outputs) - in_eval_mode))
 
 
 @dataclass
@@ -247,7 +258,7 @@ class _Follower(TorchFunctionMode):
             self.meet(rows, rows[:, :1])
         return rows[:, 0].expand(tensor.shape[axis])
 
-    def channels(self) -> Channels:
+    def channels(self, training_only: frozenset[str]) -> Channels:
         classes = _components(self.count, self.records.met)
         tied = [torch.from_numpy(classes[pairs.numpy()]) for pairs in self.records.tied]
         units = _components(int(classes.max(initial=0)) + 1, tied)
@@ -266,6 +277,7 @@ class _Follower(TorchFunctionMode):
             obstacles=obstacles,
             passed={unit: tuple(operations) for unit, operations in passed.items()},
             followed=tuple(self.records.followed),
+            training_only=training_only,
         )
 
     # Layers
@@ -349,6 +361,8 @@ class _Follower(TorchFunctionMode):
         reason = next((self.blocked[t] for t in operands if t in self.blocked), "")
         if reason:
             self._block(reason, operands, outputs)
+        elif name == "__setitem__":
+            self._block("is written into by index", operands, operands[:1])
         elif name in MOVES:
             self._move(func, name, args, kwargs, outputs)
         elif name in REDUCTIONS:
@@ -427,9 +441,11 @@ class _Follower(TorchFunctionMode):
         if axes is None or isinstance(axes, bool):
             axes = range(ids.ndim)
         dims = (axes,) if isinstance(axes, int) else tuple(axes)
-        if any(ids.shape[dim] > 1 for dim in dims):
+        if all(size == 1 for axis, size in enumerate(ids.shape) if axis not in {dim % ids.ndim for dim in dims}):
             # What sums up many channels is a channel of no layer; the check decides whether it may lose some of them.
             return
+        for dim in dims:
+            self.meet(ids, ids.narrow(dim, 0, 1))
         for output in outputs:
             self.ids[output] = ids.amin(dims, keepdim=output.ndim == ids.ndim)
 

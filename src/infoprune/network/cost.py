@@ -45,6 +45,15 @@ def count(model: nn.Module, example: Tensor) -> Cost:
     return Cost(sum(layer.macs() for layer in _run(model, example).values()), _parameters(model))
 
 
+def macs_by_layer(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """Return the multiply-adds of every convolution and linear layer for one image, in the order of the network.
+
+    Raises:
+        InputError: The network does not run on the example.
+    """
+    return {name: layer.macs() for name, layer in _run(model, example).items()}
+
+
 class CostModel:
     """The cost of any cut of one network, exactly, without making it.
 
@@ -62,7 +71,12 @@ class CostModel:
         self.base = Cost(sum(layer.macs() for layer in layers.values()), _parameters(model))
         modules = dict(model.named_modules())
         names = dict.fromkeys(member.layer for group in groups.groups for member in group.members)
-        self._layers = [layers.get(name) or _other_layer(modules[name]) for name in names]
+        # A producer that did not run belongs to train mode alone.
+        self._layers = [
+            layers.get(name)
+            or (_layer(modules[name], 0) if is_producer(modules[name]) else _other_layer(modules[name]))
+            for name in names
+        ]
         place = {name: index for index, name in enumerate(names)}
         self._groups = {group.name: _share(group, place) for group in groups.groups}
 

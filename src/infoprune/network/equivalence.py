@@ -89,26 +89,29 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def precise(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
-    """Return a copy and its example in double precision, or in what they are where the network cannot run in it.
+def test_of(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
+    """Return a randomised copy and one input of the example, to try cuts on.
 
-    In double precision an error however small is far above rounding.
+    Both are in double precision, where an error however small is far above rounding, unless the network cannot run
+    in it.
     """
+    test = randomised(model, seed=0)
+    example = placed(example, test)[:1]
     try:
-        double, wide = copied(model).double(), example.double()
-        outputs(double, wide)
+        outputs(test.double(), example.double())
     except Exception:  # a device without it, or numbers of fixed precision in the network's code
-        return model, example
-    return double, wide
+        return test.float(), example
+    return test, example.double()
 
 
-def gap(model: nn.Module, removal: Removal, example: Tensor) -> float:
-    """Cut a copy, hold the same channels of another at zero, and return how far their outputs are apart.
+def gap(test: nn.Module, removal: Removal, example: Tensor, *, trains: bool = False) -> float:
+    """Cut a copy, hold the same channels of the whole at zero, and return how far their outputs are apart.
 
     Args:
-        model: The whole network; it is not changed.
+        test: The whole network, in eval mode; it is not changed.
         removal: What goes.
         example: ``(n, ...)`` a batch.
+        trains: Whether the cut network must run in train mode as well.
 
     Returns:
         The largest absolute difference over the example, relative to the largest absolute output.
@@ -116,21 +119,29 @@ def gap(model: nn.Module, removal: Removal, example: Tensor) -> float:
     Raises:
         Exception: Whatever the cut network raises when it cannot run.
     """
-    small = copied(model)
+    handles = hold_at_zero(test, removal)
+    try:
+        whole = outputs(test, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    small = duplicate(test)
     cut(small, removal)
-    difference, scale = compare(outputs(masked(model, removal), example), outputs(small, example))
+    difference, scale = compare(whole, outputs(small, example))
+    if trains:
+        outputs(small.train(), example.repeat(2, *[1] * (example.ndim - 1)))
     return difference / scale
 
 
 def masked(model: nn.Module, removal: Removal) -> nn.Module:
-    """Return a copy whose channels in ``removal`` are held at zero in every forward pass."""
+    """Return a copy in eval mode whose channels in ``removal`` are held at zero in every forward pass."""
     model = copied(model)
     hold_at_zero(model, removal)
     return model
 
 
 def outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    """Return every tensor a network in eval mode gives for a batch."""
+    """Return every tensor a network gives for a batch."""
     with exactly(example.device), torch.no_grad():
         torch.manual_seed(0)
         return [leaf for leaf in tree_leaves(model(example)) if isinstance(leaf, Tensor)]

@@ -115,8 +115,7 @@ def find_groups(model: nn.Module, example: Tensor, *, check: bool = True) -> Gro
     groups = _assemble(traced, channels, [name for name in producers if name in channels.outputs])
     refused: dict[str, str] = {}
     if check:
-        test = equivalence.precise(equivalence.randomised(model, seed=0), example)
-        groups, refused = _checked(test, groups, channels)
+        groups, refused = _checked(equivalence.test_of(model, example), groups, channels)
     removable = {layer for group in groups for layer in group.producers}
     left_alone = {name: refused.get(name) or _reason(name, channels) for name in producers if name not in removable}
     return Groups(tuple(groups), left_alone)
@@ -215,7 +214,7 @@ def _checked(
     waiting = [groups] if groups else []
     while waiting:
         some = waiting.pop()
-        problem = _problem(*test, [*right, *some])
+        problem = _problem(*test, [*right, *some], trains=bool(channels.training_only))
         if not problem:
             right += some
         elif len(some) > 1:
@@ -234,7 +233,7 @@ def _checked(
     return right, refused
 
 
-def _problem(model: nn.Module, example: Tensor, groups: Sequence[CoupledGroup]) -> str:
+def _problem(test: nn.Module, example: Tensor, groups: Sequence[CoupledGroup], *, trains: bool) -> str:
     """Cut one unit of each group, then about half of them, at random; return what is wrong, or nothing."""
     random = np.random.default_rng(0)
     for share in (0.0, 0.5):
@@ -245,7 +244,7 @@ def _problem(model: nn.Module, example: Tensor, groups: Sequence[CoupledGroup]) 
             removed[group.name] = [i for unit in units for i in group.units[unit]]
         removal = Groups(tuple(groups), {}).removal(removed)
         try:
-            gap = equivalence.gap(model, removal, example)
+            gap = equivalence.gap(test, removal, example, trains=trains)
         except Exception as error:
             return f"the cut network does not run: {equivalence.one_line(error)}"
         if gap > equivalence.TOLERANCE[example.dtype]:
@@ -255,7 +254,7 @@ def _problem(model: nn.Module, example: Tensor, groups: Sequence[CoupledGroup]) 
 
 def _reason(layer: str, channels: Channels) -> str:
     if layer not in channels.outputs:
-        return "takes no part in the forward pass in eval mode"
+        return "takes no part in the forward pass"
     labels = channels.outputs[layer]
     units = np.unique(channels.units[labels]).tolist()
     for unit in units:

@@ -10,6 +10,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.hooks import RemovableHandle
 
 from infoprune.network.channels import Routing, channel_axis, is_depthwise
 
@@ -33,18 +34,20 @@ def cut(model: nn.Module, removal: Removal) -> None:
         parameter.requires_grad_(trainable[name])
 
 
-def hold_at_zero(model: nn.Module, removal: Removal) -> None:
-    """Hook a network, for good, so that the given channels are zero wherever they leave or enter a layer."""
+def hold_at_zero(model: nn.Module, removal: Removal) -> list[RemovableHandle]:
+    """Hook a network so that the given channels are zero wherever they leave or enter a layer; return the hooks."""
     modules = dict(model.named_modules())
+    handles = []
     for (layer, side), channels in removal.items():
         if not channels:
             continue
         module = modules[layer]
         zeros = partial(_with_zeros, axis=channel_axis(module), channels=list(channels))
         if side == "out":
-            module.register_forward_hook(partial(_zero_output, zeros))
+            handles.append(module.register_forward_hook(partial(_zero_output, zeros)))
         else:
-            module.register_forward_pre_hook(partial(_zero_input, zeros), with_kwargs=True)
+            handles.append(module.register_forward_pre_hook(partial(_zero_input, zeros), with_kwargs=True))
+    return handles
 
 
 def width(module: nn.Module, side: Side) -> int:
