@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from typer.exceptions import TyperException
 
-from infoprune import commands, criteria, zoo
+from infoprune import commands, criteria, report, zoo
 from infoprune.commands import RepairChoice, TuneChoice
 from infoprune.console import messages, results, shown_progress
 from infoprune.criteria.base import Tap
@@ -26,6 +26,8 @@ from infoprune.pipeline import Choice
 from infoprune.plan import Budget
 from infoprune.record import comparison
 from infoprune.repair import all_repairs
+from infoprune.report.figures import comparison_figures, run_figures
+from infoprune.report.run import RECORD
 from infoprune.tune import Precision, Recipe, Schedule
 from infoprune.version import __version__
 
@@ -61,6 +63,9 @@ Out = Annotated[Path, typer.Option("--out", help="The checkpoint to write.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Also write the record as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]
+
+Page = Annotated[Path | None, typer.Option("--out", "-o", help="The HTML page to write.")]
+Figures = Annotated[Path | None, typer.Option("--figures", help="Folder for PNG and SVG figures.")]
 
 
 @app.command()
@@ -122,12 +127,15 @@ def prune(
     repair_images: Annotated[int, typer.Option(min=1, help="Training images to repair with.")] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
+    run_out: Annotated[Path | None, typer.Option("--run", help="Folder for record, plan and evidence.")] = None,
+    report_out: Annotated[Path | None, typer.Option("--report", help="Also write the page of this run.")] = None,
     json_out: JsonOut = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Remove filters and write the smaller network."""
-    _check_outputs(out, json_out, force=force)
+    _check_outputs(out, json_out, report_out, force=force)
+    _check_outputs(run_out and run_out / RECORD, force=force)
     shares = {"macs": macs, "parameters": params, "latency": latency}
     cuts = {
         "ratio": ratio,
@@ -155,6 +163,7 @@ def prune(
             choice,
             out=out,
             repair=None if repair is None else RepairChoice(repair, repair_images),
+            keep_evidence=run_out is not None or report_out is not None,
             seed=seed,
             device=device,
             force=force,
@@ -162,6 +171,11 @@ def prune(
             on_reach=lambda found: None if quiet else console.print(_reach_table(found)),
         )
     _finish(run.record, json_out, force=force)
+    if run.kept is not None:
+        if run_out is not None:
+            report.write_run(run.kept, run_out, force=force)
+        if report_out is not None:
+            write_text(report_out, report.page(run.kept), force=force)
     if not quiet:
         title = f"{out} by {_named(choice)}" + ("" if repair is None else f", repaired by {repair}")
         results().print(comparison(run.result.base, run.result.pruned, title, run.result.as_cut))
@@ -274,6 +288,41 @@ def export_checkpoint(
     if not quiet:
         for table in (_export_table(record), _latency_table(record["latency_ms"])):
             results().print(table)
+
+
+@app.command("report")
+def write_report(
+    run: Annotated[Path, typer.Argument(help="A folder that 'prune --run' wrote.")],
+    page: Page = None,
+    against: Annotated[list[Path] | None, typer.Option(help="Another run to lay beside it.")] = None,
+    figures: Figures = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show a run: one page that opens offline, and figures for papers."""
+    _check_page(page, figures, force=force)
+    opened, others = report.read_run(run), [report.read_run(one) for one in against or ()]
+    files = [] if figures is None else run_figures(opened, figures, force=force)
+    if page is not None:
+        write_text(page, report.page(opened, others), force=force)
+    _told(page, figures, len(files), quiet=quiet)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that 'prune --run' wrote.")],
+    page: Page = None,
+    figures: Figures = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show accuracy against cost over several runs."""
+    _check_page(page, figures, force=force)
+    opened = [report.read_run(run) for run in runs]
+    files = [] if figures is None else comparison_figures(opened, figures, force=force)
+    if page is not None:
+        write_text(page, report.comparison_page(opened), force=force)
+    _told(page, figures, len(files), quiet=quiet)
 
 
 @app.command("criteria")
@@ -445,6 +494,21 @@ def _check_outputs(*paths: Path | None, force: bool) -> None:
     for path in paths:
         if path is not None:
             check_writable(path, force=force)
+
+
+def _check_page(page: Path | None, figures: Path | None, *, force: bool) -> None:
+    if page is None and figures is None:
+        raise InputError("say what to write: --out report.html, --figures FOLDER, or both")
+    _check_outputs(page, force=force)
+
+
+def _told(page: Path | None, figures: Path | None, files: int, *, quiet: bool) -> None:
+    if quiet:
+        return
+    if page is not None:
+        results().print(f"page: {page}")
+    if figures is not None:
+        results().print(f"{files} figures: {figures}")
 
 
 def _finish(record: dict[str, Any], path: Path | None, *, force: bool) -> None:

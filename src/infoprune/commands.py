@@ -21,6 +21,7 @@ from infoprune.origin import Origin, origin_of
 from infoprune.pipeline import Choice, Result
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
+from infoprune.report import Run, kept_run
 from infoprune.tune import Epoch, Recipe, make_fabric
 from infoprune.tune import train as train_network
 from infoprune.zoo import registry
@@ -28,10 +29,11 @@ from infoprune.zoo import registry
 
 @dataclass(frozen=True)
 class PruneRun:
-    """The result of a pruning command and its record."""
+    """The result of a pruning command, its record, and what a report shows of it, where that was asked for."""
 
     result: Result
     record: dict[str, Any]
+    kept: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def prune(
     *,
     out: Path,
     repair: RepairChoice | None = None,
+    keep_evidence: bool = False,
     seed: int = 0,
     device: str = "auto",
     force: bool = False,
@@ -101,7 +104,8 @@ def prune(
     record["settings"] = {**record["settings"], **settings}
     figures: dict[str, Any] = {name: record[name] for name in ("base", "as_cut", "pruned", "seconds") if name in record}
     checkpoint.save(result.model, out, settings=record["settings"], figures=figures, force=force)
-    return PruneRun(result, record)
+    kept = kept_run(model, result, record, calibration, name=out.stem) if keep_evidence else None
+    return PruneRun(result, record, kept)
 
 
 def train(

@@ -1,0 +1,154 @@
+"""The figures of a report as PNG and SVG, for papers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from infoprune.output import check_writable, written_whole
+from infoprune.report import views
+from infoprune.report.comparison import COSTS, distinct, pareto_front
+from infoprune.report.page import comparison_rows, package
+from infoprune.report.run import Run
+from infoprune.report.views import LayerView, layer_views
+
+KEPT, GONE, SOFT = "#2464b4", "#c25b12", "#566270"
+LABELS = {"macs": "MACs", "parameters": "parameters", "latency_ms": "latency (ms)"}
+_FORMATS = ("png", "svg")
+_DOTS_PER_INCH = 200
+
+
+def run_figures(run: Run, folder: Path, *, force: bool = False) -> list[Path]:
+    """Write the widths of all layers, and for every layer the figure of its criterion, as PNG and SVG.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: A file exists and ``force`` is not set, or cannot be written, or Matplotlib is not installed.
+    """
+    layers = layer_views(run)
+    drawings: dict[str, Callable[[Any], None]] = {"filters": lambda axes: _widths(axes, layers)}
+    for view in layers:
+        if view.figure != "none":
+            drawings[f"layer.{view.decision.layer}"] = _layer(view, views.criterion_of(run))
+    return _write(drawings, folder, force)
+
+
+def comparison_figures(runs: Sequence[Run], folder: Path, *, force: bool = False) -> list[Path]:
+    """Write accuracy against MACs, parameters and latency as PNG and SVG.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: As in :func:`run_figures`.
+    """
+    rows = [row for row in comparison_rows(distinct(runs)) if row["accuracy"] is not None]
+    return _write({f"accuracy_against_{cost}": _tradeoff(rows, cost) for cost in COSTS}, folder, force)
+
+
+def _write(drawings: dict[str, Callable[[Any], None]], folder: Path, force: bool) -> list[Path]:
+    matplotlib, figure = package("matplotlib"), package("matplotlib.figure")
+    files = []
+    for name in drawings:
+        for kind in _FORMATS:
+            check_writable(folder / f"{name}.{kind}", force=force)
+    # A fixed salt and no date: the same run gives the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "infoprune", "font.size": 9, "axes.spines.top": False,
+                                "axes.spines.right": False}):  # fmt: skip
+        for name, draw in drawings.items():
+            drawn = figure.Figure(figsize=(5.5, 3.4), layout="constrained")
+            draw(drawn.add_subplot())
+            for kind in _FORMATS:
+                written = io.BytesIO()
+                metadata = {"Date": None} if kind == "svg" else {}
+                drawn.savefig(written, format=kind, dpi=_DOTS_PER_INCH, metadata=metadata)
+                path = folder / f"{name}.{kind}"
+                with written_whole(path, force=force) as temporary:
+                    temporary.write_bytes(written.getvalue())
+                files.append(path)
+    return files
+
+
+def _layer(view: LayerView, criterion: str) -> Callable[[Any], None]:
+    draw = {"curve": _curve, "matrix": _matrix, "scores": _scores}[view.figure]
+    return lambda axes: draw(axes, view, criterion)
+
+
+def _widths(axes: Any, layers: Sequence[LayerView]) -> None:
+    places = range(len(layers))
+    axes.bar(places, [view.decision.filters for view in layers], color="none", edgecolor=GONE, hatch="////", lw=0.5,
+             label="removed")  # fmt: skip
+    axes.bar(places, [len(view.decision.kept) for view in layers], color=KEPT, label="kept")
+    if len(layers) <= 20:
+        axes.set_xticks(list(places), [view.decision.layer for view in layers], rotation=60, ha="right")
+    else:
+        axes.set_xlabel("layer, in the order of the network")
+    axes.set_ylabel("filters")
+    axes.legend(frameon=False)
+
+
+def _curve(axes: Any, view: LayerView, criterion: str) -> None:
+    decision = view.decision
+    curve = decision.curve or ()
+    kept = set(decision.kept)
+    axes.plot(range(1, len(curve) + 1), curve, color=SOFT, lw=0.8)
+    for name, inside, tone, marker in (("kept", True, KEPT, "o"), ("removed", False, GONE, "x")):
+        some = [place for place, chosen in enumerate(view.order) if (chosen in kept) is inside]
+        axes.plot([i + 1 for i in some], [curve[i] for i in some], marker, color=tone, ms=4, label=name)
+    axes.axvline(len(decision.kept) + 0.5, color=GONE, lw=1.2, label=f"cut: {len(decision.kept)} stay")
+    if view.saturated_at is not None and view.saturated_at < decision.filters:
+        axes.axvline(view.saturated_at + 0.5, color=SOFT, ls=":", label=f"saturated after {view.saturated_at}")
+    axes.set_xlabel("filters in the order of the criterion")
+    axes.set_ylabel("information left (bits)" if criterion == "cmi" else "value left")
+    axes.set_title(decision.layer)
+    axes.legend(frameon=False)
+
+
+def _scores(axes: Any, view: LayerView, criterion: str) -> None:
+    scores, kept = view.decision.scores or (), set(view.decision.kept)
+    for name, inside, tone, hatch in (("kept", True, KEPT, None), ("removed", False, GONE, "////")):
+        some = [place for place, chosen in enumerate(view.order) if (chosen in kept) is inside]
+        heights = [scores[view.order[place]] for place in some]
+        axes.bar([place + 1 for place in some], heights, width=0.9, color=tone, label=name,
+                 hatch=hatch if len(scores) <= 64 else None, edgecolor="white" if hatch else tone, lw=0)  # fmt: skip
+    axes.set_xlabel("filters, most important first")
+    axes.set_ylabel("relevance (bits)" if criterion == "hrel" else f"importance by {criterion}")
+    axes.set_title(view.decision.layer)
+    axes.legend(frameon=False)
+
+
+def _matrix(axes: Any, view: LayerView, criterion: str) -> None:
+    assert view.similarity is not None
+    kept = set(view.decision.kept)
+    order = [f for f in view.order if f in kept] + [f for f in view.order if f not in kept]
+    shown = axes.imshow(view.similarity[order][:, order].numpy(), cmap="cividis", interpolation="nearest")
+    axes.figure.colorbar(shown, ax=axes, label=f"similarity ({criterion})")
+    for line in (axes.axvline, axes.axhline):
+        line(len(kept) - 0.5, color=GONE, lw=1.2)
+    axes.set_xlabel("filters, kept before removed")
+    axes.set_title(view.decision.layer)
+
+
+def _tradeoff(rows: Sequence[dict[str, Any]], cost: str) -> Callable[[Any], None]:
+    def draw(axes: Any) -> None:
+        front = pareto_front([(row[cost], row["accuracy"]) for row in rows])
+        axes.step([rows[i][cost] for i in front], [rows[i]["accuracy"] for i in front], where="post", color=KEPT,
+                  label="Pareto front")  # fmt: skip
+        for index, row in enumerate(rows):
+            on_it = index in front
+            axes.plot(row[cost], row["accuracy"], "o", color=KEPT if on_it else GONE, mfc=None if on_it else "none")
+            axes.annotate(row["name"], (row[cost], row["accuracy"]), xytext=(0, 5), textcoords="offset points",
+                          ha="center", fontsize=8)  # fmt: skip
+        known = [row for row in rows if row["base_accuracy"] is not None]
+        axes.plot([row[f"base_{cost}"] for row in known], [row["base_accuracy"] for row in known], "*", color=SOFT,
+                  ms=9, label="before pruning")  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.set_xlabel(LABELS[cost])
+        axes.set_ylabel("accuracy (%)")
+        axes.legend(frameon=False)
+
+    return draw

@@ -1,0 +1,215 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const at = (id) => document.getElementById(id);
+  const color = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const phone = () => innerWidth < 640;
+
+  function layout(more) {
+    const axis = { gridcolor: color("--line"), zerolinecolor: color("--line"), linecolor: color("--line") };
+    return {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: "system-ui, sans-serif", size: 13, color: color("--ink") },
+      margin: { l: phone() ? 52 : 64, r: 12, t: 34, b: 48 },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+      hoverlabel: { bgcolor: color("--panel"), font: { color: color("--ink") } },
+      ...more,
+      xaxis: { ...axis, automargin: true, ...more.xaxis }, yaxis: { ...axis, automargin: true, ...more.yaxis },
+    };
+  }
+  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+    displayModeBar: phone() ? false : undefined };
+  // The figure is drawn anew where its kind changes: leftovers of another kind of axis would stay otherwise.
+  let drawn = null;
+  function draw(kind, traces, more) {
+    if (drawn !== null && drawn !== kind) Plotly.purge(at("figure"));
+    drawn = kind;
+    return Plotly.react(at("figure"), traces, layout(more), config);
+  }
+  const upright = (x, name, dash) => ({ line: { type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper",
+    line: { color: color(name), width: 2, dash } } });
+  const label = (x, text, y, right) => ({ x, y, yref: "paper", text, showarrow: false, yanchor: "top",
+    xanchor: right ? "right" : "left", xshift: right ? -6 : 6, bgcolor: color("--paper"), borderpad: 2 });
+
+  const figures = {
+    curve(layer, kept) {
+      const all = layer.order.map((filter, i) => ({ filter, x: i + 1, y: layer.curve[i] }));
+      const traces = [["kept", true, "--kept", "circle"], ["removed", false, "--gone", "x"]].map(([name, is, tone, symbol]) => {
+        const some = all.filter((one) => kept.has(one.filter) === is);
+        return { name, mode: "markers", type: "scatter", x: some.map((o) => o.x), y: some.map((o) => o.y),
+          text: some.map((o) => `filter ${o.filter}`), marker: { color: color(tone), symbol, size: 8 },
+          hovertemplate: "%{text}, number %{x}<br>%{y:.4g} left after it<extra></extra>" };
+      });
+      traces.unshift({ type: "scatter", mode: "lines", x: all.map((o) => o.x), y: all.map((o) => o.y), showlegend: false,
+        hoverinfo: "skip", line: { color: color("--soft"), width: 1 } });
+      const cut = layer.kept.length + 0.5, late = cut > layer.filters * 0.6;
+      const shapes = [upright(cut, "--gone", "solid").line];
+      const annotations = [label(cut, `cut: ${layer.kept.length} stay`, 1, late)];
+      if (layer.saturated_at !== null && layer.saturated_at < layer.filters) {
+        shapes.push(upright(layer.saturated_at + 0.5, "--soft", "dot").line);
+        annotations.push(label(layer.saturated_at + 0.5, `saturated after ${layer.saturated_at}`, 0.88,
+          layer.saturated_at > layer.filters * 0.6));
+      }
+      draw("curve", traces, { shapes, annotations, xaxis: { title: { text: "filters in the order of the criterion" }, rangemode: "tozero" },
+        yaxis: { title: { text: data.criterion === "cmi" ? "information left (bits)" : "value left" }, rangemode: "tozero" } });
+      return "Each point is a filter, the most informative first; its height is what the filters after it could still tell. " +
+        "The line is where the layer was cut.";
+    },
+    scores(layer, kept) {
+      const traces = [["kept", true, "--kept", ""], ["removed", false, "--gone", "/"]].map(([name, is, tone, shape]) => {
+        const some = layer.order.map((filter, i) => [filter, i]).filter(([filter]) => kept.has(filter) === is);
+        return { name, type: "bar", x: some.map(([, i]) => i + 1), y: some.map(([filter]) => layer.scores[filter]),
+          text: some.map(([filter]) => `filter ${filter}`), textposition: "none",
+          marker: { color: color(tone), line: { width: 0 }, pattern: layer.filters <= 128 ? { shape, fgopacity: 0.6 } : {} },
+          hovertemplate: "%{text}: %{y:.4g}<extra></extra>" };
+      });
+      draw("scores", traces, { bargap: layer.filters > 100 ? 0 : 0.15, barmode: "overlay",
+        xaxis: { title: { text: "filters, most important first" } },
+        yaxis: { title: { text: data.criterion === "hrel" ? "relevance (bits)" : `importance by ${data.criterion}` } } });
+      return "Each bar is a filter, the most important first.";
+    },
+    matrix(layer) {
+      const bytes = Uint8Array.from(atob(layer.matrix.bytes), (c) => c.charCodeAt(0));
+      const stays = new Set(layer.kept), scale = (layer.matrix.high - layer.matrix.low) / 255;
+      const order = [...layer.order.filter((f) => stays.has(f)), ...layer.order.filter((f) => !stays.has(f))];
+      const z = order.map((i) => order.map((j) => layer.matrix.low + scale * bytes[i * layer.filters + j]));
+      const names = order.map((f) => `${f}${stays.has(f) ? "" : " (removed)"}`);
+      const cut = layer.kept.length - 0.5, end = layer.filters - 0.5;
+      const line = { color: color("--gone"), width: 2 };
+      const shapes = cut >= end ? [] : [
+        { type: "line", x0: cut, x1: cut, y0: -0.5, y1: end, line }, { type: "line", x0: -0.5, x1: end, y0: cut, y1: cut, line },
+      ];
+      const annotations = cut >= end ? [] : [
+        { x: (cut + end) / 2, y: 1, yref: "paper", yanchor: "bottom", text: "removed", showarrow: false, font: { color: color("--gone") } },
+        { x: (cut - 0.5) / 2, y: 1, yref: "paper", yanchor: "bottom", text: "kept", showarrow: false, font: { color: color("--kept") } },
+      ];
+      draw("matrix", [{ type: "heatmap", z, colorscale: "Cividis", colorbar: { thickness: 12, outlinewidth: 0 },
+        customdata: order.map((_, i) => order.map((__, j) => `${names[i]} and ${names[j]}`)),
+        hovertemplate: "filters %{customdata}: %{z:.3f}<extra></extra>" }],
+        { shapes, annotations, xaxis: { title: { text: "filters, kept before removed" }, showgrid: false },
+          yaxis: { autorange: "reversed", showgrid: false, scaleanchor: "x", constrain: "domain" } });
+      return "How alike the maps of two filters are: bright is alike. The filters right of and below the lines were removed; " +
+        "each was the less useful of a pair that was alike.";
+    },
+    none() {
+      Plotly.purge(at("figure"));
+      drawn = null;
+      return "The filters were given by hand: no criterion scored them.";
+    },
+  };
+
+  function tile(layer, filter, gone) {
+    const { src, columns, rows, images, height, width } = layer.maps;
+    const scale = 48 / Math.max(width, 1), w = 48, h = Math.max(2, Math.round(height * images * scale));
+    const outer = document.createElement("figure");
+    outer.className = gone ? "tile gone" : "tile";
+    const map = document.createElement("span");
+    map.setAttribute("role", "img");
+    map.setAttribute("aria-label", `Feature maps of filter ${filter}, ${gone ? "removed" : "kept"}`);
+    map.style.cssText = `width:${w}px;height:${h}px;background-image:url(${src});background-size:${w * columns}px ${h * rows}px;` +
+      `background-position:${-w * (filter % columns)}px ${-h * Math.floor(filter / columns)}px`;
+    const name = document.createElement("figcaption");
+    name.textContent = filter;
+    outer.append(map, name);
+    return outer;
+  }
+
+  function showPairs(layer) {
+    at("pairs").replaceChildren(...layer.pairs.map(([removed, kept, alike]) => {
+      const card = document.createElement("div"), two = document.createElement("div"), text = document.createElement("p");
+      card.className = "pair";
+      two.className = "two";
+      two.append(tile(layer, removed, true), tile(layer, kept, false));
+      text.textContent = `${removed} went, ${kept} stays: ${alike.toFixed(3)}`;
+      card.append(two, text);
+      return card;
+    }));
+    at("pairs-note").textContent = layer.pairs.length
+      ? `Removed filters (dashed) beside the kept one each is most like, by ${layer.pairs_by}, on the same images.`
+      : "Nothing was removed here.";
+  }
+
+  function showMaps(layer) {
+    if (!at("filters").open) return;
+    const stays = new Set(layer.kept);
+    for (const [id, is] of [["kept", true], ["removed", false]]) {
+      const some = layer.order.filter((filter) => stays.has(filter) === is);
+      at(`${id}-title`).textContent = `${is ? "Kept" : "Removed"}: ${some.length}`;
+      at(id).replaceChildren(...some.map((filter) => tile(layer, filter, !is)));
+    }
+  }
+
+  let chosen = 0;
+  function show(index) {
+    chosen = index;
+    const layer = data.layers[index];
+    at("layer").value = String(index);
+    at("previous").disabled = index === 0;
+    at("next").disabled = index === data.layers.length - 1;
+    document.querySelectorAll("[data-layer]").forEach((link) => {
+      link.closest("tr").toggleAttribute("aria-current", Number(link.dataset.layer) === index);
+    });
+    at("reason").textContent = `${layer.kept.length} of ${layer.filters} filters stay. ${layer.reason}` +
+      (layer.coupled.length ? ` Coupled with ${layer.coupled.join(", ")}.` : "");
+    at("figure").classList.toggle("square", layer.figure === "matrix");
+    at("figure").hidden = layer.figure === "none";
+    at("figure-note").textContent = figures[layer.figure](layer, new Set(layer.kept));
+    at("figure").setAttribute("aria-label", `${layer.name}: ${at("figure-note").textContent}`);
+    if (layer.maps && at("pairs")) { showPairs(layer); showMaps(layer); }
+  }
+
+  function fromAddress() {
+    const name = decodeURIComponent(location.hash.replace(/^#layer=/, ""));
+    const index = data.layers.findIndex((layer) => layer.name === name);
+    if (index >= 0) { show(index); at("why").scrollIntoView(); }
+    return index >= 0;
+  }
+
+  function page() {
+    if (!data.layers.length) { at("why").hidden = true; return; }
+    at("layer").append(...data.layers.map((layer, i) => new Option(`${layer.name} (${layer.kept.length} of ${layer.filters})`, i)));
+    const go = (index) => { history.replaceState(null, "", `#layer=${encodeURIComponent(data.layers[index].name)}`); show(index); };
+    at("layer").addEventListener("change", () => go(Number(at("layer").value)));
+    at("previous").addEventListener("click", () => go(chosen - 1));
+    at("next").addEventListener("click", () => go(chosen + 1));
+    if (at("filters")) at("filters").addEventListener("toggle", () => showMaps(data.layers[chosen]));
+    addEventListener("hashchange", fromAddress);
+    if (!fromAddress()) show(0);
+  }
+
+  function comparison() {
+    const cost = at("cost").value, names = { macs: "MACs", parameters: "parameters", latency_ms: "latency (ms)" };
+    const measured = data.runs.filter((run) => run.accuracy !== null);
+    const front = data.fronts[cost].map((i) => data.runs[i]);
+    const bases = [...new Map(measured.filter((run) => run.base_accuracy !== null)
+      .map((run) => [`${run.network} ${run.base_accuracy}`, run])).values()];
+    const point = (run) => `${run.name} (${run.criterion})`;
+    draw("tradeoff", [
+      { name: "Pareto front", type: "scatter", mode: "lines", x: front.map((r) => r[cost]), y: front.map((r) => r.accuracy),
+        line: { color: color("--kept"), width: 2, shape: "hv" }, hoverinfo: "skip" },
+      { name: "runs", type: "scatter", mode: "markers+text", x: measured.map((r) => r[cost]), y: measured.map((r) => r.accuracy),
+        text: measured.map((r) => phone() && measured.length > 6 ? "" : r.name), textposition: "top center",
+        customdata: measured.map(point), cliponaxis: false,
+        marker: { size: 11, color: measured.map((r) => color(front.includes(r) ? "--kept" : "--gone")),
+          symbol: measured.map((r) => front.includes(r) ? "circle" : "circle-open"), line: { width: 2 } },
+        hovertemplate: "%{customdata}<br>%{x:.4s}, %{y:.2f} %<extra></extra>" },
+      { name: "before pruning", type: "scatter", mode: "markers", x: bases.map((r) => r[`base_${cost}`]), y: bases.map((r) => r.base_accuracy),
+        customdata: bases.map((r) => r.network), marker: { size: 13, symbol: "star", color: color("--soft") },
+        hovertemplate: "%{customdata} before pruning<br>%{x:.4s}, %{y:.2f} %<extra></extra>" },
+    ], { xaxis: { title: { text: names[cost] }, rangemode: "tozero" }, yaxis: { title: { text: "accuracy (%)" } } });
+  }
+
+  function redraw() {
+    if (at("cost")) comparison(); else if (data.layers.length) show(chosen);
+  }
+  function nameTheme() { at("theme").textContent = root.dataset.theme === "dark" ? "Light theme" : "Dark theme"; }
+  at("theme").addEventListener("click", () => {
+    root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
+    try { localStorage.setItem("infoprune-theme", root.dataset.theme); } catch (blocked) { /* it lasts as long as the page */ }
+    nameTheme();
+    redraw();
+  });
+  nameTheme();
+  if (at("cost")) { at("cost").addEventListener("change", comparison); comparison(); } else page();
+})();

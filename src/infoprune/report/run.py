@@ -1,0 +1,144 @@
+"""What is kept of a run, so that it can be looked at later from files alone: JSON and tensors, nothing unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from infoprune.criteria.base import Importance
+from infoprune.errors import InputError
+from infoprune.output import write_text, written_whole
+from infoprune.plan import Plan
+
+RECORD, PLAN, EVIDENCE, PICTURES, EXPORT = (
+    "record.json",
+    "plan.json",
+    "evidence.safetensors",
+    "pictures.safetensors",
+    "export.json",
+)
+# Between a layer and the name of a tensor in one file; names of modules cannot hold it.
+_SEPARATOR = "|"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Small pictures of what the network saw.
+
+    Args:
+        images: ``(images, C, H, W)`` uint8, as they are before any normalisation.
+        maps: By layer ``(images, filters, h, w)`` uint8, each filter from its least to its largest value.
+    """
+
+    images: Tensor
+    maps: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pruning, as it is kept.
+
+    Args:
+        record: The record of the command.
+        plan: What stayed, and why.
+        evidence: By layer, the tensors behind the criterion's answer.
+        pictures: Feature maps of a few images, where they were taken.
+        export: The record of ``infoprune export``, where one lies in the folder.
+        name: What the run is called in tables.
+    """
+
+    record: Mapping[str, Any]
+    plan: Plan
+    evidence: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    pictures: Pictures | None = None
+    export: Mapping[str, Any] | None = None
+    name: str = ""
+
+
+def evidence_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, Tensor]]:
+    """Return by layer the tensors that a criterion gave as its reasons, on the CPU."""
+    return {
+        layer: {name: tensor.detach().cpu() for name, tensor in found.evidence.items()}
+        for layer, found in importances.items()
+    }
+
+
+def write_run(run: Run, folder: Path, *, force: bool = False) -> None:
+    """Write a run into a folder; the record comes last, so that a folder with a record is whole.
+
+    Raises:
+        InputError: A file exists and ``force`` is not set, or cannot be written.
+    """
+    tensors = {
+        f"{layer}{_SEPARATOR}{name}": _stored(tensor)
+        for layer, some in run.evidence.items()
+        for name, tensor in some.items()
+    }
+    with written_whole(folder / EVIDENCE, force=force) as temporary:
+        save_file(tensors, temporary)
+    if run.pictures is not None:
+        maps = {f"{layer}{_SEPARATOR}maps": maps for layer, maps in run.pictures.maps.items()}
+        with written_whole(folder / PICTURES, force=force) as temporary:
+            save_file({"images": run.pictures.images, **maps}, temporary)
+    write_text(folder / PLAN, run.plan.to_json() + "\n", force=force)
+    write_text(folder / RECORD, json.dumps(run.record, indent=1) + "\n", force=force)
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run that ``infoprune prune --run`` wrote.
+
+    Raises:
+        InputError: The folder holds no whole run.
+    """
+    if not (folder / RECORD).is_file() or not (folder / PLAN).is_file():
+        raise InputError(f"'{folder}' holds no run: name a folder written by 'infoprune prune --run'")
+    evidence: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in _tensors(folder / EVIDENCE).items():
+        layer, _, name = key.rpartition(_SEPARATOR)
+        evidence.setdefault(layer, {})[name] = tensor
+    export = _json(folder / EXPORT) if (folder / EXPORT).is_file() else None
+    record = _json(folder / RECORD)
+    if not isinstance(record.get("base"), dict) or not isinstance(record.get("pruned"), dict):
+        raise InputError(f"'{folder / RECORD}' is not the record of a pruning: it has no figures of base and pruned")
+    plan = Plan.from_dict(_json(folder / PLAN))
+    return Run(record, plan, evidence, _pictures(_tensors(folder / PICTURES)), export, folder.resolve().name)
+
+
+def _pictures(tensors: dict[str, Tensor]) -> Pictures | None:
+    if "images" not in tensors:
+        return None
+    images = tensors.pop("images")
+    return Pictures(images, {key.rpartition(_SEPARATOR)[0]: maps for key, maps in tensors.items()})
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        return {}
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"'{path}' is not a whole safetensors file: {error}") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"'{path}' must hold a JSON object")
+    return values
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    # Figures need three digits, and the matrices of wide layers are what fills the disk.
+    small = tensor.half() if tensor.ndim == 2 and tensor.is_floating_point() else tensor
+    return small.contiguous().clone() if torch.isfinite(small).all() else tensor.contiguous().clone()

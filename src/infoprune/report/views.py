@@ -1,0 +1,172 @@
+"""What a page or a figure shows of one layer, and of a run as a whole: plain values, no drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from infoprune.plan import LayerDecision
+from infoprune.record import removed
+from infoprune.report.run import Run
+
+PAIRS = 6
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A removed filter, the kept one it is most like, and how much."""
+
+    removed: int
+    kept: int
+    alike: float
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One coupled group of a run.
+
+    Args:
+        decision: What happened to it.
+        figure: Which figure tells why: the criterion's curve, its similarity matrix, its scores, or none of them.
+        order: All filters, most important first.
+        macs: Multiply-adds of the layers that lose filters of this group, before.
+        macs_after: The same, afterwards.
+        saturated_at: After how many filters the curve resolves nothing, where the criterion says so.
+        similarity: ``(filters, filters)`` float64, where the criterion gives it.
+        maps: ``(images, filters, h, w)`` uint8, where there are pictures.
+        pairs: The removed filters most like a kept one, most alike first.
+        pairs_by: What the likeness is.
+    """
+
+    decision: LayerDecision
+    figure: Literal["curve", "matrix", "scores", "none"]
+    order: tuple[int, ...]
+    macs: int | None
+    macs_after: int | None
+    saturated_at: int | None
+    similarity: Tensor | None
+    maps: Tensor | None
+    pairs: tuple[Pair, ...]
+    pairs_by: str
+
+
+def layer_views(run: Run) -> list[LayerView]:
+    """Return what there is to see of every layer of the plan, in the order of the network."""
+    return [_view(run, decision) for decision in run.plan.decisions.values()]
+
+
+def likeness(maps: Tensor) -> Tensor:
+    """Return the ``(C, C)`` correlations of ``(images, C, h, w)`` maps over images and positions; 0 if constant."""
+    flat = maps.movedim(1, 0).flatten(1).double()
+    centred = flat - flat.mean(dim=1, keepdim=True)
+    length = centred.norm(dim=1, keepdim=True)
+    unit = centred / torch.where(length > 0, length, torch.ones_like(length))
+    return unit @ unit.mT
+
+
+def closest_pairs(similarity: Tensor, kept: Sequence[int], gone: Sequence[int], count: int = PAIRS) -> tuple[Pair, ...]:
+    """Return the removed filters that are most like a kept one, most alike first, equal ones by index."""
+    if not gone:
+        return ()
+    values, places = similarity[list(gone)][:, list(kept)].double().max(dim=1)
+    ranked = torch.sort(values, descending=True, stable=True).indices.tolist()[:count]
+    return tuple(Pair(gone[i], kept[int(places[i])], float(values[i])) for i in ranked)
+
+
+def summary_rows(run: Run) -> list[dict[str, str]]:
+    """Return what a reader in a hurry needs: base, pruned and change of every figure that was measured."""
+    base, pruned = run.record["base"], run.record["pruned"]
+    rows = []
+    for name, label, form, unit in (("accuracy", "Accuracy", ".2f", "%"), ("loss", "Loss", ".4f", "nats")):
+        if base.get(name) is not None and pruned.get(name) is not None:
+            change = f"{pruned[name] - base[name]:+{form}} {'points' if unit == '%' else unit}"
+            rows.append(_row(label, format(base[name], form), format(pruned[name], form), unit, change))
+    weights = run.record.get("weight_bytes", {})
+    sizes: tuple[tuple[str, Any, Any, str], ...] = (
+        ("MACs", base["macs"], pruned["macs"], ""),
+        ("Parameters", base["parameters"], pruned["parameters"], ""),
+        ("Weights in a file", weights.get("base"), weights.get("pruned"), "B"),
+    )
+    for label, before, after, unit in sizes:
+        if before and after:
+            change = f"{-removed(before, after):+.1f} %"
+            rows.append(_row(label, short(before), short(after), unit, change))
+    if base.get("latency_ms") and pruned.get("latency_ms"):
+        before, after = base["latency_ms"], pruned["latency_ms"]
+        rows.append(_row("Latency", f"{before:.2f}", f"{after:.2f}", "ms", f"{-removed(before, after):+.1f} %"))
+    return rows
+
+
+def short(number: float) -> str:
+    """Return a count in three digits with its SI prefix: 125.5 M."""
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {prefix}" if number / size < 1000 else f"{number / size:.0f} {prefix}"
+    return f"{number:.0f}"
+
+
+def criterion_of(run: Run) -> str:
+    """Return the name of what chose the filters."""
+    return str(run.record.get("settings", {}).get("criterion") or "a given plan")
+
+
+def network_of(run: Run) -> str:
+    """Return the name of the network."""
+    network = run.record.get("settings", {}).get("network") or {}
+    return str(network.get("architecture") or network.get("model") or "network")
+
+
+def _view(run: Run, decision: LayerDecision) -> LayerView:
+    evidence = run.evidence.get(decision.layer, {})
+    similarity = evidence.get("similarity")
+    maps = None if run.pictures is None else run.pictures.maps.get(decision.layer)
+    alike, by = _likeness(similarity, maps, decision)
+    saturated = evidence.get("saturated_at")
+    members = [decision.layer, *decision.coupled]
+    costs = [run.record.get("layers", {}).get(layer) for layer in members]
+    known = [each for each in costs if each is not None]
+    return LayerView(
+        decision,
+        _figure(decision, similarity),
+        _order(decision),
+        sum(each["macs"] for each in known) if known else None,
+        sum(each["macs_after"] for each in known) if known else None,
+        None if saturated is None else int(saturated),
+        None if similarity is None else similarity.double(),
+        maps,
+        () if alike is None else closest_pairs(alike, decision.kept, decision.removed),
+        by,
+    )
+
+
+def _likeness(similarity: Tensor | None, maps: Tensor | None, decision: LayerDecision) -> tuple[Tensor | None, str]:
+    if similarity is not None and similarity.shape == (decision.filters, decision.filters):
+        return similarity, "the criterion's similarity"
+    if maps is not None and maps.shape[1] == decision.filters:
+        return likeness(maps), "correlation of the maps shown"
+    return None, ""
+
+
+def _figure(decision: LayerDecision, similarity: Tensor | None) -> Literal["curve", "matrix", "scores", "none"]:
+    if decision.curve is not None:
+        return "curve"
+    if similarity is not None:
+        return "matrix"
+    return "scores" if decision.scores is not None else "none"
+
+
+def _order(decision: LayerDecision) -> tuple[int, ...]:
+    if decision.order:
+        return tuple(decision.order)
+    if decision.scores is not None:
+        scores = decision.scores
+        return tuple(sorted(range(decision.filters), key=lambda i: (-scores[i], i)))
+    return (*decision.kept, *decision.removed)
+
+
+def _row(label: str, base: str, pruned: str, unit: str, change: str) -> dict[str, str]:
+    return {"label": label, "base": base, "pruned": pruned, "unit": unit, "change": change}
