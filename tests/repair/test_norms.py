@@ -75,7 +75,7 @@ def test_wrong_input_is_said_in_one_sentence():
     batches = [torch.randn(4, 3, 9, 9)]
     plan = infoprune.plan(model, [(batches[0], torch.zeros(4).long())], criterion="l1", keep={"0": 3})
     small = infoprune.apply(plan, model, batches[0])
-    with pytest.raises(InputError, match="did you mean 'bn'"):
+    with pytest.raises(InputError, match="did you mean"):
         infoprune.repair(small, model, batches, plan, method="bnn")
     with pytest.raises(InputError, match="give the plan"):
         infoprune.repair(small, model, batches)

@@ -1,0 +1,320 @@
+"""Least squares for the layers behind a cut: each, front to back, learns to give what the original gave.
+
+Per layer, with X what the PRUNED network feeds it (im2col patches) and T what the ORIGINAL gives there, behind the
+batch norm that follows, in a residual block together with the other branch::
+
+    T = original result + original shortcut - pruned shortcut
+    W, b = argmin ||X W + b - T||^2 + ridge ||W - W_cut||^2
+
+W divided by the norm's scale becomes the weight, b goes into the norm's shift or the layer's bias. The ridge is the one
+that does best on every fifth image; the solution is then found from all of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from infoprune.errors import InputError
+from infoprune.network.channels import is_producer
+from infoprune.network.equivalence import duplicate
+from infoprune.progress import Progress
+from infoprune.repair.base import Pair, RepairInfo, register
+from infoprune.repair.equations import NormalEquations, Solution
+from infoprune.repair.reading import Reading, calls, read
+from infoprune.repair.walk import Walk
+
+RIDGES = (1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, float("inf"))
+HELD_OUT_EVERY = 5
+_USUAL_RIDGE = 1e-3
+# Values of patches worked on at a time: 64 MiB as float64.
+_CHUNK_VALUES = 1 << 23
+# Positions of an image that are looked at: neighbours know much the same.
+POSITIONS = 256
+MEMORY = 2 << 30
+# Below this share of the usual scale a norm's own scale is too small to divide by.
+_SMALL_SCALE = 1e-3
+
+
+@dataclass(frozen=True)
+class Site:
+    """One layer that is repaired.
+
+    Args:
+        name: Dotted name.
+        small: The layer of the pruned network.
+        norm: The batch norm that follows it there, if one does.
+        outputs: Which outputs of the original layer are still there.
+    """
+
+    name: str
+    small: nn.Module
+    norm: _BatchNorm | None
+    outputs: Tensor
+
+    def has_constant(self) -> bool:
+        """Return whether there is a place for a constant; a new bias would not fit the architecture."""
+        return getattr(self.small, "bias", None) is not None or (self.norm is not None and self.norm.bias is not None)
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Both networks, read side by side."""
+
+    pair: Pair
+    small: Walk
+    original: Walk
+
+    @classmethod
+    def of(cls, pair: Pair, small: nn.Module, memory: int) -> Walks:
+        """Return the walks over a pair, ``small`` being the copy that is repaired, within so many bytes."""
+        probe = next(pair.images())[:2]
+        images = sum(len(some) for some in pair.images())
+        return cls(pair, Walk(small, probe, images, memory // 2), Walk(pair.original, probe, images, memory // 2))
+
+    def towards(self, layer: str) -> Iterator[tuple[Reading, Reading]]:
+        """Yield, batch by batch, the layer in the pruned network and in the original."""
+        mine, theirs = self.small.towards(layer), self.original.towards(layer)
+        for number, images in enumerate(self.pair.images()):
+            yield mine(number, images), theirs(number, images)
+
+
+@torch.no_grad()
+def least_squares(pair: Pair, progress: Progress, *, every: bool = True, memory: int = MEMORY) -> nn.Module:
+    """Return a copy of the pruned network whose layers behind the cut are refitted.
+
+    Args:
+        pair: The networks and the images.
+        progress: Told after every layer.
+        every: Whether all layers from the first cut on are refitted, or only those that lost inputs.
+        memory: Bytes of feature maps that may be kept, so that the part before a layer is not run again for it. With
+            less the same result takes longer.
+    """
+    small = duplicate(pair.small)
+    layers = _layers(pair, small, every)
+    walks = Walks.of(pair, small, memory)
+    for done, layer in enumerate(layers, 1):
+        site = _site(pair, small, layer)
+        if site is not None:
+            fit, held_out = _moments(walks, site)
+            _write(site, _best(site, fit, held_out))
+        progress("least squares", done, len(layers))
+    return small
+
+
+def patches(layer: nn.Module, inputs: Tensor, places: Tensor | None = None) -> Tensor:
+    """Return ``(g, F, P)``: what the outputs of each group of a layer are linear in, at P positions of all images.
+
+    Args:
+        layer: A convolution or linear layer.
+        inputs: What it is fed.
+        places: Indices of the positions of one image that are looked at, by default all.
+    """
+    if isinstance(layer, nn.Linear):
+        rows = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+        rows = rows if places is None else rows[:, places]
+        return rows.flatten(0, 1).T[None]
+    assert isinstance(layer, _ConvNd)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    maps = nn.functional.pad(inputs, layer._reversed_padding_repeated_twice, mode)
+    space = len(layer.kernel_size)
+    for axis in range(space):
+        reach = (layer.kernel_size[axis] - 1) * layer.dilation[axis] + 1
+        maps = maps.unfold(2 + axis, reach, layer.stride[axis])[..., :: layer.dilation[axis]]
+    if places is not None:
+        chosen = torch.unravel_index(places, maps.shape[2 : 2 + space])
+        maps = maps.movedim((0, 1), (-2, -1))[chosen].movedim((-2, -1), (0, 1))
+    else:
+        maps = maps.flatten(2, 1 + space)
+    # (n, C, places, taps) to (g, C / g * taps, n * places)
+    return _grouped(maps.flatten(3).permute(1, 3, 0, 2).flatten(2).flatten(0, 1), layer.groups)
+
+
+def _grouped(rows: Tensor, groups: int) -> Tensor:
+    return rows.reshape(groups, len(rows) // groups, *rows.shape[1:])
+
+
+def as_matrix(layer: nn.Module) -> Tensor:
+    """Return the weight as ``(g, F, O)`` float64, in the order of ``patches``."""
+    return _grouped(_weight(layer).double(), _groups(layer)).flatten(2).mT
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
+def _groups(layer: nn.Module) -> int:
+    return layer.groups if isinstance(layer, _ConvNd) else 1
+
+
+def _layers(pair: Pair, small: nn.Module, every: bool) -> list[str]:
+    """Return the layers to refit, in the order in which they run."""
+    modules = dict(small.named_modules())
+    ran = calls(small, [name for name, module in modules.items() if is_producer(module)], next(pair.images())[:2])
+    touched = {layer for (layer, _), gone in pair.removal.items() if gone}
+    lost = {layer for (layer, side), gone in pair.removal.items() if gone and side == "in"}
+    behind = ran[next((i for i, layer in enumerate(ran) if layer in touched), len(ran)) :]
+    chosen = []
+    for layer in dict.fromkeys(behind):
+        why = _obstacle(modules[layer], ran.count(layer))
+        if why and layer in lost:
+            warnings.warn(f"layer '{layer}' stays as it was cut: it {why}", stacklevel=2)
+        elif not why and (every or layer in lost):
+            chosen.append(layer)
+    return chosen
+
+
+def _obstacle(layer: nn.Module, times: int) -> str:
+    """Return why a layer cannot be refitted, in the words of a sentence that begins with the layer, or nothing."""
+    if times > 1:
+        return "runs several times in one forward pass"
+    if isinstance(layer, _ConvTransposeNd) or not isinstance(layer, (nn.Linear, _ConvNd)):
+        return f"is a {type(layer).__name__}, and only convolutions and linear layers are refitted"
+    if "weight" not in layer._parameters:
+        return "has a computed weight"
+    return ""
+
+
+def _site(pair: Pair, small: nn.Module, layer: str) -> Site | None:
+    images = next(pair.images())[:2]
+    mine, theirs = read(small, layer, images), read(pair.original, layer, images)
+    if mine.norm != theirs.norm or (mine.added is None) != (theirs.added is None):
+        warnings.warn(f"layer '{layer}' stays as it was cut: what follows it could not be followed", stacklevel=2)
+        return None
+    module = small.get_submodule(layer)
+    norm = small.get_submodule(mine.norm) if mine.norm else None
+    assert norm is None or isinstance(norm, _BatchNorm)
+    whole = len(_weight(pair.original.get_submodule(layer)))
+    return Site(layer, module, norm, torch.tensor(pair.kept(layer, "out", whole), device=images.device))
+
+
+def _moments(walks: Walks, site: Site) -> tuple[NormalEquations, NormalEquations]:
+    """Return the normal equations of the images that fit and of those that choose the ridge."""
+    start = as_matrix(site.small)
+    fit, held_out = NormalEquations.of(start), NormalEquations.of(start)
+    drawn = torch.Generator().manual_seed(0)
+    seen = 0
+    for mine, theirs in walks.towards(site.name):
+        targets = _targets(site, mine, theirs)
+        held = (torch.arange(len(targets)) + seen) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        seen += len(targets)
+        for chosen, equations in ((~held, fit), (held, held_out)):
+            for inputs, wanted in _chunks(site.small, mine.inputs[chosen], targets[chosen], drawn):
+                equations.add(inputs, wanted)
+    return fit, held_out
+
+
+def _targets(site: Site, mine: Reading, theirs: Reading) -> Tensor:
+    axis = theirs.result.dim() - 1 if isinstance(site.small, nn.Linear) else 1
+    wanted = theirs.result.index_select(axis, site.outputs)
+    if theirs.added is not None and mine.added is not None:
+        wanted = wanted + (theirs.added.index_select(axis, site.outputs) - mine.added)
+    return wanted
+
+
+def _chunks(
+    layer: nn.Module, inputs: Tensor, targets: Tensor, drawn: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield patches and targets of a few images at a time, at a random choice of positions where there are many."""
+    if not len(inputs):
+        return
+    linear = isinstance(layer, nn.Linear)
+    rows = targets.reshape(len(targets), -1, targets.shape[-1]) if linear else targets.flatten(2).transpose(1, 2)
+    positions = rows.shape[1]
+    features = _weight(layer)[0].numel() * _groups(layer)
+    size = max(1, _CHUNK_VALUES // (features * min(positions, POSITIONS)))
+    for first in range(0, len(inputs), size):
+        some, wanted, places = inputs[first : first + size], rows[first : first + size], None
+        if positions > POSITIONS:
+            places = torch.randperm(positions, generator=drawn)[:POSITIONS].sort().values.to(rows.device)
+            wanted = wanted[:, places]
+        yield patches(layer, some, places), _grouped(wanted.flatten(0, 1).T, _groups(layer))
+
+
+def _best(site: Site, fit: NormalEquations, held_out: NormalEquations) -> Solution | None:
+    """Return the solution with the ridge that does best on held-out images, ``None`` where the cut weights do."""
+    scale, shift = _norm_scale(site), _norm_shift(site)
+    start = as_matrix(site.small) * scale[:, None, :]
+    as_cut = Solution(start, shift)
+    if not fit.count or not held_out.count:
+        return (fit + held_out).solve(start, _USUAL_RIDGE, constant=site.has_constant())
+    found = [(fit.solve(start, ridge, constant=site.has_constant()), ridge) for ridge in RIDGES]
+    errors = [(held_out.error(solution), index) for index, (solution, _) in enumerate(found)]
+    error, index = min(errors)
+    if not error < held_out.error(as_cut):
+        return None
+    return (fit + held_out).solve(start, RIDGES[index], constant=site.has_constant())
+
+
+def _norm_scale(site: Site) -> Tensor:
+    """Return what the norm multiplies each output by, ``(g, O)`` float64."""
+    ones = torch.ones(len(site.outputs), dtype=torch.float64, device=site.outputs.device)
+    return _grouped(ones if site.norm is None else _scale(site.norm), _groups(site.small))
+
+
+def _norm_shift(site: Site) -> Tensor:
+    """Return what norm and bias add to each output together, ``(g, O)`` float64."""
+    bias = getattr(site.small, "bias", None)
+    shift = torch.zeros(len(site.outputs), dtype=torch.float64, device=site.outputs.device)
+    if bias is not None:
+        shift = shift + bias.double()
+    if site.norm is not None:
+        assert site.norm.running_mean is not None
+        shift = (shift - site.norm.running_mean.double()) * _scale(site.norm)
+        shift = shift if site.norm.bias is None else shift + site.norm.bias.double()
+    return _grouped(shift, _groups(site.small))
+
+
+def _scale(norm: _BatchNorm) -> Tensor:
+    assert norm.running_var is not None
+    root = (norm.running_var.double() + norm.eps).rsqrt()
+    return root if norm.weight is None else root * norm.weight.double()
+
+
+def _write(site: Site, found: Solution | None) -> None:
+    """Put a solution into the layer and its norm."""
+    if found is None:
+        return
+    if not (torch.isfinite(found.weights).all() and torch.isfinite(found.constant).all()):
+        raise InputError(f"layer '{site.name}' cannot be repaired: its feature maps are not finite")
+    if site.norm is not None:
+        _lift_small_scales(site.norm)
+    scale = _norm_scale(site)
+    matrix = found.weights / scale[:, None, :]
+    weight, bias = _weight(site.small), getattr(site.small, "bias", None)
+    weight.copy_(matrix.mT.reshape(weight.shape))
+    if not site.has_constant():
+        return
+    missing = (found.constant - _norm_shift(site)).flatten()
+    if site.norm is not None and site.norm.bias is not None:
+        site.norm.bias.add_(missing)
+    elif bias is not None:
+        bias.add_(missing / scale.flatten())
+
+
+def _lift_small_scales(norm: _BatchNorm) -> None:
+    """Give outputs that a norm all but switches off the usual scale: their new weights are divided by it."""
+    if norm.weight is None:
+        return
+    scale = _scale(norm).abs()
+    usual = scale.median().item() or 1.0
+    off = scale < _SMALL_SCALE * usual
+    if off.any():
+        assert norm.running_var is not None
+        lifted = usual * (norm.running_var.double() + norm.eps).sqrt()
+        norm.weight.copy_(torch.where(off, lifted, norm.weight.double()))
+
+
+def _repair(pair: Pair, progress: Progress) -> nn.Module:
+    return least_squares(pair, progress)
+
+
+register(RepairInfo("least-squares", _repair, "every layer behind the cut refitted to the original, front to back"))
