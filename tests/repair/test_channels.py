@@ -1,0 +1,93 @@
+"""What went, told by what stayed."""
+
+import pytest
+import torch
+from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
+from torch import nn
+
+import infoprune
+from infoprune.repair.channels import ChannelMoments, gram_of_kept, nearest_kept, put_in
+
+
+def moments_of(x):
+    return ChannelMoments(x.mean(1), x @ x.mT / x.shape[1])
+
+
+def test_the_combination_of_the_kept_is_ridge_regression():
+    x = torch.randn(6, 200).double()
+    kept = torch.tensor([0, 2, 3])
+    found = gram_of_kept(moments_of(x), kept)
+    h = x[kept].mT
+    ridge = 1e-3 * (h.mT @ h).diagonal().mean()
+    wanted = torch.linalg.lstsq(
+        torch.cat([h, ridge.sqrt() * torch.eye(3)]), torch.cat([x.mT, torch.zeros(3, 6).double()])
+    ).solution.mT
+    torch.testing.assert_close(found.combination, wanted)
+    assert not found.constant.any()
+
+
+def test_the_nearest_kept_channel_takes_over_with_slope_and_constant():
+    x = torch.randn(6, 200).double()
+    x[1], x[4], x[5] = -3 * x[2] + 1, 7.0, 0.0
+    found = nearest_kept(moments_of(x), torch.tensor([0, 2, 3]))
+    wanted = torch.zeros(6, 3).double()
+    wanted[0, 0] = wanted[2, 1] = wanted[3, 2] = 1
+    wanted[1, 1] = -3
+    torch.testing.assert_close(found.combination, wanted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.constant, torch.tensor([0, 1, 0, 0, 7, 0]).double(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["merge", "channels", "least-squares", "all"])
+def test_a_duplicate_with_another_scale_costs_nothing(method):
+    model = Plain(nn.Conv2d(8, 6, 3, padding=1))
+    with torch.no_grad():
+        model.first[0].weight[5] = model.first[0].weight[1]
+        for tensor in (model.first[1].running_mean, model.first[1].running_var):
+            tensor[5] = tensor[1]
+        model.first[1].weight[5], model.first[1].bias[5] = 2.5 * model.first[1].weight[1], 2.5 * model.first[1].bias[1]
+    pair = pair_of(model, images(), {"first.0": [0, 1, 2, 3, 4, 6, 7]})
+    found = infoprune.repair(pair.small, pair.original, pair.batches, pair.plan, method=method)
+    if method == "channels":
+        found = put_in(pair, gram_of_kept, quiet)
+        assert gap(model, found, pair.batches) < 1e-2
+    else:
+        assert gap(model, found, pair.batches) < 1e-5
+    assert gap(model, pair.small, pair.batches) > 1e-2
+
+
+@pytest.mark.parametrize("rule", [nearest_kept, gram_of_kept])
+def test_a_dead_filter_costs_nothing(rule):
+    model = Plain(conv_bn(8, 6))
+    with torch.no_grad():
+        model.first[0].weight[5] = 0
+        model.first[1].running_mean[5] = 0
+        model.first[1].bias[5] = -1
+    pair = pair_of(model, images(), {"first.0": [0, 1, 2, 3, 4, 6, 7]})
+    assert gap(model, pair.small, pair.batches) < 1e-6
+    assert gap(model, put_in(pair, rule, quiet), pair.batches) < (1e-6 if rule is nearest_kept else 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("model", "keep"),
+    [
+        (Residual, {"inner1.0": range(9), "inner2.0": range(3, 11)}),
+        (Separable, {"expand.0": range(7), "left.0": range(4), "right.0": range(1, 5)}),
+        (Separable, {"project.0": [0, 1, 2, 4, 5, 6]}),
+    ],
+)
+def test_every_repair_comes_nearer_and_least_squares_nearest(model, keep):
+    torch.manual_seed(5)
+    pair = pair_of(model(), images(200, 8, 4), keep)
+    fresh = images(64, 8, 1)
+    gaps = {
+        info.name: gap(
+            pair.original,
+            infoprune.repair(pair.small, pair.original, pair.batches, pair.plan, method=info.name),
+            fresh,
+        )
+        for info in infoprune.all_repairs()
+    }
+    cut = gap(pair.original, pair.small, fresh)
+    assert gaps["merge"] < cut
+    assert gaps["least-squares"] < min(cut, gaps["merge"], gaps["bn"], gaps["channels"])
+    assert gaps["all"] <= 1.05 * gaps["least-squares"]
