@@ -200,7 +200,8 @@ def train(
     weight_decay: Annotated[float, typer.Option()] = 5e-4,
     sizes: Annotated[str | None, typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")] = None,
     precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
-    devices: Annotated[str, typer.Option(help="How many devices, or auto.")] = "1",
+    devices: Annotated[str, typer.Option(help="How many devices of each machine, or auto.")] = "1",
+    nodes: Annotated[int, typer.Option(min=1, help="How many machines; each is given the same command.")] = 1,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -211,7 +212,7 @@ def train(
     """Train a network, from fresh or given weights. The same command goes on after an interruption."""
     recipe = _recipe(epochs, learning_rate, schedule, weight_decay, sizes, precision, seed)
     network = _network(model, weights, model_args, mean, std, input_shape)
-    _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, devices=devices, half=half), out, device,
+    _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, None, devices, nodes, half), out, device,
            json_out, force, quiet)  # fmt: skip
 
 
@@ -231,7 +232,8 @@ def tune(
     precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
     teacher: Annotated[Path | None, typer.Option(help="Weights of the original network, to distil from.")] = None,
     distillation: Annotated[float, typer.Option(min=0, max=1, help="Weight of the teacher in the loss.")] = 0.5,
-    devices: Annotated[str, typer.Option(help="How many devices, or auto.")] = "1",
+    devices: Annotated[str, typer.Option(help="How many devices of each machine, or auto.")] = "1",
+    nodes: Annotated[int, typer.Option(min=1, help="How many machines; each is given the same command.")] = 1,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -243,7 +245,7 @@ def tune(
     weight = distillation if teacher is not None else 0.0
     recipe = _recipe(epochs, learning_rate, schedule, weight_decay, sizes, precision, seed, weight)
     network = NetworkChoice(weights=checkpoint)
-    _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, teacher, devices, half), out, device,
+    _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, teacher, devices, nodes, half), out, device,
            json_out, force, quiet)  # fmt: skip
 
 
@@ -420,6 +422,8 @@ def _train(
             progress=progress,
             tell=lambda line: None if quiet else console.print(line),
         )
+    if record is None:
+        return
     _finish(record, json_out, force=force)
     if not quiet:
         results().print(_single(record["figures"], str(out)))

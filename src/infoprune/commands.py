@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from infoprune import checkpoint, data, experiment, pipeline
@@ -46,11 +47,20 @@ class RepairChoice:
 
 @dataclass(frozen=True)
 class TuneChoice:
-    """How a network is trained: the recipe, the weights of a teacher, devices, and precision of the stored weights."""
+    """How a network is trained.
+
+    Args:
+        recipe: Epochs, rates and the like.
+        teacher: Weights of the network to distil from.
+        devices: How many devices of each machine, or ``auto`` for all.
+        nodes: How many machines; each is given the same command.
+        half: Store the weights in half precision.
+    """
 
     recipe: Recipe
     teacher: Path | None = None
     devices: str = "1"
+    nodes: int = 1
     half: bool = False
 
 
@@ -118,25 +128,33 @@ def train(
     force: bool = False,
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Train a network, from fresh or given weights, and write the weights that did best on held-out images.
 
     The state after every epoch is kept beside ``out`` until the end, so that the same command goes on after an
     interruption.
 
+    Returns:
+        The record; ``None`` in every process but the first, which alone writes.
+
     Raises:
         InputError: The network or the data cannot be used, or the training diverges.
     """
-    seeded(choice.recipe.seed)
+    torch.manual_seed(choice.recipe.seed)
     model = experiment.open_network(network, "cpu")
     parts = experiment.open_parts(images)
     if parts.held_out is None:
         raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
     folder = isinstance(parts.train, data.FolderImages)
     fabric = make_fabric(
-        accelerator=_accelerator(device), devices=_devices(choice.devices), precision=choice.recipe.precision
+        accelerator=_accelerator(device),
+        devices=_devices(choice.devices),
+        nodes=choice.nodes,
+        precision=choice.recipe.precision,
     )
     fabric.launch()
+    first = fabric.is_global_zero
+    state = out.with_name(out.name + ".resume")
     trained = train_network(
         model,
         experiment.batches(parts.train, model, images, shuffle=True, random_crop=folder),
@@ -145,23 +163,24 @@ def train(
         teacher=_teacher(choice.teacher, model),
         augmentation=usual_augmentation(images.name),
         fabric=fabric,
-        resume=out.with_name(out.name + ".resume"),
-        progress=progress,
-        on_epoch=lambda epoch: tell(_told(epoch, choice.recipe)),
+        resume=state,
+        progress=progress if first else silent,
+        on_epoch=lambda epoch: tell(_told(epoch, choice.recipe)) if first else None,
     )
-    settings = {**_settings(network, images, model), "recipe": asdict(choice.recipe), "teacher": _text(choice.teacher)}
+    if not first:
+        return None
     best = experiment.stored_precision(trained.model, half=choice.half).to(fabric.device)
     figures = _figures(best, experiment.batches(parts.test, best, images), progress)
-    record = {
+    settings = {**_settings(network, images, best), "recipe": asdict(choice.recipe), "teacher": _text(choice.teacher)}
+    settings["processes"] = fabric.world_size
+    checkpoint.save(best, out, settings=settings, figures=figures, half=choice.half, force=force)
+    state.unlink(missing_ok=True)
+    return {
         "figures": figures,
         "best_epoch": trained.best,
         "epochs": [asdict(epoch) for epoch in trained.epochs],
         "settings": settings,
     }
-    if fabric.is_global_zero:
-        checkpoint.save(best, out, settings=settings, figures=figures, half=choice.half, force=force)
-        out.with_name(out.name + ".resume").unlink(missing_ok=True)
-    return record
 
 
 def show(path: Path) -> dict[str, Any]:
@@ -214,13 +233,6 @@ def choice_or_plan(**given: Any) -> Choice | Plan:
     if given.get("ratio") is not None or given.get("budget") is not None:
         raise InputError("a plan says already how much goes: give it without a ratio and without a budget")
     return plan
-
-
-def seeded(seed: int) -> None:
-    """Seed PyTorch's generators, which draw fresh weights."""
-    import torch
-
-    torch.manual_seed(seed)
 
 
 def _figures(model: nn.Module, batches: Any, progress: Progress) -> dict[str, Any]:

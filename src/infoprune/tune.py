@@ -169,12 +169,12 @@ def train(
 
 
 def make_fabric(
-    *, accelerator: str = "auto", devices: int | str = 1, strategy: str = "auto", precision: Precision = "auto"
+    *, accelerator: str = "auto", devices: int | str = 1, nodes: int = 1, precision: Precision = "auto"
 ) -> Fabric:
-    """Return the Fabric for these devices; ``precision`` as in ``Recipe``."""
+    """Return the Fabric for so many devices on so many machines; ``precision`` as in ``Recipe``."""
     if precision == "auto":
         precision = "bf16-mixed" if _multiplies_bfloat16(accelerator) else "32-true"
-    return Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=precision)
+    return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
 
 
 def _multiplies_bfloat16(accelerator: str) -> bool:

@@ -1,8 +1,10 @@
 """Each command does the whole of what it promises, on a real network and real digits."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -266,3 +268,16 @@ def test_an_unknown_repair_is_refused_before_any_work(infoprune, base, folder):
     done = infoprune("prune", "--weights", base, *DIGITS, "--macs", 0.5, "--repair", "bm", "--out", "small.safetensors")
     assert done.code == 2
     assert "did you mean 'bn'" in done.err
+
+
+def test_two_processes_train_one_network(folder):
+    command = "train --model digits --data digits --epochs 2 --lr 0.1 --precision 32-true --device cpu --devices 2"
+    script = Path(sys.executable).with_name("infoprune")
+    done = subprocess.run(
+        [script, *command.split(), "--out", "a.safetensors", "--json", "a.json"],
+        capture_output=True, text=True, cwd=folder, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert record_of(folder / "a.json")["settings"]["processes"] == 2
+    assert done.stderr.count("epoch 2 of 2") == 1
+    assert package.load(folder / "a.safetensors")
