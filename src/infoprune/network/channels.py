@@ -3,16 +3,17 @@
 Each filter of each convolution and linear layer gets a number, and every tensor of the forward pass is followed by a
 tensor of the numbers its channels carry. Operations that move values (views, concatenation, channel shuffle, ...) are
 simply run on the numbers as well, so their index arithmetic is PyTorch's own; operations that combine values note
-which numbers meet. Numbers that meet belong to channels that can only go together. Shapes are always the real ones,
+which numbers meet: those are one and the same channel, seen at different places. Shapes are always the real ones,
 nothing is inferred, and no gradients are needed, so frozen parameters, ``detach`` and ``no_grad`` make no difference.
+What cannot be followed is no error but an obstacle: the channels in question stay, and it is said why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +22,11 @@ from scipy.sparse.csgraph import connected_components  # type: ignore[import-unt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from infoprune.network.layers import Routing, channel_axis, is_per_channel, is_producer
 
 MOVES = frozenset(
     {
@@ -57,23 +59,6 @@ CONVOLUTIONS = frozenset(
         *("unfold", "fold"),
     }
 )
-
-
-@runtime_checkable
-class Routing(Protocol):
-    """A layer without parameters that copies each output channel from some input channel, or makes it zero.
-
-    Both sides can lose channels independently; ``ZeroPadShortcut`` is one.
-    """
-
-    in_channels: int
-    out_channels: int
-
-    def remove_inputs(self, channels: Sequence[int]) -> None:
-        """Take away input channels."""
-
-    def remove_outputs(self, channels: Sequence[int]) -> None:
-        """Take away output channels."""
 
 
 @dataclass(frozen=True)
@@ -115,28 +100,6 @@ class Channels:
     passed: dict[int, tuple[str, ...]]
     followed: tuple[tuple[str, str], ...]
     training_only: frozenset[str]
-
-
-def is_producer(module: nn.Module) -> bool:
-    """Return whether a layer has filters: any convolution, transposed or not, or a linear layer."""
-    return isinstance(module, _ConvNd | nn.Linear)
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    """Return whether a convolution has one filter of its own for each input channel."""
-    return isinstance(module, _ConvNd) and module.groups == module.in_channels == module.out_channels > 1
-
-
-def is_per_channel(module: nn.Module) -> bool:
-    """Return whether a layer gives channel i from channel i (GroupNorm: from its group of channels)."""
-    if isinstance(module, nn.PReLU):
-        return module.num_parameters > 1
-    return isinstance(module, _BatchNorm | _InstanceNorm | nn.GroupNorm) or is_depthwise(module)
-
-
-def channel_axis(module: nn.Module) -> int:
-    """Return the axis of a layer's input and output along which its channels lie."""
-    return -1 if isinstance(module, nn.Linear) else 1
 
 
 def follow(model: nn.Module, example: Tensor) -> Channels:
@@ -287,17 +250,22 @@ class _Follower(TorchFunctionMode):
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         source = args[0] if args else next(iter(kwargs.values()))
-        if isinstance(module, nn.LayerNorm):
-            self._layer_norm(module, source, output)
-        elif is_per_channel(module):
-            self._per_channel(module, source, output)
-        else:
-            self._two_sided(module, source, output)
+        try:
+            if isinstance(module, nn.LayerNorm):
+                self._layer_norm(module, source, output)
+            elif is_per_channel(module):
+                self._per_channel(module, source, output)
+            else:
+                self._two_sided(module, source, output)
+        except Exception:
+            self._block(f"enters '{self.names[module]}' in a form that cannot be followed", [source], [output])
         # Not before the end: what the hook itself computes is nothing the network does.
         self.inside -= 1
 
     def _two_sided(self, module: nn.Module, source: Tensor, output: Tensor) -> None:
         name, axis = self.names[module], channel_axis(module)
+        if isinstance(module, _ConvNd) and source.ndim != module.weight.ndim:
+            raise ValueError("one image without its batch has its channels along another axis")
         taken = self.take(source, axis)
         if name in self.records.inputs:
             self.meet(self.records.inputs[name], taken)
@@ -361,7 +329,22 @@ class _Follower(TorchFunctionMode):
         reason = next((self.blocked[t] for t in operands if t in self.blocked), "")
         if reason:
             self._block(reason, operands, outputs)
-        elif name == "__setitem__":
+            return
+        try:
+            self._follow(func, name, args, kwargs, operands, outputs)
+        except Exception:
+            self._block(f"passes through '{name}', which cannot be followed", operands, outputs)
+
+    def _follow(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        operands: list[Tensor],
+        outputs: list[Tensor],
+    ) -> None:
+        if name == "__setitem__":
             self._block("is written into by index", operands, operands[:1])
         elif name in MOVES:
             self._move(func, name, args, kwargs, outputs)

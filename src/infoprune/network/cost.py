@@ -15,9 +15,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.errors import InputError, unknown
 from infoprune.network import equivalence
-from infoprune.network.channels import is_depthwise, is_per_channel, is_producer
 from infoprune.network.groups import CoupledGroup, Groups
-from infoprune.network.removal import width
+from infoprune.network.layers import is_depthwise, is_per_channel, is_producer, width
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,17 @@ def gap(test: nn.Module, removal: Removal, example: Tensor, *, trains: bool = Fa
     return difference / scale
 
 
+def fits(model: nn.Module, removal: Removal, example: Tensor) -> None:
+    """Cut a copy and run it on shapes alone, which takes next to no time.
+
+    Raises:
+        Exception: Whatever the cut network raises when it cannot run.
+    """
+    small = duplicate(model)
+    cut(small, removal)
+    outputs(small.to("meta"), example.to("meta"))
+
+
 def masked(model: nn.Module, removal: Removal) -> nn.Module:
     """Return a copy in eval mode whose channels in ``removal`` are held at zero in every forward pass."""
     model = copied(model)

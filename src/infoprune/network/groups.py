@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from infoprune.errors import InputError
 from infoprune.network import equivalence
-from infoprune.network.channels import Channels, Obstacle, follow, is_per_channel, is_producer
-from infoprune.network.removal import Removal, Side
+from infoprune.network.channels import Channels, Obstacle, follow
+from infoprune.network.layers import Side, is_per_channel, is_producer
+from infoprune.network.removal import Removal
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def find_groups(model: nn.Module, example: Tensor, *, check: bool = True) -> Gro
     groups = _assemble(traced, channels, [name for name in producers if name in channels.outputs])
     refused: dict[str, str] = {}
     if check:
-        groups, refused = _checked(equivalence.test_of(model, example), groups, channels)
+        groups, refused = _checked(model, example, groups, channels)
     removable = {layer for group in groups for layer in group.producers}
     left_alone = {name: refused.get(name) or _reason(name, channels) for name in producers if name not in removable}
     return Groups(tuple(groups), left_alone)
@@ -203,38 +204,54 @@ def _group(name: str, channels: Channels, places: Places, producers: Sequence[st
 
 
 def _checked(
-    test: tuple[nn.Module, Tensor], groups: list[CoupledGroup], channels: Channels
+    model: nn.Module, example: Tensor, groups: list[CoupledGroup], channels: Channels
 ) -> tuple[list[CoupledGroup], dict[str, str]]:
-    """Return the groups whose cut is right, and why others are not, by layer.
+    """Return the groups whose cut is right, and why others are not, by layer."""
+    test, one = equivalence.test_of(model, example)
 
-    All groups are cut at once; only where that goes wrong are they halved until the wrong ones are alone.
+    def differs(some: Sequence[CoupledGroup]) -> str:
+        return _difference(test, one, some, trains=bool(channels.training_only))
+
+    if not groups or not differs(groups):
+        return groups, {}
+    refused: dict[str, str] = {}
+    try:
+        equivalence.fits(test, {}, one)
+    except Exception:  # a network that looks at values cannot run on shapes alone
+        fitting = groups
+    else:
+        fitting = _sieved(groups, lambda some: _misfit(test, one, some), refused)
+    right = _sieved(fitting, differs, refused)
+    reasons: dict[str, str] = {}
+    for group in groups:
+        if group.name in refused:
+            reasons |= dict.fromkeys(group.producers, refused[group.name] + _on_the_way(group, channels))
+    return right, reasons
+
+
+def _sieved(
+    groups: list[CoupledGroup], problem_of: Callable[[Sequence[CoupledGroup]], str], refused: dict[str, str]
+) -> list[CoupledGroup]:
+    """Return the groups without a problem, alone and together; note the problem of each other one.
+
+    Halves of the groups are tried, each with all that were found right, until the wrong ones are alone.
     """
     right: list[CoupledGroup] = []
-    refused: dict[str, str] = {}
-    waiting = [groups] if groups else []
+    waiting = [groups]
     while waiting:
         some = waiting.pop()
-        problem = _problem(*test, [*right, *some], trains=bool(channels.training_only))
+        problem = problem_of([*right, *some])
         if not problem:
             right += some
         elif len(some) > 1:
-            half = len(some) // 2
-            waiting += [some[half:], some[:half]]
+            waiting += [some[len(some) // 2 :], some[: len(some) // 2]]
         else:
-            group = some[0]
-            operations = dict.fromkeys(
-                operation
-                for label in channels.outputs[group.name].tolist()
-                for operation in channels.passed.get(int(channels.units[label]), ())
-            )
-            if operations:
-                problem += f" (on the way: {', '.join(operations)})"
-            refused |= dict.fromkeys(group.producers, problem)
-    return right, refused
+            refused[some[0].name] = problem
+    return right
 
 
-def _problem(test: nn.Module, example: Tensor, groups: Sequence[CoupledGroup], *, trains: bool) -> str:
-    """Cut one unit of each group, then about half of them, at random; return what is wrong, or nothing."""
+def _draws(groups: Sequence[CoupledGroup]) -> Iterator[Removal]:
+    """Remove one unit of each group, then about half of them, at random."""
     random = np.random.default_rng(0)
     for share in (0.0, 0.5):
         removed = {}
@@ -242,14 +259,33 @@ def _problem(test: nn.Module, example: Tensor, groups: Sequence[CoupledGroup], *
             count = min(max(1, round(share * len(group.units))), len(group.units) - 1)
             units = random.choice(len(group.units), count, replace=False)
             removed[group.name] = [i for unit in units for i in group.units[unit]]
-        removal = Groups(tuple(groups), {}).removal(removed)
-        try:
-            gap = equivalence.gap(test, removal, example, trains=trains)
-        except Exception as error:
-            return f"the cut network does not run: {equivalence.one_line(error)}"
-        if gap > equivalence.TOLERANCE[example.dtype]:
-            return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
+        yield Groups(tuple(groups), {}).removal(removed)
+
+
+def _misfit(test: nn.Module, example: Tensor, groups: Sequence[CoupledGroup]) -> str:
+    try:
+        for removal in _draws(groups):
+            equivalence.fits(test, removal, example)
+    except Exception as error:
+        return f"the cut network does not run: {equivalence.one_line(error)}"
     return ""
+
+
+def _difference(test: nn.Module, example: Tensor, groups: Sequence[CoupledGroup], *, trains: bool) -> str:
+    try:
+        for removal in _draws(groups):
+            gap = equivalence.gap(test, removal, example, trains=trains)
+            if gap > equivalence.TOLERANCE[example.dtype]:
+                return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
+    except Exception as error:
+        return f"the cut network does not run: {equivalence.one_line(error)}"
+    return ""
+
+
+def _on_the_way(group: CoupledGroup, channels: Channels) -> str:
+    units = np.unique(channels.units[channels.outputs[group.name]]).tolist()
+    operations = dict.fromkeys(operation for unit in units for operation in channels.passed.get(unit, ()))
+    return f" (on the way: {', '.join(operations)})" if operations else ""
 
 
 def _reason(layer: str, channels: Channels) -> str:

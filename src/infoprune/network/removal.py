@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
-from infoprune.network.channels import Routing, channel_axis, is_depthwise
+from infoprune.network.layers import Routing, Side, channel_axis, pruner
 
-Side = Literal["out", "in"]
 Removal = Mapping[tuple[str, Side], Sequence[int]]
 """By layer and side, the indices that go along that side, all in the numbering of the uncut network."""
 
@@ -50,30 +47,15 @@ def hold_at_zero(model: nn.Module, removal: Removal) -> list[RemovableHandle]:
     return handles
 
 
-def width(module: nn.Module, side: Side) -> int:
-    """Return how many channels a layer has on one side."""
-    if isinstance(module, Routing):
-        return module.out_channels if side == "out" else module.in_channels
-    pruner = tp.function.PrunerBox[_kind(module)]
-    channels: int = (pruner.get_out_channels if side == "out" else pruner.get_in_channels)(module)
-    return channels
-
-
 def _cut_layer(module: nn.Module, side: Side, channels: list[int]) -> None:
     if isinstance(module, Routing):
         (module.remove_outputs if side == "out" else module.remove_inputs)(channels)
         return
-    kind = tp.ops.OPTYPE.DEPTHWISE_CONV if is_depthwise(module) else _kind(module)
-    pruner = tp.function.PrunerBox[kind]
     if isinstance(module, nn.GroupNorm):
         # Whole groups of channels go, which leaves the others as large as they are.
         module.num_groups -= len(channels) * module.num_groups // module.num_channels
-    (pruner.prune_out_channels if side == "out" else pruner.prune_in_channels)(module, channels)
-
-
-def _kind(module: nn.Module) -> tp.ops.OPTYPE:
-    # torch-pruning takes every convolution with one filter per group for depthwise, whatever its inputs are.
-    return tp.ops.OPTYPE.CONV if isinstance(module, _ConvNd) else tp.ops.module2type(module)
+    functions = pruner(module)
+    (functions.prune_out_channels if side == "out" else functions.prune_in_channels)(module, channels)
 
 
 def _with_zeros(tensor: Tensor, axis: int, channels: list[int]) -> Tensor:
