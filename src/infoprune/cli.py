@@ -357,13 +357,21 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train a small network on the digits, prune it by five criteria to one budget, and compare them."""
-    from infoprune.demo import run, table
+    from infoprune.demo import run, table, write_pages
 
     with shown_progress(messages(), quiet=quiet) as progress:
         record = run(out, seed=seed, progress=progress)
     if not quiet:
         results().print(table(record))
         results().print(f"checkpoints and record: {out}")
+    try:
+        page = write_pages(out)
+    except InputError as error:
+        # A plain installation has no packages for pages; the table is complete without.
+        messages().print(f"no report: {error}", markup=False, soft_wrap=True)
+    else:
+        if not quiet:
+            results().print(f"report: {page}", soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)

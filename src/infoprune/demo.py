@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from infoprune import checkpoint, commands, experiment, pipeline
+from infoprune import checkpoint, commands, experiment, pipeline, report
 from infoprune.commands import TuneChoice
 from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.output import write_text
@@ -54,9 +54,27 @@ def run(out: Path, *, seed: int = 0, progress: Progress = silent) -> dict[str, A
         path = out / f"{criterion}.safetensors"
         checkpoint.save(result.model, path, settings=record["settings"], figures=figures, force=True)
         rows[criterion] = record
+        report.write_run(
+            report.kept_run(model, result, record, calibration, name=criterion), out / criterion, force=True
+        )
     whole = {"base": trained, "criteria": rows, "budget": asdict(BUDGET)}
     write_text(out / "record.json", json.dumps(whole, indent=1) + "\n", force=True)
     return whole
+
+
+def write_pages(out: Path) -> Path:
+    """Write the page of the first criterion, the others beside it, and the page that compares them all.
+
+    Returns:
+        The page of the first criterion.
+
+    Raises:
+        InputError: There is no demo in the folder, or the packages that pages need are not installed.
+    """
+    runs = [report.read_run(out / criterion) for criterion in CRITERIA]
+    write_text(out / "compare.html", report.comparison_page(runs), force=True)
+    write_text(out / "report.html", report.page(runs[0], runs[1:]), force=True)
+    return out / "report.html"
 
 
 def table(record: dict[str, Any]) -> Table:

@@ -138,11 +138,13 @@ def _tradeoff(rows: Sequence[dict[str, Any]], cost: str) -> Callable[[Any], None
         front = pareto_front([(row[cost], row["accuracy"]) for row in rows])
         axes.step([rows[i][cost] for i in front], [rows[i]["accuracy"] for i in front], where="post", color=KEPT,
                   label="Pareto front")  # fmt: skip
-        for index, row in enumerate(rows):
-            on_it = index in front
+        # By accuracy, so that the names of neighbours can stand left and right in turns.
+        for turn, index in enumerate(sorted(range(len(rows)), key=lambda i: -rows[i]["accuracy"])):
+            row, on_it = rows[index], index in front
             axes.plot(row[cost], row["accuracy"], "o", color=KEPT if on_it else GONE, mfc=None if on_it else "none")
-            axes.annotate(row["name"], (row[cost], row["accuracy"]), xytext=(0, 5), textcoords="offset points",
-                          ha="center", fontsize=8)  # fmt: skip
+            aside, way = (-7, "right") if turn % 2 else (7, "left")
+            axes.annotate(row["name"], (row[cost], row["accuracy"]), xytext=(aside, 0), textcoords="offset points",
+                          ha=way, va="center", fontsize=8)  # fmt: skip
         known = [row for row in rows if row["base_accuracy"] is not None]
         axes.plot([row[f"base_{cost}"] for row in known], [row["base_accuracy"] for row in known], "*", color=SOFT,
                   ms=9, label="before pruning")  # fmt: skip

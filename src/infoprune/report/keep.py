@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from infoprune.criteria.base import Tap
 from infoprune.network import cost
 from infoprune.origin import origin_of
 from infoprune.pipeline import Result, example_of
@@ -28,11 +29,11 @@ def kept_run(
     """
     example = example_of(batches, model)
     before, after = (cost.macs_by_layer(network, example) for network in (model, result.model))
-    layers = {layer: {"macs": macs, "macs_after": after[layer]} for layer, macs in before.items()}
+    layers = {layer: {"macs": macs, "macs_after": after.get(layer, 0)} for layer, macs in before.items()}
     weights = {"base": weight_bytes(model), "pruned": weight_bytes(result.model)}
     origin = origin_of(model)
     # Where maps were read to be scored is where a person should look at them.
-    tap = record["settings"].get("tap") or "activation"
+    tap: Tap = record["settings"].get("tap") or "activation"
     pictures = take_pictures(
         model,
         batches,

@@ -87,7 +87,7 @@
       draw("matrix", [{ type: "heatmap", z, colorscale: "Cividis", colorbar: { thickness: 12, outlinewidth: 0 },
         customdata: order.map((_, i) => order.map((__, j) => `${names[i]} and ${names[j]}`)),
         hovertemplate: "filters %{customdata}: %{z:.3f}<extra></extra>" }],
-        { shapes, annotations, xaxis: { title: { text: "filters, kept before removed" }, showgrid: false },
+        { shapes, annotations, xaxis: { title: { text: "filters, kept before removed" }, showgrid: false, constrain: "domain" },
           yaxis: { autorange: "reversed", showgrid: false, scaleanchor: "x", constrain: "domain" } });
       return "How alike the maps of two filters are: bright is alike. The filters right of and below the lines were removed; " +
         "each was the less useful of a pair that was alike.";
@@ -101,17 +101,21 @@
 
   function tile(layer, filter, gone) {
     const { src, columns, rows, images, height, width } = layer.maps;
-    const scale = 48 / Math.max(width, 1), w = 48, h = Math.max(2, Math.round(height * images * scale));
-    const outer = document.createElement("figure");
+    const w = 48, h = Math.max(2, Math.round((height * w) / width));
+    const outer = document.createElement("figure"), maps = document.createElement("div");
     outer.className = gone ? "tile gone" : "tile";
-    const map = document.createElement("span");
-    map.setAttribute("role", "img");
-    map.setAttribute("aria-label", `Feature maps of filter ${filter}, ${gone ? "removed" : "kept"}`);
-    map.style.cssText = `width:${w}px;height:${h}px;background-image:url(${src});background-size:${w * columns}px ${h * rows}px;` +
-      `background-position:${-w * (filter % columns)}px ${-h * Math.floor(filter / columns)}px`;
+    maps.setAttribute("role", "img");
+    maps.setAttribute("aria-label", `Feature maps of filter ${filter}, ${gone ? "removed" : "kept"}`);
+    const x = -w * (filter % columns), top = Math.floor(filter / columns) * images;
+    for (let image = 0; image < images; image++) {
+      const map = document.createElement("span");
+      map.style.cssText = `width:${w}px;height:${h}px;background-image:url(${src});` +
+        `background-size:${w * columns}px ${h * images * rows}px;background-position:${x}px ${-h * (top + image)}px`;
+      maps.append(map);
+    }
     const name = document.createElement("figcaption");
     name.textContent = filter;
-    outer.append(map, name);
+    outer.append(maps, name);
     return outer;
   }
 
@@ -150,7 +154,7 @@
     document.querySelectorAll("[data-layer]").forEach((link) => {
       link.closest("tr").toggleAttribute("aria-current", Number(link.dataset.layer) === index);
     });
-    at("reason").textContent = `${layer.kept.length} of ${layer.filters} filters stay. ${layer.reason}` +
+    at("reason").textContent = (layer.reason || `${layer.kept.length} of ${layer.filters} filters stay`) + "." +
       (layer.coupled.length ? ` Coupled with ${layer.coupled.join(", ")}.` : "");
     at("figure").classList.toggle("square", layer.figure === "matrix");
     at("figure").hidden = layer.figure === "none";
@@ -180,7 +184,8 @@
 
   function comparison() {
     const cost = at("cost").value, names = { macs: "MACs", parameters: "parameters", latency_ms: "latency (ms)" };
-    const measured = data.runs.filter((run) => run.accuracy !== null);
+    // By accuracy, so that the names of neighbours can stand left and right in turns.
+    const measured = data.runs.filter((run) => run.accuracy !== null).sort((a, b) => b.accuracy - a.accuracy);
     const front = data.fronts[cost].map((i) => data.runs[i]);
     const bases = [...new Map(measured.filter((run) => run.base_accuracy !== null)
       .map((run) => [`${run.network} ${run.base_accuracy}`, run])).values()];
@@ -189,7 +194,8 @@
       { name: "Pareto front", type: "scatter", mode: "lines", x: front.map((r) => r[cost]), y: front.map((r) => r.accuracy),
         line: { color: color("--kept"), width: 2, shape: "hv" }, hoverinfo: "skip" },
       { name: "runs", type: "scatter", mode: "markers+text", x: measured.map((r) => r[cost]), y: measured.map((r) => r.accuracy),
-        text: measured.map((r) => phone() && measured.length > 6 ? "" : r.name), textposition: "top center",
+        text: measured.map((r) => phone() && measured.length > 6 ? "" : `  ${r.name}  `), 
+        textposition: measured.map((_, i) => i % 2 ? "middle left" : "middle right"),
         customdata: measured.map(point), cliponaxis: false,
         marker: { size: 11, color: measured.map((r) => color(front.includes(r) ? "--kept" : "--gone")),
           symbol: measured.map((r) => front.includes(r) ? "circle" : "circle-open"), line: { width: 2 } },

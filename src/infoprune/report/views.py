@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -79,26 +79,16 @@ def closest_pairs(similarity: Tensor, kept: Sequence[int], gone: Sequence[int], 
 
 def summary_rows(run: Run) -> list[dict[str, str]]:
     """Return what a reader in a hurry needs: base, pruned and change of every figure that was measured."""
-    base, pruned = run.record["base"], run.record["pruned"]
-    rows = []
-    for name, label, form, unit in (("accuracy", "Accuracy", ".2f", "%"), ("loss", "Loss", ".4f", "nats")):
-        if base.get(name) is not None and pruned.get(name) is not None:
-            change = f"{pruned[name] - base[name]:+{form}} {'points' if unit == '%' else unit}"
-            rows.append(_row(label, format(base[name], form), format(pruned[name], form), unit, change))
-    weights = run.record.get("weight_bytes", {})
-    sizes: tuple[tuple[str, Any, Any, str], ...] = (
-        ("MACs", base["macs"], pruned["macs"], ""),
-        ("Parameters", base["parameters"], pruned["parameters"], ""),
-        ("Weights in a file", weights.get("base"), weights.get("pruned"), "B"),
+    base, pruned, weights = run.record["base"], run.record["pruned"], run.record.get("weight_bytes", {})
+    found = (
+        _difference("Accuracy", base.get("accuracy"), pruned.get("accuracy"), "{:.2f} %", "{:+.2f} points"),
+        _difference("Loss", base.get("loss"), pruned.get("loss"), "{:.4f} nats", "{:+.4f} nats"),
+        _share("MACs", base["macs"], pruned["macs"], short),
+        _share("Parameters", base["parameters"], pruned["parameters"], short),
+        _share("Weights in a file", weights.get("base"), weights.get("pruned"), lambda size: f"{short(size)}B"),
+        _share("Latency", base.get("latency_ms"), pruned.get("latency_ms"), lambda time: f"{time:.2f} ms"),
     )
-    for label, before, after, unit in sizes:
-        if before and after:
-            change = f"{-removed(before, after):+.1f} %"
-            rows.append(_row(label, short(before), short(after), unit, change))
-    if base.get("latency_ms") and pruned.get("latency_ms"):
-        before, after = base["latency_ms"], pruned["latency_ms"]
-        rows.append(_row("Latency", f"{before:.2f}", f"{after:.2f}", "ms", f"{-removed(before, after):+.1f} %"))
-    return rows
+    return [row for row in found if row is not None]
 
 
 def short(number: float) -> str:
@@ -168,5 +158,14 @@ def _order(decision: LayerDecision) -> tuple[int, ...]:
     return (*decision.kept, *decision.removed)
 
 
-def _row(label: str, base: str, pruned: str, unit: str, change: str) -> dict[str, str]:
-    return {"label": label, "base": base, "pruned": pruned, "unit": unit, "change": change}
+def _difference(label: str, base: float | None, pruned: float | None, form: str, change: str) -> dict[str, str] | None:
+    if base is None or pruned is None:
+        return None
+    return {"label": label, "base": form.format(base), "pruned": form.format(pruned),
+            "change": change.format(pruned - base)}  # fmt: skip
+
+
+def _share(label: str, base: float | None, pruned: float | None, form: Callable[[float], str]) -> dict[str, str] | None:
+    if not base or pruned is None:
+        return None
+    return {"label": label, "base": form(base), "pruned": form(pruned), "change": f"{-removed(base, pruned):+.1f} %"}

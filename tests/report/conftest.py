@@ -1,0 +1,60 @@
+"""Runs as they are kept: the digits network cut by several criteria, and a network of 4,224 filters made of noise."""
+
+import pytest
+import torch
+
+from infoprune import commands
+from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.pipeline import Choice
+from infoprune.plan import Budget, LayerDecision, Plan
+from infoprune.report import Pictures, Run, read_run, write_run
+
+VGG = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    from infoprune.commands import TuneChoice
+    from infoprune.tune import Recipe
+
+    out = tmp_path_factory.mktemp("report") / "base.safetensors"
+    recipe = Recipe(epochs=3, learning_rate=0.1, precision="32-true")
+    commands.train(NetworkChoice("digits"), DataChoice("digits", batch_size=64), TuneChoice(recipe), out=out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def runs(base):
+    """By criterion, a run of the digits network at half of its MACs, written to its folder and read again."""
+    found = {}
+    for criterion in ("cmi", "qsfm", "hrel", "l1"):
+        images = DataChoice("digits", batch_size=64, calibration=100)
+        choice = Choice(criterion=criterion, budget=Budget(macs=0.5))
+        done = commands.prune(NetworkChoice(weights=base), images, choice, out=base.with_name(f"{criterion}.safetensors"),
+                              keep_evidence=True)  # fmt: skip
+        write_run(done.kept, base.parent / criterion)
+        found[criterion] = read_run(base.parent / criterion)
+    return found
+
+
+@pytest.fixture(scope="session")
+def wide_run():
+    """VGG-16 as wide as it is, with a similarity matrix for every layer."""
+    draw = torch.Generator().manual_seed(0)
+    decisions, evidence, maps, layers = {}, {}, {}, {}
+    for number, filters in enumerate(VGG):
+        layer = f"features.{number}"
+        order = torch.randperm(filters, generator=draw).tolist()
+        alike = torch.rand(filters, filters, generator=draw)
+        decisions[layer] = LayerDecision(layer, filters, tuple(sorted(order[: filters // 2])), order=tuple(order),
+                                         scores=tuple(torch.rand(filters, generator=draw).tolist()))  # fmt: skip
+        evidence[layer] = {"similarity": (alike + alike.T) / 2}
+        side = max(2, 24 >> (number // 3))
+        maps[layer] = torch.randint(0, 256, (3, filters, side, side), generator=draw).to(torch.uint8)
+        layers[layer] = {"macs": filters * 1000, "macs_after": filters * 300}
+    figures = {"macs": 313_000_000, "parameters": 14_700_000, "latency_ms": 20.0, "accuracy": 93.0, "loss": 0.3,
+               "images": 10_000}  # fmt: skip
+    record = {"base": figures, "pruned": {**figures, "macs": 100_000_000}, "layers": layers,
+              "settings": {"criterion": "qsfm", "network": {"architecture": "vgg16"}}}  # fmt: skip
+    images = torch.randint(0, 256, (3, 3, 32, 32), generator=draw).to(torch.uint8)
+    return Run(record, Plan(decisions), evidence, Pictures(images, maps), name="wide")
