@@ -109,5 +109,5 @@ def upper_pairs(matrices: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=4)
 def _upper(n: int, device: torch.device) -> Tensor:
-    rows, columns = torch.triu_indices(n, n, 1, device=device)
+    rows, columns = torch.triu_indices(n, n, 1, device=device).unbind()
     return rows * n + columns

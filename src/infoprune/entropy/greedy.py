@@ -20,6 +20,10 @@ Score: TypeAlias = Literal["pairs", "quadratic"]
 
 # The order ends where this many steps in a row cannot tell the best two candidates apart; one may be a coincidence.
 _UNRESOLVED_RUN = 3
+# What a sum of single-precision products may be wrong by, as a share of it.
+_SINGLE_PRECISION = 1e-6
+# How many candidates that order 2 cannot tell apart are evaluated first.
+_NEAR_TIES = 8
 # How often to look for pairs that no longer count.
 _LOOK_EVERY = 4
 # Joint Gram matrices whose entropies are computed in one go.
@@ -67,51 +71,55 @@ class Prefix:
 
     Args:
         picks: The maps chosen.
-        left: H(Y | given, the picks up to here) in nats where it came with the choice; may be shorter than ``picks``.
-        resolved: How many of the picks are resolved.
-        finished: Whether the order is complete or saturated; otherwise another score goes on.
+        left: H(Y | given, the first picks) in nats, as far as it came with the choice.
         evaluations: Candidates whose entropies were computed for the choice.
     """
 
     picks: tuple[int, ...] = ()
     left: tuple[float, ...] = ()
-    resolved: int = 0
-    finished: bool = False
     evaluations: int = 0
 
 
 def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, switch: float) -> Prefix:
-    """Choose by the entropies of all candidates, or of the leaders of a screen, while the steps are resolved.
+    """Choose by the entropies of all candidates, or of those that can be the best, while the steps are resolved.
 
     Args:
         layer: The candidates.
         steps: Choose no more than so many.
         resolution: In nats: candidates closer than this are not told apart.
-        screen: Leaders taken from each order-2 score after the first step, or None for all candidates.
-        switch: In nats: stop, unfinished, when less is left to know of the labels.
+        screen: None for the entropies of all candidates at every step. Otherwise, after the first step, of so many
+            leaders of each order-2 score.
+        switch: In nats: when less is left to know of the labels, the entropies only of those that order 2 cannot tell
+            from its best.
+
+    Returns:
+        The resolved picks.
     """
     joint, running = layer.given, layer.given_rows
-    remaining = list(range(layer.count))
+    active = pairs.everything(layer.rows, layer.index)
     picks: list[int] = []
     left: list[float] = []
     unresolved = evaluations = 0
-    while len(picks) < steps and unresolved < _UNRESOLVED_RUN:
-        if picks and screen is not None:
-            values, screen = _of_leaders(layer, joint, running, remaining, screen)
+    while len(picks) < min(steps, layer.count) and unresolved < _UNRESOLVED_RUN:
+        if screen is None or not picks:
+            exact = values = _left_with(layer, joint, _others(layer, picks))
         else:
-            values = _left_with(layer, joint, remaining)
-        evaluations += len(values)
-        best = _best(values)
+            active, scores = _certified(layer, running, active, picks)
+            leaders = _by_score(active, scores, picks)
+            if left[-1] >= switch:
+                exact, screen = _of_leaders(layer, joint, leaders, screen)
+            else:
+                exact = _of_near_ties(layer, joint, leaders, resolution)
+            values = exact or {c: layer.alpha / 2 * nats for c, nats in leaders.nats.items()}
+        evaluations += len(exact)
+        best = min(values, key=lambda candidate: (values[candidate], candidate))
         unresolved = 0 if _told_apart(layer, values, best, resolution) else unresolved + 1
         picks.append(best)
         left.append(values[best])
-        remaining.remove(best)
         joint = add(joint, layer.gram(best))
         running = pairs.join(running, layer.rows[best], layer.index)
-        if values[best] < switch:
-            return Prefix(tuple(picks), tuple(left), len(picks) - unresolved, False, evaluations)
     resolved = len(picks) - unresolved
-    return Prefix(tuple(picks[:resolved]), tuple(left[:resolved]), resolved, True, evaluations)
+    return Prefix(tuple(picks[:resolved]), tuple(left[:resolved]), evaluations)
 
 
 def by_pairs(layer: Layer, before: Prefix, steps: int, resolution: float | None, by: Score = "pairs") -> Prefix:
@@ -132,19 +140,18 @@ def by_pairs(layer: Layer, before: Prefix, steps: int, resolution: float | None,
         running = pairs.join(running, layer.rows[pick], layer.index)
     active = pairs.everything(layer.rows, layer.index)
     picks = list(before.picks)
-    unresolved = len(picks) - before.resolved
+    unresolved = 0
     while len(picks) < min(steps, layer.count) and unresolved < _UNRESOLVED_RUN:
         active, scores = _certified(layer, running, active, picks)
         free = _free(active, picks)
         best = _first_least(scores.between if by == "quadratic" else scores.left, free)
         if resolution is not None:
-            values = scores.quadratic if by == "quadratic" else scores.nats * (min(layer.alpha, 2) / 2)
+            values = scores.quadratic if by == "quadratic" else scores.nats
             apart = _copies(active.rows[free & (values - values[best] <= resolution)], active.rows[best])
             unresolved = 0 if apart else unresolved + 1
         picks.append(active.ids[best])
         running = pairs.join(running, layer.rows[picks[-1]], layer.index)
-    resolved = len(picks) - unresolved
-    return Prefix(tuple(picks[:resolved]), before.left[:resolved], resolved, True, before.evaluations)
+    return Prefix(tuple(picks[: len(picks) - unresolved]), before.left, before.evaluations)
 
 
 def left_along(layer: Layer, order: tuple[int, ...], known: tuple[float, ...]) -> Tensor:
@@ -174,23 +181,76 @@ def left_along(layer: Layer, order: tuple[int, ...], known: tuple[float, ...]) -
     return torch.tensor(left + _left_of(layer, pending), dtype=torch.float64)
 
 
-def _of_leaders(
-    layer: Layer, joint: Joint, running: pairs.Running, remaining: list[int], screen: int
-) -> tuple[dict[int, float], int]:
-    scores = pairs.score(running, pairs.everything(layer.rows, layer.index), layer.index)
-    free = set(remaining)
-    rankings = [
-        [c for c in torch.argsort(score, stable=True).tolist() if c in free] for score in (scores.left, scores.between)
-    ]
+@dataclass(frozen=True)
+class _Ranked:
+    """The candidates left, by each of the two scores, and the order-2 value of each in nats."""
+
+    by_pairs: list[int]
+    by_quadratic: list[int]
+    nats: dict[int, float]
+
+
+def _by_score(active: pairs.Active, scores: pairs.Scores, picks: list[int]) -> _Ranked:
+    taken = set(picks)
+
+    def ranking(score: Tensor) -> list[int]:
+        ordered = (active.ids[position] for position in torch.argsort(score, stable=True).tolist())
+        return [c for c in ordered if c not in taken]
+
+    nats = {c: value for c, value in zip(active.ids, scores.nats.tolist(), strict=True) if c not in taken}
+    return _Ranked(ranking(scores.left), ranking(scores.between), nats)
+
+
+def _of_leaders(layer: Layer, joint: Joint, ranked: _Ranked, screen: int) -> tuple[dict[int, float], int]:
+    rankings = (ranked.by_pairs, ranked.by_quadratic)
     values: dict[int, float] = {}
     while True:
         leaders = {c for ranking in rankings for c in ranking[:screen]}
         values |= _left_with(layer, joint, sorted(leaders - values.keys()))
-        best = _best(values)
+        best = min(values, key=lambda candidate: (values[candidate], candidate))
         # A winner at the edge of both lists says that the screen was too narrow.
-        if min(ranking.index(best) for ranking in rankings) < screen / 2 or screen >= len(remaining):
+        if min(ranking.index(best) for ranking in rankings) < screen / 2 or screen >= len(ranked.nats):
             return values, screen
         screen *= 2
+
+
+def _of_near_ties(layer: Layer, joint: Joint, ranked: _Ranked, resolution: float) -> dict[int, float]:
+    """The values of those that order 2 cannot tell from its best, or of all by order 2 where it can.
+
+    With K = I + E the joint before the step and m_k = tr (E o K_c)^k / n, S_a = log n - a m_2 / 2
+    - a (a - 2) m_3 / 6 - ..., and no eigenvalue of E o K_c exceeds the largest of E. So a / 2 times the order-2 value
+    is right up to a share of |a - 2| / 3 of that eigenvalue, of which the row sums are a bound. The two sides of a
+    comparison, and the terms beyond, make it |a - 2|.
+
+    Most of that share is common to all candidates: how far it differs among those evaluated says how far down the
+    list the best can be.
+    """
+    largest = float(matrix(joint).abs().sum(dim=-1).max()) - 1
+    margin = abs(layer.alpha - 2) * largest + _SINGLE_PRECISION
+    values = {c: layer.alpha / 2 * nats for c, nats in ranked.nats.items()}
+    least = values[ranked.by_pairs[0]]
+    close = [c for c in ranked.by_pairs if values[c] <= least * (1 + margin)]
+    exact: dict[int, float] = {}
+    if len(close) == 1 or least * margin <= resolution / 10:
+        return exact
+    size = _NEAR_TIES
+    while True:
+        exact |= _left_with(layer, joint, close[len(exact) : size])
+        shares = [exact[c] / values[c] for c in exact]
+        spread = max(shares) - min(shares)
+        best = min(exact.values())
+        if (
+            size >= len(close)
+            or best * spread <= resolution / 10
+            or values[close[size]] * (min(shares) - spread) > best
+        ):
+            return exact
+        size *= 2
+
+
+def _others(layer: Layer, picks: list[int]) -> list[int]:
+    taken = set(picks)
+    return [c for c in range(layer.count) if c not in taken]
 
 
 def _left_with(layer: Layer, joint: Joint, candidates: list[int]) -> dict[int, float]:
@@ -214,10 +274,6 @@ def _left_of(layer: Layer, joints: list[Tensor]) -> list[float]:
     return [float(value) for value in in_chunks(left, (len(joints), *joints[0].shape), joints[0].device).tolist()]
 
 
-def _best(values: dict[int, float]) -> int:
-    return min(values, key=lambda candidate: (values[candidate], candidate))
-
-
 def _told_apart(layer: Layer, values: dict[int, float], best: int, resolution: float) -> bool:
     close = [c for c in values if values[c] - values[best] <= resolution]
     return _copies(layer.rows[close], layer.rows[best])
@@ -236,8 +292,7 @@ def _certified(
     scores = pairs.score(running, active, index)
     least = float(scores.between.min())
     certain = pairs.is_certified(running, active, least, index)
-    taken = set(picks)
-    remaining = [c for c in range(layer.count) if c not in taken]
+    remaining = _others(layer, picks)
     looking = len(picks) % _LOOK_EVERY == 0
     if certain and not (looking and pairs.halves(running, active, len(remaining), least, index)):
         return active, scores

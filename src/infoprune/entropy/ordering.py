@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -89,8 +88,8 @@ def greedy_order(
         given: What the layer is conditioned on: ``(G, n, d')`` maps of another layer, or several such of any d'.
         alpha: Order in (0, inf] of the entropies.
         method: ``"exact"``: eigenvalues of every candidate at every step, the oracle. ``"hybrid"``: eigenvalues of
-            all candidates at the first step and of the leaders by two order-2 scores later, until less than
-            ``switch`` is left to know; then order 2, which agrees there. ``"pairs"``: order 2 throughout, no
+            all candidates at the first step, of the leaders by two order-2 scores later, and of those that order 2
+            cannot tell apart once less than ``switch`` is left to know. ``"pairs"``: order 2 throughout, no
             eigenvalues. ``"quadratic"``: the quadratic (Tsallis-2) information, monotone and submodular.
         width: As for :func:`~infoprune.entropy.gram`.
         kernel: As for :func:`~infoprune.entropy.gram`.
@@ -103,7 +102,8 @@ def greedy_order(
         max_steps: Stop choosing after so many maps; the others are ranked by ``tail``.
         resolution: Two candidates closer than this, in ``unit``, are not told apart.
         screen: Leaders that ``"hybrid"`` takes from each of its two scores; doubled while the best is not well inside.
-        switch: What is left to know of the labels, in ``unit``, below which ``"hybrid"`` goes on by order 2.
+        switch: What is left to know of the labels, in ``unit``, below which ``"hybrid"`` trusts order 2 within the
+            error bound of the expansion that it rests on.
         unit: ``"bits"`` or ``"nats"``.
 
     Returns:
@@ -119,7 +119,7 @@ def greedy_order(
     layer = _layer(maps, _checked(given, labels), settings, method)
     steps = layer.count if max_steps is None else min(max_steps, layer.count)
     nats = in_unit(unit)
-    prefix = _resolved_prefix(layer, method, steps, resolution / nats, screen, _switch(switch, alpha) / nats)
+    prefix = _resolved_prefix(layer, method, steps, resolution / nats, screen, switch / nats)
     order = _with_tail(layer, prefix, tail)
     left = left_along(layer, order, prefix.left) * nats
     entropy = label_entropy(blocks, alpha) * nats
@@ -129,7 +129,7 @@ def greedy_order(
         cmi=tuple((left - left[-1]).tolist()),
         total=float(entropy - left[-1]),
         label_entropy=entropy,
-        saturated_at=prefix.resolved,
+        saturated_at=len(prefix.picks),
         tail=tail,
         method=method,
         evaluations=prefix.evaluations,
@@ -181,10 +181,9 @@ def _checked(given: Tensor | Sequence[Tensor] | None, labels: Tensor) -> list[Te
 
 def _resolved_prefix(layer: Layer, method: Method, steps: int, resolution: float, screen: int, switch: float) -> Prefix:
     if method == "exact":
-        return by_entropy(layer, steps, resolution, None, -math.inf)
+        return by_entropy(layer, steps, resolution, None, 0.0)
     if method == "hybrid":
-        first = by_entropy(layer, steps, resolution, screen, switch)
-        return first if first.finished else by_pairs(layer, first, steps, resolution)
+        return by_entropy(layer, steps, resolution, screen, switch)
     return by_pairs(layer, Prefix(), steps, resolution, by=method)
 
 
@@ -206,11 +205,6 @@ def _by_relevance(layer: Layer, candidates: list[int]) -> list[int]:
 
     alone = in_chunks(left, (len(candidates), *nothing.state.shape), layer.rows.device)
     return [candidates[i] for i in torch.argsort(alone, stable=True).tolist()]
-
-
-def _switch(switch: float, alpha: float) -> float:
-    """What is left below which order 2 stands for alpha: the expansion it rests on is one in alpha times the rest."""
-    return switch * min(1.0, 2 / alpha)
 
 
 def _check(alpha: float, method: str, tail: str, max_steps: int | None, screen: int) -> None:
