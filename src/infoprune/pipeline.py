@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from infoprune import criteria, cutoff
+from infoprune import (
+    criteria,
+    cutoff,
+    reconstruction,  # noqa: F401 - it registers
+)
 from infoprune.criteria.base import Importance, Tap
 from infoprune.cutoff import Cut, Limits, Reach
 from infoprune.device import device_of

@@ -62,6 +62,10 @@ def score(
     """
     if info.needs_gradients:
         raise InputError(f"the criterion '{info.name}' needs gradients, and scoring runs without: choose another")
+    if info.score_network is not None:
+        if batches is None:
+            raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
+        return info.score_network(model, groups, _Images(batches, images or info.images), options or {}, progress)
     scored = [_Scored(group, create(info, filters_of(model, group), seed=seed, options=options)) for group in groups]
     if info.needs_maps and scored:
         if batches is None:

@@ -93,6 +93,8 @@ class CriterionInfo:
         holds_maps: Whether it keeps the feature maps until ``compute``, so that layers are taken one at a time.
         images: How many images it is given at most, unless the user says otherwise; ``None`` for all there are.
         cost: How its time grows, in words.
+        score_network: For a criterion that reads how the layers of a network follow one another: from network, coupled
+            groups, batches, options and progress to the importance by group. It is called in place of the factory.
     """
 
     name: str
@@ -106,6 +108,7 @@ class CriterionInfo:
     holds_maps: bool = False
     images: int | None = None
     cost: str = ""
+    score_network: Callable[..., dict[str, Importance]] | None = None
 
 
 _REGISTRY: dict[str, CriterionInfo] = {}

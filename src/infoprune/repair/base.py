@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from infoprune.device import device_of
 from infoprune.errors import InputError, unknown
 from infoprune.network.groups import Groups
-from infoprune.network.removal import Removal, Side
+from infoprune.network.layers import Side
+from infoprune.network.removal import Removal
 from infoprune.plan import Plan
 from infoprune.progress import Progress
 

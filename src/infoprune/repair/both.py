@@ -1,4 +1,4 @@
-"""Least squares, then batch norm re-estimated where that comes nearer to the original on held-out images."""
+"""Batch norm re-estimated after another repair, where that comes nearer to the original on held-out images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from infoprune.progress import Progress
 from infoprune.repair.base import Pair, RepairInfo, register
+from infoprune.repair.channels import nearest_kept, put_in
 from infoprune.repair.least_squares import HELD_OUT_EVERY, least_squares
 from infoprune.repair.norms import reestimate
 
@@ -53,12 +54,27 @@ def divergence(pair: Pair, small: nn.Module, held_out: bool = True) -> float:
     return total / max(1, count)
 
 
-def _repair(pair: Pair, progress: Progress) -> nn.Module:
-    refitted = least_squares(pair, progress)
-    fitting = _Images(pair, held_out=False)
-    normed = reestimate(refitted, fitting, progress)
-    nearer = divergence(pair, normed) < divergence(pair, refitted)
-    return reestimate(refitted, pair.batches, progress) if nearer else refitted
+def normed_if_nearer(pair: Pair, small: nn.Module, progress: Progress) -> nn.Module:
+    """Return a network with its batch norm re-estimated, or as it is, whichever is nearer on held-out images."""
+    normed = reestimate(small, _Images(pair, held_out=False), progress)
+    nearer = divergence(pair, normed) < divergence(pair, small)
+    return reestimate(small, pair.batches, progress) if nearer else small
 
 
-register(RepairInfo("all", _repair, "least squares, then batch norm where held-out images come out nearer"))
+def _all(pair: Pair, progress: Progress) -> nn.Module:
+    return normed_if_nearer(pair, least_squares(pair, progress), progress)
+
+
+def _merge(pair: Pair, progress: Progress) -> nn.Module:
+    return normed_if_nearer(pair, put_in(pair, nearest_kept, progress), progress)
+
+
+register(RepairInfo("all", _all, "least squares, then batch norm where held-out images come out nearer"))
+register(
+    RepairInfo(
+        "merge",
+        _merge,
+        "each removed channel as a x + b of the kept one x that tells most of it; then batch norm likewise",
+        "arXiv 2010.13160",
+    )
+)

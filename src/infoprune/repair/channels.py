@@ -183,19 +183,10 @@ def _add_constant(small: nn.Module, layer: str, constant: Tensor, images: Tensor
         module.running_mean.sub_(constant)
 
 
-def _merge(pair: Pair, progress: Progress) -> nn.Module:
-    return put_in(pair, nearest_kept, progress)
-
-
 def _channels(pair: Pair, progress: Progress) -> nn.Module:
     return reestimate(put_in(pair, gram_of_kept, progress), pair.batches, progress)
 
 
-register(
-    RepairInfo(
-        "merge", _merge, "each removed channel as a line in the kept one most like it", "arXiv 2004.03188 (idea)"
-    )
-)
 register(
     RepairInfo(
         "channels", _channels, "each channel as a combination of the kept ones, then batch norm", "arXiv 2602.23795"

@@ -22,8 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.errors import InputError
-from infoprune.network.channels import is_producer
 from infoprune.network.equivalence import duplicate
+from infoprune.network.layers import is_producer
 from infoprune.progress import Progress
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.equations import NormalEquations, Solution
@@ -257,7 +257,7 @@ def _best(site: Site, fit: NormalEquations, held_out: NormalEquations) -> Soluti
 def _norm_scale(site: Site) -> Tensor:
     """Return what the norm multiplies each output by, ``(g, O)`` float64."""
     ones = torch.ones(len(site.outputs), dtype=torch.float64, device=site.outputs.device)
-    return _grouped(ones if site.norm is None else _scale(site.norm), _groups(site.small))
+    return _grouped(ones if site.norm is None else norm_scale(site.norm), _groups(site.small))
 
 
 def _norm_shift(site: Site) -> Tensor:
@@ -268,12 +268,13 @@ def _norm_shift(site: Site) -> Tensor:
         shift = shift + bias.double()
     if site.norm is not None:
         assert site.norm.running_mean is not None
-        shift = (shift - site.norm.running_mean.double()) * _scale(site.norm)
+        shift = (shift - site.norm.running_mean.double()) * norm_scale(site.norm)
         shift = shift if site.norm.bias is None else shift + site.norm.bias.double()
     return _grouped(shift, _groups(site.small))
 
 
-def _scale(norm: _BatchNorm) -> Tensor:
+def norm_scale(norm: _BatchNorm) -> Tensor:
+    """Return what a batch norm in eval mode multiplies each channel by, ``(C,)`` float64."""
     assert norm.running_var is not None
     root = (norm.running_var.double() + norm.eps).rsqrt()
     return root if norm.weight is None else root * norm.weight.double()
@@ -304,7 +305,7 @@ def _lift_small_scales(norm: _BatchNorm) -> None:
     """Give outputs that a norm all but switches off the usual scale: their new weights are divided by it."""
     if norm.weight is None:
         return
-    scale = _scale(norm).abs()
+    scale = norm_scale(norm).abs()
     usual = scale.median().item() or 1.0
     off = scale < _SMALL_SCALE * usual
     if off.any():

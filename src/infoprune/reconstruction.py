@@ -1,0 +1,296 @@
+"""The criterion ``reconstruction``: what the layers that read a filter lose when it goes and they are refitted.
+
+For every layer that reads a coupled group, with X what the network feeds it (im2col patches), G = X^T X centred, P its
+inverse and Z the weight times the scale of the norm that follows, taking away the rows r of a filter costs::
+
+    tr(Z_r^T (P_rr)^-1 Z_r)
+
+of squared error when all other weights are fitted anew. Filters go one after the other, always the one that costs
+least; then ``Z -= P_:r P_rr^-1 Z_r`` and ``P -= P_:r P_rr^-1 P_r:`` say what the rest is worth without it. Errors are
+relative to the variance of what the layer's result becomes part of, the sum of a residual block where there is one. No
+labels are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from infoprune.criteria.base import Criterion, CriterionInfo, Filters, Importance, register
+from infoprune.errors import InputError, unknown
+from infoprune.network.equivalence import copied
+from infoprune.network.groups import CoupledGroup
+from infoprune.progress import Progress, silent
+from infoprune.repair.base import batches_in, images_of
+from infoprune.repair.least_squares import POSITIONS, as_matrix, norm_scale, patches
+from infoprune.repair.reading import read
+
+RIDGE = 1e-4
+MEMORY = 1 << 30
+# Images on which the variance of a layer's result is measured.
+_PROBE = 16
+
+
+@dataclass
+class Share:
+    """What one group of channels of one reading layer says of the units of a coupled group.
+
+    Args:
+        inverse: ``(F, F)`` float64, P.
+        weights: ``(F, O)`` float64, Z.
+        rows: By unit, which of the F features are its own.
+        worth: By which squared errors are divided.
+    """
+
+    inverse: Tensor
+    weights: Tensor
+    rows: list[Tensor]
+    worth: float
+
+    def costs(self) -> Tensor:
+        """Return ``(U,)``: what each unit costs now, zero for units without features here."""
+        found = torch.zeros(len(self.rows), dtype=torch.float64)
+        sizes = {len(rows) for rows in self.rows} - {0}
+        for size in sizes:
+            units = [unit for unit, rows in enumerate(self.rows) if len(rows) == size]
+            index = torch.stack([self.rows[unit] for unit in units])
+            blocks = self.inverse[index[:, :, None], index[:, None, :]]
+            weights = self.weights[index]
+            spent = (weights * torch.linalg.solve(blocks, weights)).sum(dim=(1, 2)) / self.worth
+            found[torch.tensor(units)] = spent.cpu()
+        return found
+
+    def take(self, unit: int) -> None:
+        """Fit the rest anew without a unit."""
+        rows = self.rows[unit]
+        if not len(rows):
+            return
+        across = self.inverse[:, rows]
+        solved = torch.linalg.solve(self.inverse[rows][:, rows], across.mT).mT
+        self.weights -= solved @ self.weights[rows]
+        self.inverse -= solved @ across.mT
+        self.rows[unit] = rows[:0]
+
+
+def eliminate(shares: Sequence[Share], units: int) -> list[tuple[int, float]]:
+    """Return the units in the order in which they go, each with what it costs at that moment; of equals the last."""
+    left = list(range(units))
+    gone = []
+    while left:
+        costs = torch.stack([share.costs() for share in shares]).sum(dim=0)
+        unit = min(left, key=lambda one: (costs[one].item(), -one))
+        gone.append((unit, costs[unit].item()))
+        left.remove(unit)
+        for share in shares if left else ():
+            share.take(unit)
+    return gone
+
+
+@torch.no_grad()
+def reconstruction(
+    model: nn.Module,
+    groups: Sequence[CoupledGroup],
+    batches: Iterable[Any],
+    *,
+    ridge: float = RIDGE,
+    memory: int = MEMORY,
+    progress: Progress = silent,
+) -> dict[str, Importance]:
+    """Return the importance of the filters of every coupled group, by backward elimination.
+
+    Args:
+        model: The network; left as it is.
+        groups: What to score.
+        batches: Images, with or without labels, iterable more than once.
+        ridge: Added to G, relative to its mean diagonal: how little the images are trusted.
+        memory: Bytes of second moments held at once; more layers than fit take more passes.
+        progress: Told after every batch and every group.
+
+    Returns:
+        By the names of the groups, in their order: scores are relative squared errors, never less than those of filters
+        that went earlier.
+
+    Raises:
+        InputError: A group is read by no convolution or linear layer, or there are no images.
+    """
+    model = copied(model)
+    probe = next(images_of(batches, model))[:_PROBE]
+    found: dict[str, Importance] = {}
+    for number, some in enumerate(passes := _passes(model, groups, memory)):
+        grams = _grams(model, list(dict.fromkeys(layer for group in some for layer in _readers(model, group))), batches,
+                       _Told(progress, number, len(passes)))  # fmt: skip
+        behind = {layer: _behind(model, layer, probe) for layer in grams}
+        for group in some:
+            shares = [one for layer in _readers(model, group)
+                      for one in _shares(model, group, layer, grams[layer], behind[layer], ridge)]  # fmt: skip
+            found[group.name] = _importance(group, eliminate(shares, len(group.units)))
+            progress("backward elimination", len(found), len(groups))
+    return found
+
+
+def _importance(group: CoupledGroup, gone: list[tuple[int, float]]) -> Importance:
+    scores = torch.zeros(group.filters, dtype=torch.float64)
+    order: list[int] = []
+    most = 0.0
+    for unit, cost in gone:
+        most = max(most, cost)
+        for filter_ in group.units[unit]:
+            scores[filter_] = most
+        order = [*group.units[unit], *order]
+    return Importance(scores, tuple(order))
+
+
+@dataclass(frozen=True)
+class _Told:
+    progress: Progress
+    number: int
+    passes: int
+
+    def __call__(self, done: int, total: int) -> None:
+        self.progress("second moments", self.number * total + done, max(self.passes * total, done))
+
+
+def _readers(model: nn.Module, group: CoupledGroup) -> list[str]:
+    readers = [member.layer for member in group.members if member.side == "in"
+               and isinstance(model.get_submodule(member.layer), (nn.Linear, _ConvNd))
+               and not isinstance(model.get_submodule(member.layer), _ConvTransposeNd)]  # fmt: skip
+    if not readers:
+        raise InputError(
+            f"layer '{group.name}' is read by no convolution or linear layer: 'reconstruction' cannot score it"
+        )
+    return readers
+
+
+def _passes(model: nn.Module, groups: Sequence[CoupledGroup], memory: int) -> list[list[CoupledGroup]]:
+    passes: list[list[CoupledGroup]] = []
+    left = 0
+    for group in groups:
+        shapes = [as_matrix(model.get_submodule(layer)).shape for layer in _readers(model, group)]
+        needed = sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
+        if not passes or needed > left:
+            passes.append([])
+            left = memory
+        passes[-1].append(group)
+        left -= needed
+    return passes
+
+
+def _grams(model: nn.Module, layers: Sequence[str], batches: Iterable[Any], told: _Told) -> dict[str, Tensor]:
+    """Return by layer the ``(g, F, F)`` centred mean of x x^T over all positions of all images."""
+    sums: dict[str, list[Tensor]] = {}
+    drawn = torch.Generator().manual_seed(0)
+
+    def taking(layer: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def take(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+            positions = output[0].numel() // output.shape[-1 if isinstance(module, nn.Linear) else 1]
+            places = None
+            if positions > POSITIONS:
+                places = torch.randperm(positions, generator=drawn)[:POSITIONS].sort().values.to(output.device)
+            x = patches(module, arguments[0], places).double()
+            new = [x @ x.mT, x.sum(dim=2), torch.tensor(float(x.shape[2]), device=x.device)]
+            sums[layer] = [a + b for a, b in zip(sums[layer], new, strict=True)] if layer in sums else new
+
+        return take
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(model.get_submodule(layer).register_forward_hook(taking(layer)).remove)
+        for done, images in enumerate(images_of(batches, model), 1):
+            for first in range(0, len(images), 64):
+                model(images[first : first + 64])
+            told(done, max(done, batches_in(batches)))
+    centred = {}
+    for layer, (gram, total, count) in sums.items():
+        mean = total / count
+        centred[layer] = gram / count - mean[:, :, None] * mean[:, None, :]
+    return centred
+
+
+@dataclass(frozen=True)
+class _Behind:
+    """What comes behind a layer: its norm's scale, ``(g, 1, O)``, and the variance of what its result is part of."""
+
+    scale: Tensor
+    worth: float
+
+
+def _behind(model: nn.Module, layer: str, images: Tensor) -> _Behind:
+    module, reading = model.get_submodule(layer), read(model, layer, images)
+    whole = reading.result if reading.added is None else reading.result + reading.added
+    axis = whole.dim() - 1 if isinstance(module, nn.Linear) else 1
+    rows = whole.double().transpose(0, axis).flatten(1)
+    worth = max(float(rows.var(dim=1, unbiased=False).sum()), torch.finfo(torch.float64).tiny)
+    scale = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+    if reading.norm:
+        norm = model.get_submodule(reading.norm)
+        assert isinstance(norm, _BatchNorm)
+        scale = norm_scale(norm)
+    return _Behind(scale.reshape(module.groups if isinstance(module, _ConvNd) else 1, 1, -1), worth)
+
+
+def _shares(
+    model: nn.Module, group: CoupledGroup, layer: str, gram: Tensor, behind: _Behind, ridge: float
+) -> list[Share]:
+    module = model.get_submodule(layer)
+    weights = as_matrix(module) * behind.scale
+    member = next(one for one in group.members if one.layer == layer and one.side == "in")
+    taps = _taps(module)
+    floor = ridge * gram.diagonal(dim1=1, dim2=2).mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
+    eye = torch.eye(gram.shape[1], dtype=torch.float64, device=gram.device)
+    inverses = torch.cholesky_inverse(torch.linalg.cholesky(gram + floor * eye))
+    shares = []
+    for number, (inverse, mine) in enumerate(zip(inverses, weights, strict=True)):
+        first = number * gram.shape[1]
+        rows = []
+        for unit in group.units:
+            channels = [channel for filter_ in unit for channel in member.channels[filter_]]
+            features = torch.tensor([c * taps + t - first for c in channels for t in range(taps)], dtype=torch.long)
+            rows.append(features[(features >= 0) & (features < len(inverse))].to(gram.device))
+        shares.append(Share(inverse.clone(), mine.clone(), rows, behind.worth))
+    return shares
+
+
+def _taps(module: nn.Module) -> int:
+    return prod(module.kernel_size) if isinstance(module, _ConvNd) else 1
+
+
+def score_network(
+    model: nn.Module,
+    groups: Sequence[CoupledGroup],
+    batches: Iterable[Any],
+    options: Mapping[str, Any],
+    progress: Progress,
+) -> dict[str, Importance]:
+    """Score all groups, as a criterion that reads the whole network does.
+
+    Raises:
+        InputError: There is no such option, or as for ``reconstruction``.
+    """
+    for option in options:
+        if option not in ("ridge", "memory"):
+            raise unknown("option of the criterion 'reconstruction'", option, ("ridge", "memory"))
+    return reconstruction(model, groups, batches, progress=progress, **options)
+
+
+def _only_whole_networks(filters: Filters, *, seed: int = 0, ridge: float = RIDGE, memory: int = MEMORY) -> Criterion:
+    raise InputError("the criterion 'reconstruction' scores a whole network: use infoprune.prune or infoprune.plan")
+
+
+register(
+    CriterionInfo(
+        "reconstruction",
+        _only_whole_networks,
+        "what the layers that read a filter lose when it goes and they are fitted anew",
+        images=None,
+        cost="filters x (features of the reading layer)^2",
+        score_network=score_network,
+    )
+)
