@@ -13,18 +13,25 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from infoprune import criteria, experiment, pipeline
+from infoprune import criteria, evaluate, experiment, pipeline
 from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.network.cost import count
+from infoprune.pipeline import Choice
 from infoprune.record import removed
+from infoprune.repair import repaired
 
 KEPT = {1: 10, 2: 17, 3: 24}
+COLUMNS = ("criterion", "as cut %", "+ BN %", "MACs gone %", "parameters gone %", "dead left", "plan s")
 
 
 def counts() -> dict[str, int]:
@@ -35,29 +42,38 @@ def measure(model: nn.Module, images: DataChoice, criterion: str, seed: int) -> 
     parts = experiment.open_parts(images, seed)
     calibration, test = (experiment.batches(part, model, images) for part in (parts.calibration, parts.test))
     tap = {"hrel": "convolution"}.get(criterion)
-    result = pipeline.prune(
-        model, calibration, test=test, criterion=criterion, keep=counts(), seed=seed, tap=tap, repair="bn"
-    )
-    return result.record()
+    start = time.perf_counter()
+    planned = pipeline.make_plan(model, calibration, Choice(criterion=criterion, keep=counts(), seed=seed, tap=tap))
+    seconds = time.perf_counter() - start
+    small = pipeline.apply(planned.plan, model)
+    renewed = repaired(small, model, calibration, planned.plan, planned.groups, method="bn")
+    dead = pipeline.dead_filters(model, calibration, planned.groups.groups)
+    return {
+        "criterion": criterion,
+        "seed": seed,
+        "seconds": seconds,
+        "cost": asdict(count(small, torch.zeros(1, 3, 32, 32))),
+        "dead_kept": sum(len(dead[name] & set(kept)) for name, kept in planned.plan.kept.items()),
+        "as_cut": asdict(evaluate(small, test)),
+        "after_norms": asdict(evaluate(renewed, test)),
+        "plan": {name: list(kept) for name, kept in planned.plan.kept.items()},
+    }
 
 
-def mean(accuracies: list[float]) -> str:
-    spread = f" ± {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-    return f"{statistics.mean(accuracies):.2f}{spread}"
+def mean(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
 
 
-def row(name: str, records: list[dict[str, Any]]) -> tuple[str, ...]:
-    base, pruned = records[0]["base"], records[0]["pruned"]
-    seconds = statistics.mean(record["seconds"]["plan"] for record in records)
+def row(name: str, base: dict[str, int], records: list[dict[str, Any]]) -> tuple[str, ...]:
     return (
         name,
-        f"{base['accuracy']:.2f}",
         mean([record["as_cut"]["accuracy"] for record in records]),
-        mean([record["pruned"]["accuracy"] for record in records]),
-        f"{removed(base['macs'], pruned['macs']):.2f}",
-        f"{removed(base['parameters'], pruned['parameters']):.2f}",
-        f"{base['dead_filters']}",
-        f"{seconds:.1f}",
+        mean([record["after_norms"]["accuracy"] for record in records]),
+        f"{removed(base['macs'], records[0]['cost']['macs']):.2f}",
+        f"{removed(base['parameters'], records[0]['cost']['parameters']):.2f}",
+        mean([record["dead_kept"] for record in records]),
+        f"{statistics.mean(record['seconds'] for record in records):.1f}",
     )
 
 
@@ -72,8 +88,11 @@ def main() -> None:
 
     model = experiment.open_network(NetworkChoice("resnet56", arguments.weights), arguments.device)
     images = DataChoice("cifar10", arguments.data_dir, batch_size=256)
-    table = Table(title="ResNet-56, CIFAR-10, 10/17/24 filters in the first convolution of each block")
-    for column in ("criterion", "base %", "as cut %", "+ BN %", "MACs gone %", "parameters gone %", "dead", "plan s"):
+    parts = experiment.open_parts(images)
+    base = asdict(count(model, torch.zeros(1, 3, 32, 32)))
+    whole = evaluate(model, experiment.batches(parts.test, model, images))
+    table = Table(title=f"ResNet-56, CIFAR-10, base {whole.accuracy:.2f} %, {base['macs']:,} MACs")
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "criterion" else "right")
     records = {}
     for info in criteria.all_criteria():
@@ -81,11 +100,11 @@ def main() -> None:
             continue  # another name of qsfm-ssim
         seeds = range(arguments.seeds if info.needs_maps or info.name == "random" else 1)
         records[info.name] = [measure(model, images, info.name, seed) for seed in seeds]
-        table.add_row(*row(info.name, records[info.name]))
-        print(" | ".join(row(info.name, records[info.name])), flush=True)
+        table.add_row(*row(info.name, base, records[info.name]))
+        print(" | ".join(row(info.name, base, records[info.name])), flush=True)
     Console(width=120).print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps(records, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"base": asdict(whole), **records}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
