@@ -117,6 +117,7 @@ def prune(
     macs: Annotated[float | None, typer.Option(help="Share of the MACs that may remain.")] = None,
     params: Annotated[float | None, typer.Option(help="Share of the parameters that may remain.")] = None,
     latency: Annotated[float | None, typer.Option(help="Share of the measured latency that may remain.")] = None,
+    budget_by: Annotated[str | None, typer.Option(help="Criterion that shares the budget out to the layers.")] = None,
     layers: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may lose filters.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may not.")] = None,
     tap: Annotated[str | None, typer.Option(help="Where maps are read: convolution, norm or activation.")] = None,
@@ -151,6 +152,7 @@ def prune(
         keep_at_least=keep_at_least,
         seed=seed,
         options=_json_object(options, "--options"),
+        budget_by=budget_by,
         **cuts,
     )
     network = _network(model, weights, model_args, mean, std, input_shape)

@@ -52,6 +52,8 @@ class Choice:
         keep_at_least: Filters that stay in every layer.
         seed: Seeds whatever is random.
         options: Further options of the criterion.
+        budget_by: Criterion that says how many filters of each layer a budget takes, by what is lost for what is saved;
+            by default ``criterion`` does, by one ranking relative to the layers' means.
     """
 
     criterion: str = "cmi"
@@ -65,6 +67,7 @@ class Choice:
     keep_at_least: int = 1
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    budget_by: str | None = None
 
     def words(self) -> dict[str, Any]:
         """Return the choice as keyword arguments of ``prune`` and ``plan``."""
@@ -79,6 +82,8 @@ class Choice:
         if len(given) != 1:
             said = " and ".join(given) if given else "nothing"
             raise InputError(f"say how much goes by one of a ratio, explicit counts, or a budget, not by {said}")
+        if self.budget_by is not None and self.budget is None:
+            raise InputError("budget_by shares a budget out between the layers: give a budget with it")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise InputError(f"the ratio is the share of the filters to remove, from 0 to below 1, not {self.ratio}")
 
@@ -182,7 +187,11 @@ def make_plan(
             on_reach(found)
         cutoff.check_reach(found, choice.budget)
     importances = _importances(model, cut_groups, batches, choice, progress)
-    cuts = _cut(_Network(model, example, groups, costs), cut_groups, importances, choice)
+    if choice.budget is not None and choice.budget_by is not None:
+        worths = _worths(model, cut_groups, batches, choice, importances, progress)
+        cuts = cutoff.cut_by_worth(cut_groups, importances, worths, costs, choice.budget, limits=choice.limits())
+    else:
+        cuts = _cut(_Network(model, example, groups, costs), cut_groups, importances, choice)
     decisions = {
         group.name: _decision(group, cuts[group.name], importances.get(group.name))
         for group in cut_groups
@@ -400,6 +409,21 @@ def _importances(
     return score(
         model, groups, batches, info, tap=choice.tap, seed=choice.seed, options=choice.options, progress=progress
     )
+
+
+def _worths(
+    model: nn.Module,
+    groups: Sequence[CoupledGroup],
+    batches: Batches,
+    choice: Choice,
+    importances: Mapping[str, Importance],
+    progress: Progress,
+) -> Mapping[str, Importance]:
+    if choice.budget_by == choice.criterion:
+        return importances
+    assert choice.budget_by is not None
+    info = criteria.resolve(choice.budget_by)
+    return score(model, groups, batches, info, seed=choice.seed, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """How many filters stay: from importances and a rule to what is kept; one file per rule."""
 
+from infoprune.cutoff.allocation import cut_by_worth
 from infoprune.cutoff.base import Cost, CostModel, Cut, Group, Limits
 from infoprune.cutoff.budget import cut_to_budget
 from infoprune.cutoff.counts import cut_by_counts
@@ -18,6 +19,7 @@ __all__ = [
     "check_reach",
     "cut_by_counts",
     "cut_by_ratio",
+    "cut_by_worth",
     "cut_to_budget",
     "cut_to_latency",
     "reach",

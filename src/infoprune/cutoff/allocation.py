@@ -1,0 +1,54 @@
+"""One criterion says how many filters each group loses, another one which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from infoprune.criteria.base import Importance
+from infoprune.cutoff.base import NO_LIMITS, CostModel, Cut, Group, Limits, importance_of
+from infoprune.cutoff.budget import cut_to_budget, share_of
+from infoprune.cutoff.counts import cut_by_counts
+from infoprune.errors import InputError
+from infoprune.plan import Budget
+
+
+def cut_by_worth(
+    groups: Sequence[Group],
+    importances: Mapping[str, Importance],
+    worths: Mapping[str, Importance],
+    cost: CostModel,
+    budget: Budget,
+    *,
+    limits: Limits = NO_LIMITS,
+) -> dict[str, Cut]:
+    """Meet a budget where the least is lost for what is saved, and keep the most important filters of each group.
+
+    Filters of all groups are ranked by their worth, taken as it is, divided by the share of the budget's cost that a
+    filter of their group saves. That ranking, cut at the budget, gives the number of filters of each group.
+
+    Args:
+        groups: What can be cut.
+        importances: Which filters stay, by the groups' names.
+        worths: How many do, likewise: scores that compare between groups, such as those of ``reconstruction``.
+        cost: What the network costs with only some filters kept.
+        budget: Shares of MACs and parameters that may remain.
+        limits: How far each group may be cut.
+
+    Raises:
+        InputError: The budget cannot be met or is a latency, or a group has no importances.
+    """
+    if budget.latency is not None:
+        raise InputError("a latency budget is met by measuring: leave out by which criterion it is shared")
+    scaled = {group.name: _per_saving(group, importance_of(group, worths), cost, budget) for group in groups}
+    shared = cut_to_budget(groups, scaled, cost, budget, limits=limits, normalise="none")
+    cuts = cut_by_counts(groups, importances, {name: len(cut.kept) for name, cut in shared.items()})
+    return {name: replace(cut, reason=shared[name].reason) for name, cut in cuts.items()}
+
+
+def _per_saving(group: Group, worth: Importance, cost: CostModel, budget: Budget) -> Importance:
+    unit = set(group.units[0])
+    less = cost.cost({group.name: [filter_ for filter_ in range(group.filters) if filter_ not in unit]})
+    saved = sum(1 - share_of(less, cost.base, what) for what in budget.shares()) / len(unit)
+    # What saves nothing is the last to go.
+    return Importance(worth.scores / max(saved, 1e-12), worth.order)
