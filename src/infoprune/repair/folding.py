@@ -1,0 +1,135 @@
+"""Model folding: filters of a group are clustered by their weights, and each cluster becomes its mean filter.
+
+The kept filters of the plan are where the clusters start, so that their number is the plan's, but no filter is simply
+thrown away: what read the filters of a cluster reads its mean, with the sum of their weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from infoprune.network.equivalence import duplicate
+from infoprune.network.groups import CoupledGroup, Member
+from infoprune.network.removal import cut
+from infoprune.progress import Progress
+from infoprune.repair.base import Pair, RepairInfo, register
+from infoprune.repair.least_squares import norm_scale
+from infoprune.repair.norms import reestimate
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """Which kept filter each filter of a group is folded into."""
+
+    group: CoupledGroup
+    kept: tuple[int, ...]
+    into: tuple[int, ...]
+
+
+@torch.no_grad()
+def fold(pair: Pair, progress: Progress) -> nn.Module:
+    """Return a network of the shape of the pruned one, whose filters are means of clusters of the original's.
+
+    Groups in which several filters can only go together are left as they were cut, and so are groups with layers that
+    are neither convolution, linear nor batch norm.
+    """
+    whole = duplicate(pair.original)
+    folds = [
+        _fold(pair.original, group, pair.plan.kept[group.name])
+        for group in pair.groups.groups
+        if pair.plan.kept.get(group.name) and len(pair.plan.kept[group.name]) < group.filters and _can(whole, group)
+    ]
+    for done, one in enumerate(folds, 1):
+        for member in one.group.members:
+            layer = whole.get_submodule(member.layer)
+            if member.side == "out":
+                _mean_outputs(layer, member, one)
+            else:
+                _sum_inputs(layer, member, one)
+        progress("folding", done, len(folds))
+    # The means stand at the places of the kept filters: the same cut takes the rest away.
+    cut(whole, pair.removal)
+    return whole
+
+
+def _can(model: nn.Module, group: CoupledGroup) -> bool:
+    layers = [model.get_submodule(member.layer) for member in group.members]
+    plain = all(isinstance(layer, (nn.Linear, _ConvNd, _BatchNorm)) for layer in layers)
+    single = all(len(unit) == 1 for unit in group.units)
+    return plain and single and not any(isinstance(layer, _ConvTransposeNd) for layer in layers)
+
+
+def _fold(model: nn.Module, group: CoupledGroup, kept: tuple[int, ...]) -> _Fold:
+    rows = _rows(model, group)
+    found = KMeans(len(kept), init=rows[list(kept)], n_init=1, max_iter=100, random_state=0).fit(rows)
+    labels = _with_all_clusters(found.labels_, kept)
+    return _Fold(group, kept, tuple(kept[label] for label in labels))
+
+
+def _with_all_clusters(labels: np.ndarray, kept: tuple[int, ...]) -> list[int]:
+    """Give clusters that were left empty their first filter back."""
+    given = [int(label) for label in labels]
+    for label in set(range(len(kept))) - set(given):
+        given[kept[label]] = label
+    return given
+
+
+def _rows(model: nn.Module, group: CoupledGroup) -> np.ndarray:
+    """Return ``(C, D)``: the weights of each filter in all layers that make it, times their norms' scales."""
+    norms = {layer: model.get_submodule(layer) for layer in group.norms}
+    scales = [norm_scale(norm) for norm in norms.values() if isinstance(norm, _BatchNorm)]
+    parts = []
+    for number, layer in enumerate(group.producers):
+        member = next(one for one in group.members if one.layer == layer and one.side == "out")
+        weight = model.get_submodule(layer).weight
+        assert isinstance(weight, Tensor)
+        scale = scales[number] if len(scales) == len(group.producers) else torch.ones(len(weight)).double()
+        scaled = weight.flatten(1).double() * scale.to(weight.device)[:, None]
+        parts.append(torch.stack([_of(scaled, some) for some in member.channels]))
+    rows: np.ndarray = torch.cat(parts, dim=1).cpu().numpy()
+    return rows
+
+
+def _of(rows: Tensor, some: tuple[int, ...]) -> Tensor:
+    return rows[list(some)].mean(dim=0) if some else torch.zeros_like(rows[0])
+
+
+def _mean_outputs(layer: nn.Module, member: Member, one: _Fold) -> None:
+    """Let each kept filter be the mean of its cluster: weights, biases, and what belongs to its norm."""
+    for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+        if tensor.dim() == 0:
+            continue
+        old = tensor.clone()
+        for filter_ in one.kept:
+            cluster = [other for other, target in enumerate(one.into) if target == filter_]
+            for place, channel in enumerate(member.channels[filter_]):
+                some = [member.channels[other][place] for other in cluster if place < len(member.channels[other])]
+                tensor[channel] = old[some].mean(dim=0)
+
+
+def _sum_inputs(layer: nn.Module, member: Member, one: _Fold) -> None:
+    """Let what read the filters of a cluster read their mean, with the sum of the weights."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    if isinstance(layer, _ConvNd) and layer.groups > 1:
+        return
+    old = weight.clone()
+    for filter_ in one.kept:
+        cluster = [other for other, target in enumerate(one.into) if target == filter_]
+        for place, channel in enumerate(member.channels[filter_]):
+            some = [member.channels[other][place] for other in cluster if place < len(member.channels[other])]
+            weight[:, channel] = old[:, some].sum(dim=1)
+
+
+def _repair(pair: Pair, progress: Progress) -> nn.Module:
+    return reestimate(fold(pair, progress), pair.batches, progress)
+
+
+register(RepairInfo("fold", _repair, "each cluster of filters becomes its mean, then batch norm", "arXiv 2502.10216"))
