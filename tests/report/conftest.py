@@ -30,8 +30,8 @@ def runs(base):
     for criterion in ("cmi", "qsfm", "hrel", "l1"):
         images = DataChoice("digits", batch_size=64, calibration=100)
         choice = Choice(criterion=criterion, budget=Budget(macs=0.5))
-        done = commands.prune(NetworkChoice(weights=base), images, choice, out=base.with_name(f"{criterion}.safetensors"),
-                              keep_evidence=True)  # fmt: skip
+        out = base.with_name(f"{criterion}.safetensors")
+        done = commands.prune(NetworkChoice(weights=base), images, choice, out=out, keep_evidence=True)
         write_run(done.kept, base.parent / criterion)
         found[criterion] = read_run(base.parent / criterion)
     return found

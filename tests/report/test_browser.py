@@ -1,0 +1,226 @@
+"""The pages in a browser: nothing fetched, nothing wrong, everything there, on a screen and on a phone."""
+
+import shutil
+
+import pytest
+
+from infoprune.report import comparison_page, page
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("plotly")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(runs, wide_run, tmp_path_factory):
+    """Files of pages, by name."""
+    folder = tmp_path_factory.mktemp("pages")
+    written = {
+        "cmi": page(runs["cmi"], [runs["l1"], runs["hrel"]]),
+        "qsfm": page(runs["qsfm"]),
+        "hrel": page(runs["hrel"]),
+        "wide": page(wide_run),
+        "compare": comparison_page(list(runs.values())),
+    }
+    for name, html in written.items():
+        (folder / f"{name}.html").write_text(html, encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in written}
+
+
+@pytest.fixture(scope="module")
+def loaded(browser, pages):
+    """Load a page once by name, theme and address, and note what goes wrong on any of them."""
+    found, wrong = {}, []
+
+    def load(name, theme, address):
+        if (name, theme, address) not in found:
+            shown = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=theme).new_page()
+            shown.set_default_timeout(180_000)
+            shown.on("console", lambda said: wrong.append(f"{said.type}: {said.text}"))
+            shown.on("pageerror", lambda error: wrong.append(str(error)))
+            shown.on("request", lambda asked: wrong.append(asked.url[:99]) if asked.url.startswith("http") else None)
+            shown.goto(pages[name].as_uri() + address)
+            found[name, theme, address] = shown
+        return found[name, theme, address]
+
+    return load, wrong
+
+
+@pytest.fixture
+def opened(loaded):
+    """Open a page as it is at first; in the test nothing may be fetched or go wrong."""
+    load, wrong = loaded
+    wrong.clear()
+
+    def open_page(name, width=1280, theme="light", address=""):
+        shown = load(name, theme, address)
+        shown.set_viewport_size({"width": width, "height": 900})
+        shown.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = false; })")
+        if shown.locator("#layer").count() and not address:
+            shown.locator("#layer").select_option("0")
+        return shown
+
+    yield open_page
+    assert wrong == []
+
+
+def points(shown):
+    return shown.evaluate("document.getElementById('figure').data.map(trace => (trace.x || trace.z).length)")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["cmi", "qsfm", "hrel", "wide", "compare"])
+def test_every_page_fits_its_screen(opened, name, width):
+    shown = opened(name, width)
+    shown.wait_for_selector("#figure .main-svg")
+    assert shown.evaluate("document.documentElement.scrollWidth") == width
+    box = shown.locator("#figure").bounding_box()
+    assert 300 <= box["width"] <= width
+    assert box["height"] >= 300
+
+
+def test_the_summary_is_what_the_run_measured(opened, runs):
+    shown = opened("cmi")
+    cards = shown.locator(".card").all_inner_texts()
+    pruned = runs["cmi"].record["pruned"]
+    assert len(cards) == 6
+    assert f"{pruned['accuracy']:.2f} %" in cards[0]
+    assert f"{pruned['latency_ms']:.2f} ms" in cards[5]
+    assert shown.locator("#against tbody tr").count() == 3
+
+
+def test_a_layer_is_chosen_by_table_list_button_and_address(opened, runs):
+    layers = list(runs["cmi"].plan.decisions.values())
+    shown = opened("cmi")
+
+    def chosen():
+        return shown.locator("#layer option:checked").inner_text().split(" ")[0], sum(points(shown)[1:])
+
+    assert chosen() == (layers[0].layer, layers[0].filters)
+    shown.get_by_role("link", name=layers[2].layer).click()
+    shown.wait_for_function("document.getElementById('layer').value === '2'")
+    assert chosen() == (layers[2].layer, layers[2].filters)
+    shown.locator("#layer").select_option("1")
+    assert chosen() == (layers[1].layer, layers[1].filters)
+    shown.get_by_role("button", name="Next layer").click()
+    shown.get_by_role("button", name="Next layer").click()
+    assert chosen() == (layers[3].layer, layers[3].filters)
+    assert shown.get_by_role("button", name="Next layer").is_disabled()
+    assert layers[3].reason in shown.locator("#reason").inner_text()
+    assert shown.locator("tr[aria-current]").count() == 1
+    again = opened("cmi", address=f"#layer={layers[3].layer}")
+    assert again.locator("#layer option:checked").inner_text().startswith(layers[3].layer)
+
+
+def test_the_curve_shows_the_cut(opened, runs):
+    decision = next(iter(runs["cmi"].plan.decisions.values()))
+    shown = opened("cmi")
+    figure = "document.getElementById('figure')"
+    assert shown.evaluate(f"{figure}.layout.shapes[0].x0") == len(decision.kept) + 0.5
+    assert f"cut: {len(decision.kept)} stay" in shown.locator("#figure .annotation-text").first.text_content()
+    assert shown.evaluate(f"{figure}.data[0].y") == pytest.approx(decision.curve, rel=1e-5, abs=1e-9)
+
+
+def test_the_matrix_is_ordered_with_removed_filters_behind_the_lines(opened, runs):
+    name, decision = next(iter(runs["qsfm"].plan.decisions.items()))
+    alike = runs["qsfm"].evidence[name]["similarity"].double()
+    order = [f for f in decision.order if f in decision.kept] + [f for f in decision.order if f not in decision.kept]
+    shown = opened("qsfm")
+    found = shown.evaluate("document.getElementById('figure').data[0].z")
+    expected = alike[order][:, order]
+    step = float(expected.max() - expected.min()) / 255
+    for row, right in zip(found, expected.tolist(), strict=True):
+        assert row == pytest.approx(right, abs=step)
+    assert shown.evaluate("document.getElementById('figure').layout.shapes[0].x0") == len(decision.kept) - 0.5
+
+
+def test_bars_are_the_relevance(opened, runs):
+    decision = next(iter(runs["hrel"].plan.decisions.values()))
+    shown = opened("hrel")
+    bars = shown.evaluate("document.getElementById('figure').data.map(trace => trace.y)")
+    assert sorted(bars[0]) == pytest.approx(sorted(decision.scores[i] for i in decision.kept), rel=1e-5)
+    assert sorted(bars[1]) == pytest.approx(sorted(decision.scores[i] for i in decision.removed), rel=1e-5)
+
+
+def test_feature_maps_are_drawn_on_demand(opened, runs):
+    decision = next(iter(runs["cmi"].plan.decisions.values()))
+    shown = opened("cmi")
+    assert 0 < shown.locator("#pairs .pair").count() <= 6
+    assert not shown.locator("#kept").is_visible()
+    shown.locator("#filters summary").click()
+    shown.wait_for_selector("#kept .tile")
+    assert shown.locator("#kept .tile").count() == len(decision.kept)
+    assert shown.locator("#removed .tile.gone").count() == len(decision.removed)
+    assert shown.locator("#kept .tile").first.locator("span").count() == 3
+    # The pictures themselves are there: no tile is an empty image.
+    assert shown.evaluate("""async () => {
+        const image = new Image();
+        image.src = document.querySelector("#kept span").style.backgroundImage.slice(5, -2);
+        await image.decode();
+        return image.naturalWidth;
+    }""") > 8  # fmt: skip
+
+
+def test_the_theme_follows_the_system_and_can_be_switched(opened):
+    def background(page):
+        return page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+
+    light, dark = opened("cmi"), opened("cmi", theme="dark")
+    assert background(light) != background(dark)
+    light.get_by_role("button", name="Dark theme").click()
+    assert background(light) == background(dark)
+    assert light.get_by_role("button", name="Light theme").is_visible()
+    ink = "document.getElementById('figure').layout.font.color"
+    assert light.evaluate(ink) == dark.evaluate(ink)
+    light.reload()
+    assert background(light) == background(dark)
+    light.get_by_role("button", name="Light theme").click()
+
+
+def test_the_keyboard_reaches_everything(opened):
+    shown = opened("cmi")
+    reached = set()
+    for _ in range(40):
+        shown.keyboard.press("Tab")
+        reached.add(shown.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
+    assert {"theme", "layer", "next", "features.0", "features.10", "Settings"} <= reached
+    shown.locator("#layer").focus()
+    shown.keyboard.press("ArrowDown")
+    shown.wait_for_function("document.getElementById('layer').value === '1'")
+
+
+def test_four_thousand_filters_stay_fluid(opened):
+    shown = opened("wide")
+    shown.locator("#filters summary").click()
+    session = shown.context.new_cdp_session(shown)
+    session.send("Performance.enable")
+
+    def processor_seconds():
+        return {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}["ProcessTime"]
+
+    # Seconds of the processor, not of the clock: the machine may be busy with something else.
+    start = processor_seconds()
+    shown.locator("#layer").select_option("12")
+    shown.wait_for_function("document.querySelectorAll('#kept .tile').length === 256")
+    shown.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    assert processor_seconds() - start < 2
+    assert shown.locator("#removed .tile").count() == 256
+
+
+def test_a_comparison_can_be_by_any_cost(opened, runs):
+    shown = opened("compare")
+    figure = "document.getElementById('figure').data[1].x.slice().sort()"
+    for cost in ("macs", "parameters", "latency_ms"):
+        shown.locator("#cost").select_option(cost)
+        expected = [run.record["pruned"][cost] for run in runs.values()]
+        assert sorted(shown.evaluate(figure)) == pytest.approx(sorted(expected))
+    assert shown.locator("#runs tbody tr").count() == len(runs)
