@@ -294,6 +294,21 @@ def _state(model):
     return values, {name: module.training for name, module in model.named_modules()}
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="older PyTorch has other settings")
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_settings_of_precision_are_as_before(precision):
+    places = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = precision
+        assert len(find_groups(toys.Plain(), EXAMPLE).groups) == 2
+        assert [place.fp32_precision for place in places] == [precision, precision]
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
+
+
 def test_finding_twice_finds_the_same():
     assert find_groups(toys.Dense(), EXAMPLE) == find_groups(toys.Dense(), EXAMPLE)
 

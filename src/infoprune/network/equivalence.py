@@ -119,29 +119,18 @@ def gap(test: nn.Module, removal: Removal, example: Tensor, *, trains: bool = Fa
     Raises:
         Exception: Whatever the cut network raises when it cannot run.
     """
+    small = duplicate(test)
+    cut(small, removal)
+    found = outputs(small, example)
     handles = hold_at_zero(test, removal)
     try:
-        whole = outputs(test, example)
+        difference, scale = compare(outputs(test, example), found)
     finally:
         for handle in handles:
             handle.remove()
-    small = duplicate(test)
-    cut(small, removal)
-    difference, scale = compare(whole, outputs(small, example))
     if trains:
         outputs(small.train(), example.repeat(2, *[1] * (example.ndim - 1)))
     return difference / scale
-
-
-def fits(model: nn.Module, removal: Removal, example: Tensor) -> None:
-    """Cut a copy and run it on shapes alone, which takes next to no time.
-
-    Raises:
-        Exception: Whatever the cut network raises when it cannot run.
-    """
-    small = duplicate(model)
-    cut(small, removal)
-    outputs(small.to("meta"), example.to("meta"))
 
 
 def masked(model: nn.Module, removal: Removal) -> nn.Module:
@@ -174,16 +163,25 @@ def compare(whole: list[Tensor], small: list[Tensor]) -> tuple[float, float]:
 
 @contextmanager
 def exactly(device: torch.device) -> Iterator[None]:
-    """Compute in plain float32, and leave the random state as it was."""
-    precision = torch.get_float32_matmul_precision()
+    """Compute in plain float32, and leave the random state and every setting as they were."""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        stack.enter_context(torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False))
         stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.enter_context(torch.autocast("cuda", enabled=False))
-        stack.callback(torch.set_float32_matmul_precision, precision)
-        torch.set_float32_matmul_precision("highest")
+        for place, name, exact in _shortcuts():
+            stack.callback(setattr, place, name, getattr(place, name))
+            setattr(place, name, exact)
         yield
+
+
+def _shortcuts() -> list[tuple[Any, str, Any]]:
+    """Return the settings that let PyTorch compute float32 less precisely, and the values that forbid it."""
+    backends: Any = torch.backends
+    if hasattr(backends.cudnn, "conv"):
+        # Setting by setting: PyTorch refuses to read the older, common ones where they do not agree.
+        places = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+        return [(place, "fp32_precision", "ieee") for place in places]
+    return [(backends.cudnn, "allow_tf32", False), (backends.cuda.matmul, "allow_tf32", False)]
 
 
 def one_line(error: BaseException) -> str:

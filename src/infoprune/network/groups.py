@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -206,48 +206,37 @@ def _group(name: str, channels: Channels, places: Places, producers: Sequence[st
 def _checked(
     model: nn.Module, example: Tensor, groups: list[CoupledGroup], channels: Channels
 ) -> tuple[list[CoupledGroup], dict[str, str]]:
-    """Return the groups whose cut is right, and why others are not, by layer."""
-    test, one = equivalence.test_of(model, example)
+    """Return the groups whose cut is right, alone and together, and why others are not, by layer.
 
-    def differs(some: Sequence[CoupledGroup]) -> str:
-        return _difference(test, one, some, trains=bool(channels.training_only))
-
-    if not groups or not differs(groups):
-        return groups, {}
-    refused: dict[str, str] = {}
-    try:
-        equivalence.fits(test, {}, one)
-    except Exception:  # a network that looks at values cannot run on shapes alone
-        fitting = groups
-    else:
-        fitting = _sieved(groups, lambda some: _misfit(test, one, some), refused)
-    right = _sieved(fitting, differs, refused)
-    reasons: dict[str, str] = {}
-    for group in groups:
-        if group.name in refused:
-            reasons |= dict.fromkeys(group.producers, refused[group.name] + _on_the_way(group, channels))
-    return right, reasons
-
-
-def _sieved(
-    groups: list[CoupledGroup], problem_of: Callable[[Sequence[CoupledGroup]], str], refused: dict[str, str]
-) -> list[CoupledGroup]:
-    """Return the groups without a problem, alone and together; note the problem of each other one.
-
-    Halves of the groups are tried, each with all that were found right, until the wrong ones are alone.
+    All are cut at once. Only where that goes wrong are halves tried, each with all that were found right, until the
+    wrong ones are alone.
     """
+    test, example = equivalence.test_of(model, example)
     right: list[CoupledGroup] = []
-    waiting = [groups]
+    refused: dict[str, str] = {}
+    waiting = [groups] if groups else []
     while waiting:
         some = waiting.pop()
-        problem = problem_of([*right, *some])
+        problem = _problem(test, example, [*right, *some], trains=bool(channels.training_only))
         if not problem:
             right += some
         elif len(some) > 1:
             waiting += [some[len(some) // 2 :], some[: len(some) // 2]]
         else:
-            refused[some[0].name] = problem
-    return right
+            problem += _on_the_way(some[0], channels)
+            refused |= dict.fromkeys(some[0].producers, problem)
+    return right, refused
+
+
+def _problem(test: nn.Module, example: Tensor, groups: Sequence[CoupledGroup], *, trains: bool) -> str:
+    try:
+        for removal in _draws(groups):
+            gap = equivalence.gap(test, removal, example, trains=trains)
+            if gap > equivalence.TOLERANCE[example.dtype]:
+                return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
+    except Exception as error:
+        return f"the cut network does not run: {equivalence.one_line(error)}"
+    return ""
 
 
 def _draws(groups: Sequence[CoupledGroup]) -> Iterator[Removal]:
@@ -260,26 +249,6 @@ def _draws(groups: Sequence[CoupledGroup]) -> Iterator[Removal]:
             units = random.choice(len(group.units), count, replace=False)
             removed[group.name] = [i for unit in units for i in group.units[unit]]
         yield Groups(tuple(groups), {}).removal(removed)
-
-
-def _misfit(test: nn.Module, example: Tensor, groups: Sequence[CoupledGroup]) -> str:
-    try:
-        for removal in _draws(groups):
-            equivalence.fits(test, removal, example)
-    except Exception as error:
-        return f"the cut network does not run: {equivalence.one_line(error)}"
-    return ""
-
-
-def _difference(test: nn.Module, example: Tensor, groups: Sequence[CoupledGroup], *, trains: bool) -> str:
-    try:
-        for removal in _draws(groups):
-            gap = equivalence.gap(test, removal, example, trains=trains)
-            if gap > equivalence.TOLERANCE[example.dtype]:
-                return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
-    except Exception as error:
-        return f"the cut network does not run: {equivalence.one_line(error)}"
-    return ""
 
 
 def _on_the_way(group: CoupledGroup, channels: Channels) -> str:

@@ -37,10 +37,10 @@ class ZeroPadShortcut(nn.Module):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.stride = stride
-        source = torch.full((out_channels,), -1)
         before = (out_channels - in_channels) // 2
-        source[before : before + in_channels] = torch.arange(in_channels)
-        self.register_buffer("source", source, persistent=False)
+        after = out_channels - in_channels - before
+        self._copied = [-1] * before + list(range(in_channels)) + [-1] * after
+        self.register_buffer("source", torch.tensor(self._copied), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(n, in_channels, H, W)`` to ``(n, out_channels, ceil(H / stride), ceil(W / stride))``."""
@@ -53,25 +53,28 @@ class ZeroPadShortcut(nn.Module):
         gone = set(channels)
         kept = [i for i in range(self.in_channels) if i not in gone]
         place = {old: new for new, old in enumerate(kept)}
-        self.source = torch.tensor([place.get(i, -1) for i in self.source.tolist()], device=self.source.device)
         self.in_channels = len(kept)
+        self._copy([place.get(i, -1) for i in self._copied])
 
     def remove_outputs(self, channels: Iterable[int]) -> None:
         """Take away output channels."""
         gone = set(channels)
-        kept = [i for i in range(self.out_channels) if i not in gone]
-        self.source = self.source[torch.tensor(kept, dtype=torch.long, device=self.source.device)]
-        self.out_channels = len(kept)
+        self._copy([source for output, source in enumerate(self._copied) if output not in gone])
+        self.out_channels = len(self._copied)
 
     def as_convolution(self) -> nn.Conv2d:
         """Return the 1x1 convolution of zeros and ones that computes the same."""
         convolution = nn.Conv2d(self.in_channels, self.out_channels, 1, self.stride, bias=False)
         weight = torch.zeros_like(convolution.weight)
-        for output, channel in enumerate(self.source.tolist()):
+        for output, channel in enumerate(self._copied):
             if channel >= 0:
                 weight[output, channel] = 1
         convolution.weight = nn.Parameter(weight.to(self.source.device))
         return convolution
+
+    def _copy(self, copied: list[int]) -> None:
+        self._copied = copied
+        self.source = torch.tensor(copied, device=self.source.device)
 
     def extra_repr(self) -> str:
         """Return the arguments, as other layers print them."""
