@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs clean
 
 $(BIN)/infoprune: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(BIN)/infoprune  ## Train a small network on the digits, prune it by five criteria, print one table.
+demo: $(BIN)/infoprune  ## Train a small network on the digits, prune it by five criteria, print one table and the path of its report.
 	$(BIN)/infoprune demo --out runs/demo
 
 test: $(BIN)/infoprune  ## Everything, offline, without a GPU.
@@ -25,5 +25,8 @@ format: $(BIN)/infoprune
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(BIN)/infoprune  ## The site, into site/; a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
