@@ -408,6 +408,26 @@ def test_networks_in_half_and_in_double_precision_have_the_same_groups():
     assert find_groups(toys.Inverted().double(), EXAMPLE) == expected
 
 
+@pytest.mark.parametrize("name", ["residual A", "dense", "shuffle unit", "squeeze and excitation", "generator"])
+def test_groups_do_not_depend_on_the_device(name):
+    # The device without values stands for any that is not the CPU.
+    model = EXPECTED[name][0]()
+    assert find_groups(copy.deepcopy(model).to("meta"), EXAMPLE, check=False) == find_groups(model, EXAMPLE)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("name", ["residual A", "dense", "shuffle unit", "squeeze and excitation", "generator"])
+def test_a_network_on_a_gpu_is_cut_there(name):
+    model = equivalence.randomised(EXPECTED[name][0](), seed=5)
+    on_gpu = copy.deepcopy(model).cuda()
+    groups = find_groups(on_gpu, EXAMPLE)
+    assert groups == find_groups(model, EXAMPLE)
+    plan = plans.random_plan(groups, seed=1)
+    small = apply(plan, on_gpu, EXAMPLE)
+    assert all(parameter.is_cuda for parameter in small.parameters())
+    assert verify(plan, on_gpu, EXAMPLE, small) < 1e-4
+
+
 def test_a_network_that_cannot_run_in_double_precision_is_checked_in_single():
     class Single(toys.Plain):
         def body(self, x):
