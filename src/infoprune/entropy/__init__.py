@@ -1,5 +1,6 @@
 """Matrix-based Rényi entropy of feature maps: needs nothing but torch."""
 
+from infoprune.entropy.approximate import Estimate, low_rank_entropy, random_trace_entropy
 from infoprune.entropy.distances import squared_distances, variables
 from infoprune.entropy.kernels import gram
 from infoprune.entropy.labels import label_gram, silverman_width
@@ -16,6 +17,7 @@ from infoprune.entropy.renyi import (
 from infoprune.entropy.widths import alignment_width, median_width
 
 __all__ = [
+    "Estimate",
     "GreedyOrder",
     "alignment_width",
     "conditional_mutual_information",
@@ -25,9 +27,11 @@ __all__ = [
     "greedy_order",
     "joint_entropy",
     "label_gram",
+    "low_rank_entropy",
     "median_width",
     "mutual_information",
     "pairwise_redundancy",
+    "random_trace_entropy",
     "relevance",
     "silverman_width",
     "squared_distances",

@@ -88,7 +88,7 @@ def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, 
         steps: Choose no more than so many.
         resolution: In nats: candidates closer than this are not told apart.
         screen: None for the entropies of all candidates at every step. Otherwise, after the first step, of so many
-            leaders of each order-2 score.
+            leaders of each of three rankings: the two order-2 scores, and how near the best each came when last seen.
         switch: In nats: when less is left to know of the labels, the entropies only of those that order 2 cannot tell
             from its best.
 
@@ -99,21 +99,24 @@ def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, 
     active = pairs.everything(layer.rows, layer.index)
     picks: list[int] = []
     left: list[float] = []
+    last: dict[int, tuple[float, int]] = {}
     unresolved = evaluations = 0
     while len(picks) < min(steps, layer.count) and unresolved < _UNRESOLVED_RUN:
         if screen is None or not picks:
             exact = values = _left_with(layer, joint, _others(layer, picks))
         else:
             active, scores = _certified(layer, running, active, picks)
-            leaders = _by_score(active, scores, picks)
+            ranked = _by_score(active, scores, picks)
             if left[-1] >= switch:
-                exact, screen = _of_leaders(layer, joint, leaders, screen)
+                by_last = sorted(ranked.nats, key=last.__getitem__)
+                exact, screen = _of_leaders(layer, joint, (ranked.by_pairs, ranked.by_quadratic, by_last), screen)
             else:
-                exact = _of_near_ties(layer, joint, leaders, resolution)
-            values = exact or {c: layer.alpha / 2 * nats for c, nats in leaders.nats.items()}
+                exact = _of_near_ties(layer, joint, ranked, resolution)
+            values = exact or {c: layer.alpha / 2 * nats for c, nats in ranked.nats.items()}
         evaluations += len(exact)
         best = min(values, key=lambda candidate: (values[candidate], candidate))
         unresolved = 0 if _told_apart(layer, values, best, resolution) else unresolved + 1
+        last |= {c: (exact[c] - values[best], c) for c in exact}
         picks.append(best)
         left.append(values[best])
         joint = add(joint, layer.gram(best))
@@ -201,15 +204,16 @@ def _by_score(active: pairs.Active, scores: pairs.Scores, picks: list[int]) -> _
     return _Ranked(ranking(scores.left), ranking(scores.between), nats)
 
 
-def _of_leaders(layer: Layer, joint: Joint, ranked: _Ranked, screen: int) -> tuple[dict[int, float], int]:
-    rankings = (ranked.by_pairs, ranked.by_quadratic)
+def _of_leaders(
+    layer: Layer, joint: Joint, rankings: tuple[list[int], ...], screen: int
+) -> tuple[dict[int, float], int]:
     values: dict[int, float] = {}
     while True:
         leaders = {c for ranking in rankings for c in ranking[:screen]}
         values |= _left_with(layer, joint, sorted(leaders - values.keys()))
         best = min(values, key=lambda candidate: (values[candidate], candidate))
-        # A winner at the edge of both lists says that the screen was too narrow.
-        if min(ranking.index(best) for ranking in rankings) < screen / 2 or screen >= len(ranked.nats):
+        # A winner at the edge of every list says that the screen was too narrow.
+        if min(ranking.index(best) for ranking in rankings) < screen / 2 or screen >= len(rankings[0]):
             return values, screen
         screen *= 2
 

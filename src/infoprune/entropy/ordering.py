@@ -74,7 +74,7 @@ def greedy_order(
     tail: Tail = "pairs",
     max_steps: int | None = None,
     resolution: float = 1e-12,
-    screen: int = 32,
+    screen: int = 16,
     switch: float = 2e-3,
     unit: Unit = "bits",
 ) -> GreedyOrder:
@@ -88,7 +88,7 @@ def greedy_order(
         given: What the layer is conditioned on: ``(G, n, d')`` maps of another layer, or several such of any d'.
         alpha: Order in (0, inf] of the entropies.
         method: ``"exact"``: eigenvalues of every candidate at every step, the oracle. ``"hybrid"``: eigenvalues of
-            all candidates at the first step, of the leaders by two order-2 scores later, and of those that order 2
+            all candidates at the first step, of the leaders of a screen by order 2 later, and of those that order 2
             cannot tell apart once less than ``switch`` is left to know. ``"pairs"``: order 2 throughout, no
             eigenvalues. ``"quadratic"``: the quadratic (Tsallis-2) information, monotone and submodular.
         width: As for :func:`~infoprune.entropy.gram`.
@@ -101,7 +101,7 @@ def greedy_order(
             the order alpha) or ``"index"``.
         max_steps: Stop choosing after so many maps; the others are ranked by ``tail``.
         resolution: Two candidates closer than this, in ``unit``, are not told apart.
-        screen: Leaders that ``"hybrid"`` takes from each of its two scores; doubled while the best is not well inside.
+        screen: Leaders that ``"hybrid"`` takes from each of its three rankings; doubled while the best is at the edge.
         switch: What is left to know of the labels, in ``unit``, below which ``"hybrid"`` trusts order 2 within the
             error bound of the expansion that it rests on.
         unit: ``"bits"`` or ``"nats"``.
