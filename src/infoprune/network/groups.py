@@ -129,7 +129,8 @@ def _add_obstacles(model: nn.Module, channels: Channels) -> None:
             continue
         reason = "" if "weight" in module._parameters else "has a computed weight (weight norm or the like)"
         for parameter in (p for p in module._parameters.values() if p is not None):
-            owner = owners.setdefault((parameter.data_ptr(), parameter.shape), name)
+            # Views of the same values count as shared; without values, at address 0, only the parameter itself does.
+            owner = owners.setdefault((parameter.data_ptr() or id(parameter), parameter.shape), name)
             if owner != name and not reason:
                 reason = f"shares its weight with '{owner}'"
                 _obstruct(channels, owner, f"shares its weight with '{name}'")
