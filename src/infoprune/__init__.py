@@ -8,6 +8,7 @@ from infoprune.checkpoint import load, save
 from infoprune.criteria import all_criteria, register_criterion
 from infoprune.errors import InputError
 from infoprune.evaluation import Evaluation, evaluate
+from infoprune.free import Freed, remove_free
 from infoprune.network.verify import VerificationError
 from infoprune.origin import Origin
 from infoprune.pipeline import Choice, Result, apply, plan, prune, verify
@@ -20,6 +21,7 @@ __all__ = [
     "Budget",
     "Choice",
     "Evaluation",
+    "Freed",
     "InputError",
     "LayerDecision",
     "Origin",
@@ -36,6 +38,7 @@ __all__ = [
     "plan",
     "prune",
     "register_criterion",
+    "remove_free",
     "repair",
     "save",
     "train",

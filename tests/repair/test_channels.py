@@ -91,3 +91,13 @@ def test_every_repair_comes_nearer_and_least_squares_nearest(model, keep):
     assert gaps["merge"] < cut
     assert gaps["least-squares"] < min(cut, gaps["merge"], gaps["bn"], gaps["channels"])
     assert gaps["all"] <= 1.05 * gaps["least-squares"]
+
+
+def test_linear_layers_make_up_for_constants_too():
+    model = Plain(conv_bn(8, 6)).eval()
+    with torch.no_grad():
+        model.middle[0].weight[2] = 0
+        model.middle[1].running_mean[2], model.middle[1].bias[2] = 0, 1.3
+    pair = pair_of(model, images(), {"middle.0": [0, 1, 3, 4, 5]})
+    assert gap(model, pair.small, pair.batches) > 1e-3
+    assert gap(model, put_in(pair, nearest_kept, quiet), pair.batches) < 1e-5

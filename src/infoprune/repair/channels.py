@@ -158,7 +158,7 @@ def _contract(pair: Pair, small: nn.Module, layer: str, moments: ChannelMoments,
         stand = rule(moments.among(channels), mine)
         own = weight[rows[(rows * groups) // len(weight) == group]].movedim(1, -1)
         weights.append((own @ stand.combination).movedim(-1, 1))
-        constants.append((own @ stand.constant).flatten(1).sum(dim=1))
+        constants.append((own @ stand.constant).reshape(len(own), -1).sum(dim=1))
     _parameter(reader).copy_(torch.cat(weights))
     _add_constant(small, layer, torch.cat(constants), images)
 
