@@ -237,6 +237,11 @@ def test_the_demo_compares_five_criteria(infoprune, folder):
         assert 0.49 <= row["pruned"]["macs"] / row["base"]["macs"] <= 0.5
         assert (folder / "demo" / f"{name}.safetensors").exists()
         assert f"{row['pruned']['accuracy']:.2f}" in done.out
+        assert (folder / "demo" / name / "record.json").exists()
+    pytest.importorskip("plotly")
+    assert done.out.splitlines()[-1] == f"report: {Path('demo') / 'report.html'}"
+    assert f"{record['criteria']['cmi']['pruned']['accuracy']:.2f} %" in (folder / "demo" / "report.html").read_text()
+    assert (folder / "demo" / "compare.html").exists()
 
 
 def test_calibration_and_test_images_never_overlap():
