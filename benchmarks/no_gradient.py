@@ -50,9 +50,9 @@ class Case:
     base: float
 
 
-def rule(model: nn.Module, network: str, share: float | None) -> dict[str, Any]:
+def rule(model: nn.Module, network: str, share: float | None, budget_by: str | None) -> dict[str, Any]:
     if share is not None:
-        return {"budget": Budget(macs=share)}
+        return {"budget": Budget(macs=share), "budget_by": budget_by}
     if not network.startswith("resnet"):
         return {"ratio": 0.5}
     blocks = {name for name, _ in model.named_modules() if name.endswith("conv1") and name.startswith("layer")}
@@ -69,7 +69,7 @@ def rows(case: Case, arguments: argparse.Namespace, criterion: str, share: float
         groups = find_groups(case.model, example)
         start = time.perf_counter()
         tap = {"hrel": "convolution"}.get(criterion)
-        chosen = rule(case.model, arguments.network, share)
+        chosen = rule(case.model, arguments.network, share, arguments.budget_by)
         plan = pipeline.plan(case.model, calibration, criterion=criterion, seed=seed, tap=tap, **chosen)
         seconds = time.perf_counter() - start
         small = pipeline.apply(plan, case.model, example)
@@ -132,6 +132,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--repairs", type=words, default=[info.name for info in all_repairs()])
     parser.add_argument("--images", type=numbers, default=[1000], help="repair images, one or several numbers")
     parser.add_argument("--macs", type=shares, default=[None], help="shares of the MACs that remain")
+    parser.add_argument("--budget-by", help="criterion that shares the MACs out to the layers")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test-images", type=int)
     parser.add_argument("--device", default="auto")

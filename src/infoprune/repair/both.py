@@ -17,13 +17,14 @@ from infoprune.repair.norms import reestimate
 
 
 @dataclass(frozen=True)
-class _Images:
-    """The images of a pair that are held out, or all others."""
+class HeldOut:
+    """The images of a pair that are held out, every fifth, or all others; iterable more than once."""
 
     pair: Pair
     held_out: bool
 
     def __iter__(self) -> Iterator[Tensor]:
+        """Yield their batches."""
         seen = 0
         for images in self.pair.images():
             held = (torch.arange(len(images)) + seen) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
@@ -41,7 +42,7 @@ def divergence(pair: Pair, small: nn.Module, held_out: bool = True) -> float:
     difference; lower is nearer. No labels are read.
     """
     total, count = 0.0, 0
-    for images in _Images(pair, held_out):
+    for images in HeldOut(pair, held_out):
         wanted, found = pair.original(images), small(images)
         if not isinstance(wanted, Tensor):
             return 0.0
@@ -56,7 +57,7 @@ def divergence(pair: Pair, small: nn.Module, held_out: bool = True) -> float:
 
 def normed_if_nearer(pair: Pair, small: nn.Module, progress: Progress) -> nn.Module:
     """Return a network with its batch norm re-estimated, or as it is, whichever is nearer on held-out images."""
-    normed = reestimate(small, _Images(pair, held_out=False), progress)
+    normed = reestimate(small, HeldOut(pair, held_out=False), progress)
     nearer = divergence(pair, normed) < divergence(pair, small)
     return reestimate(small, pair.batches, progress) if nearer else small
 

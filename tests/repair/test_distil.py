@@ -1,0 +1,50 @@
+"""Label-free training towards the original."""
+
+import torch
+from nets import Residual, gap, images, pair_of, quiet
+
+import infoprune
+from infoprune.repair.both import divergence
+from infoprune.repair.distil import distil
+from infoprune.repair.least_squares import least_squares
+
+
+def cut():
+    torch.manual_seed(3)
+    model = Residual()
+    with torch.no_grad():
+        model.fc.weight.mul_(10)
+    return pair_of(model, images(100, 8, 2), {"inner1.0": range(4), "inner2.0": range(5)})
+
+
+def test_it_comes_nearer_on_images_it_never_saw():
+    pair = cut()
+    found = distil(pair, quiet, start=pair.small, epochs=40)
+    # Every fifth image is not trained on.
+    assert divergence(pair, found) < 0.5 * divergence(pair, pair.small)
+    fresh = images(64, 8, 1)
+    assert gap(pair.original, found, fresh) < 0.8 * gap(pair.original, pair.small, fresh)
+
+
+def test_it_never_ends_farther_away_than_it_began():
+    pair = cut()
+    start = least_squares(pair, quiet)
+    found = distil(pair, quiet, start=start, epochs=2, learning_rate=10.0)
+    assert divergence(pair, found) <= divergence(pair, start)
+
+
+def test_networks_and_gradients_are_left_as_they_were():
+    pair = cut()
+    before = {name: tensor.clone() for name, tensor in pair.original.state_dict().items()}
+    for number, parameter in enumerate(pair.small.parameters()):
+        parameter.requires_grad_(number % 2 == 0)
+    found = infoprune.repair(pair.small, pair.original, pair.batches, pair.plan, method="distil")
+    assert all(torch.equal(before[name], tensor) for name, tensor in pair.original.state_dict().items())
+    assert [p.requires_grad for p in found.parameters()] == [p.requires_grad for p in pair.small.parameters()]
+    assert all(p.grad is None for p in (*found.parameters(), *pair.original.parameters()))
+
+
+def test_the_same_images_give_the_same_weights():
+    pair = cut()
+    first, second = (distil(pair, quiet, start=pair.small, epochs=2) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
