@@ -306,7 +306,8 @@ def write_report(
     """Show a run: one page that opens offline, and figures for papers."""
     _check_page(page, figures, force=force)
     opened, others = report.read_run(run), [report.read_run(one) for one in against or ()]
-    files = [] if figures is None else run_figures(opened, figures, force=force)
+    with shown_progress(messages(), quiet=quiet) as progress:
+        files = [] if figures is None else run_figures(opened, figures, force=force, progress=progress)
     if page is not None:
         write_text(page, report.page(opened, others), force=force)
     _told(page, figures, len(files), quiet=quiet)

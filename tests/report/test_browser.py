@@ -4,7 +4,10 @@ import shutil
 
 import pytest
 
-from infoprune.report import comparison_page, page
+from infoprune import experiment, pipeline
+from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.plan import Budget
+from infoprune.report import comparison_page, kept_run, page
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("plotly")
@@ -214,6 +217,38 @@ def test_four_thousand_filters_stay_fluid(opened):
     shown.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
     assert processor_seconds() - start < 2
     assert shown.locator("#removed .tile").count() == 256
+
+
+@pytest.fixture(scope="module")
+def resnet_page(data_dir, weights_dir, tmp_path_factory):
+    """The page of the published ResNet-56, cut on real images."""
+    network = NetworkChoice("resnet56", weights_dir / "akamaster_resnet56-4bfd9763.th")
+    images = DataChoice("cifar10", data_dir, batch_size=64, calibration=64)
+    model = experiment.open_network(network, "cpu")
+    batches = experiment.batches(experiment.open_parts(images).calibration, model, images)
+    result = pipeline.prune(model, batches, criterion="qsfm", budget=Budget(macs=0.6))
+    file = tmp_path_factory.mktemp("resnet") / "report.html"
+    file.write_text(page(kept_run(model, result, result.record(), batches)), encoding="utf-8")
+    return file
+
+
+def test_a_real_resnet56(resnet_page, browser):
+    assert resnet_page.stat().st_size < 10_000_000
+    wrong = []
+    shown = browser.new_page()
+    shown.set_default_timeout(180_000)
+    shown.on("console", lambda said: wrong.append(said.text))
+    shown.on("pageerror", lambda error: wrong.append(str(error)))
+    shown.on("request", lambda asked: wrong.append(asked.url[:99]) if asked.url.startswith("http") else None)
+    shown.goto(resnet_page.as_uri() + "#layer=layer2.0.conv2")
+    assert shown.locator("h1").inner_text() == "resnet56 pruned by qsfm"
+    assert shown.locator("#layers tbody tr").count() == 30
+    assert "Coupled with layer2.1.conv2" in shown.locator("#reason").inner_text()
+    shown.locator("#filters summary").click()
+    shown.wait_for_selector("#kept .tile")
+    assert shown.locator(".tiles .tile").count() == 32
+    shown.close()
+    assert wrong == []
 
 
 def test_a_comparison_can_be_by_any_cost(opened, runs):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infoprune.output import check_writable, written_whole
+from infoprune.progress import Progress, silent
 from infoprune.report import views
 from infoprune.report.comparison import COSTS, distinct, pareto_front
 from infoprune.report.page import comparison_rows, package
@@ -20,7 +21,7 @@ _FORMATS = ("png", "svg")
 _DOTS_PER_INCH = 200
 
 
-def run_figures(run: Run, folder: Path, *, force: bool = False) -> list[Path]:
+def run_figures(run: Run, folder: Path, *, force: bool = False, progress: Progress = silent) -> list[Path]:
     """Write the widths of all layers, and for every layer the figure of its criterion, as PNG and SVG.
 
     Returns:
@@ -34,7 +35,7 @@ def run_figures(run: Run, folder: Path, *, force: bool = False) -> list[Path]:
     for view in layers:
         if view.figure != "none":
             drawings[f"layer.{view.decision.layer}"] = _layer(view, views.criterion_of(run))
-    return _write(drawings, folder, force)
+    return _write(drawings, folder, force, progress)
 
 
 def comparison_figures(runs: Sequence[Run], folder: Path, *, force: bool = False) -> list[Path]:
@@ -47,10 +48,10 @@ def comparison_figures(runs: Sequence[Run], folder: Path, *, force: bool = False
         InputError: As in :func:`run_figures`.
     """
     rows = [row for row in comparison_rows(distinct(runs)) if row["accuracy"] is not None]
-    return _write({f"accuracy_against_{cost}": _tradeoff(rows, cost) for cost in COSTS}, folder, force)
+    return _write({f"accuracy_against_{cost}": _tradeoff(rows, cost) for cost in COSTS}, folder, force, silent)
 
 
-def _write(drawings: dict[str, Callable[[Any], None]], folder: Path, force: bool) -> list[Path]:
+def _write(drawings: dict[str, Callable[[Any], None]], folder: Path, force: bool, progress: Progress) -> list[Path]:
     matplotlib, figure = package("matplotlib"), package("matplotlib.figure")
     files = []
     for name in drawings:
@@ -70,6 +71,7 @@ def _write(drawings: dict[str, Callable[[Any], None]], folder: Path, force: bool
                 with written_whole(path, force=force) as temporary:
                     temporary.write_bytes(written.getvalue())
                 files.append(path)
+            progress("drawing figures", len(files) // len(_FORMATS), len(drawings))
     return files
 
 

@@ -42,6 +42,8 @@ def kept_run(
         preprocessing=None if origin is None else origin.preprocessing,
     )
     whole = {**record, "layers": layers, "weight_bytes": weights}
+    if origin is not None:
+        whole["architecture"] = origin.architecture
     return Run(whole, result.plan, evidence_of(result.importances), pictures, name=name)
 
 

@@ -107,7 +107,7 @@ def criterion_of(run: Run) -> str:
 def network_of(run: Run) -> str:
     """Return the name of the network."""
     network = run.record.get("settings", {}).get("network") or {}
-    return str(network.get("architecture") or network.get("model") or "network")
+    return str(run.record.get("architecture") or network.get("architecture") or "network")
 
 
 def _view(run: Run, decision: LayerDecision) -> LayerView:
