@@ -1,0 +1,41 @@
+"""Repairs and the budget's criterion, called as a user calls them."""
+
+import json
+
+import pytest
+from safetensors import safe_open
+
+DIGITS = ("--data", "digits")
+
+
+@pytest.mark.parametrize("repair", ["merge", "channels", "fold", "least-squares", "all"])
+def test_every_repair_ends_in_a_checkpoint_that_measures_as_recorded(infoprune, base, folder, repair):
+    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--macs", 0.4, "--repair", repair,
+                     "--repair-images", 400, "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
+    assert done.code == 0, done.err
+    record = json.loads((folder / "out.json").read_text())
+    assert record["pruned"]["accuracy"] > record["as_cut"]["accuracy"]
+    assert record["pruned"]["macs"] == record["as_cut"]["macs"] <= 0.4 * record["base"]["macs"]
+    assert record["repair"] == repair
+    again = infoprune("evaluate", folder / "small.safetensors", *DIGITS, "--json", "again.json")
+    assert again.code == 0, again.err
+    found = json.loads((folder / "again.json").read_text())["figures"]
+    assert found["accuracy"] == pytest.approx(record["pruned"]["accuracy"], abs=0.3)
+
+
+def test_a_budget_shared_out_by_reconstruction(infoprune, base, folder):
+    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--macs", 0.5, "--budget-by",
+                     "reconstruction", "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
+    assert done.code == 0, done.err
+    record = json.loads((folder / "out.json").read_text())
+    assert 0.45 < record["pruned"]["macs"] / record["base"]["macs"] <= 0.5
+    assert record["settings"]["budget_by"] == "reconstruction"
+    with safe_open(folder / "small.safetensors", "pt") as stored:
+        assert stored.keys()
+
+
+def test_budget_by_without_a_budget_is_one_sentence(infoprune, base, folder):
+    done = infoprune("prune", "--weights", base, *DIGITS, "--ratio", 0.5, "--budget-by", "reconstruction",
+                     "--out", "small.safetensors")  # fmt: skip
+    assert done.code == 2
+    assert "give a budget with it" in done.err
