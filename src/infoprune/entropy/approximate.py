@@ -103,12 +103,14 @@ def random_trace_entropy(
         _check_rank(rank, n - 1)
     if probes < 4 or steps < 2:
         raise InputError(f"{probes} probes of {steps} steps cannot tell their own error: take at least 4 of 2")
-    found, basis = _largest(A, rank, 2, seed) if rank else (A.new_zeros(0), A.new_zeros(n, 0))
+    found, basis = _largest(A, rank, 4, seed) if rank else (A.new_zeros(0), A.new_zeros(n, 0))
     generator = torch.Generator(device="cpu").manual_seed(seed + 1)
     signs = torch.randint(0, 2, (n, probes), generator=generator).to(A) * 2 - 1
     nodes, weights, sizes = _lanczos(A, basis, signs, min(steps, n - rank))
     forms = torch.stack([(weights * f(nodes)).sum(dim=0) * sizes for f in (lambda x: _term(x, alpha), _one, _square)])
-    known = torch.stack([1 - found.sum(), A.square().sum() - found.square().sum()])
+    # The second moment off the basis, whose vectors are eigenvectors only nearly: |A|^2 - 2 |A Q|^2 + |Q' A Q|^2.
+    second = A.square().sum() - 2 * (A @ basis).square().sum() + found.square().sum()
+    known = torch.stack([1 - found.sum(), second])
     rest, error = _regressed(forms, known)
     head = float(_term(found, alpha).sum())
     values = [_nats(max(head + rest + sign * 2 * error, 1e-300), alpha) * in_unit(unit) for sign in (-1, 0, 1)]
@@ -151,7 +153,7 @@ def _largest(A: Tensor, rank: int, iterations: int, seed: int) -> tuple[Tensor, 
     """The largest eigenvalues, largest first, and their vectors, by subspace iteration with a little oversampling."""
     n = len(A)
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    basis = torch.randn(n, min(n, rank + 8), generator=generator, dtype=torch.float64).to(A.device)
+    basis = torch.randn(n, min(n, rank + 16), generator=generator, dtype=torch.float64).to(A.device)
     for _ in range(iterations + 1):
         basis = torch.linalg.qr(A @ basis).Q
     values, vectors = torch.linalg.eigh(basis.mT @ A @ basis)

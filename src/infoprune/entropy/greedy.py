@@ -71,12 +71,12 @@ class Prefix:
 
     Args:
         picks: The maps chosen.
-        left: H(Y | given, the first picks) in nats, as far as it came with the choice.
+        left: H(Y | given, the picks up to each) in nats, None where the choice did not need it.
         evaluations: Candidates whose entropies were computed for the choice.
     """
 
     picks: tuple[int, ...] = ()
-    left: tuple[float, ...] = ()
+    left: tuple[float | None, ...] = ()
     evaluations: int = 0
 
 
@@ -98,7 +98,8 @@ def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, 
     joint, running = layer.given, layer.given_rows
     active = pairs.everything(layer.rows, layer.index)
     picks: list[int] = []
-    left: list[float] = []
+    left: list[float | None] = []
+    still = math.inf
     last: dict[int, tuple[float, int]] = {}
     unresolved = evaluations = 0
     while len(picks) < min(steps, layer.count) and unresolved < _UNRESOLVED_RUN:
@@ -107,7 +108,7 @@ def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, 
         else:
             active, scores = _certified(layer, running, active, picks)
             ranked = _by_score(active, scores, picks)
-            if left[-1] >= switch:
+            if still >= switch:
                 by_last = sorted(ranked.nats, key=last.__getitem__)
                 exact, screen = _of_leaders(layer, joint, (ranked.by_pairs, ranked.by_quadratic, by_last), screen)
             else:
@@ -118,7 +119,8 @@ def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, 
         unresolved = 0 if _told_apart(layer, values, best, resolution) else unresolved + 1
         last |= {c: (exact[c] - values[best], c) for c in exact}
         picks.append(best)
-        left.append(values[best])
+        left.append(exact.get(best))
+        still = values[best]
         joint = add(joint, layer.gram(best))
         running = pairs.join(running, layer.rows[best], layer.index)
     resolved = len(picks) - unresolved
@@ -157,31 +159,30 @@ def by_pairs(layer: Layer, before: Prefix, steps: int, resolution: float | None,
     return Prefix(tuple(picks[: len(picks) - unresolved]), before.left, before.evaluations)
 
 
-def left_along(layer: Layer, order: tuple[int, ...], known: tuple[float, ...]) -> Tensor:
-    """Return H(Y | given, the first t of ``order``) in nats for t = 1, 2, ...; the ``known`` first are not redone.
+def left_along(layer: Layer, order: tuple[int, ...], known: tuple[float | None, ...]) -> Tensor:
+    """Return H(Y | given, the first t of ``order``) in nats for t = 1, 2, ...; what is ``known`` is not done again.
 
     Once the joint is all but the identity I, its entropies are expanded around it: with K = I + E,
     S_a = log n - a |E|^2 / (2 n) + O(|E|^3), so that H_a(Y|X) is a / 2 times the order-2 value, which pairs give.
     """
     joint, running = layer.given, layer.given_rows
-    left = list(known)
-    pending: list[Tensor] = []
+    left = [*known, *[None] * (len(order) - len(known))]
+    pending: dict[int, Tensor] = {}
     expanded = False
     for step, pick in enumerate(order):
         running = pairs.join(running, layer.rows[pick], layer.index)
         if not expanded:
             joint = add(joint, layer.gram(pick))
-            expanded = step >= len(known) and _is_near_identity(matrix(joint), layer)
-        if expanded:
-            left += _left_of(layer, pending)
-            pending = []
-            left.append(layer.alpha / 2 * pairs.score_of_itself(running, layer.index))
-        elif step >= len(known):
-            pending.append(matrix(joint))
-            if len(pending) == _PENDING:
-                left += _left_of(layer, pending)
-                pending = []
-    return torch.tensor(left + _left_of(layer, pending), dtype=torch.float64)
+            expanded = _is_near_identity(matrix(joint), layer)
+        if left[step] is None and expanded:
+            left[step] = layer.alpha / 2 * pairs.score_of_itself(running, layer.index)
+        elif left[step] is None:
+            pending[step] = matrix(joint)
+        if len(pending) == _PENDING or (pending and step == len(order) - 1):
+            for at, value in zip(pending, _left_of(layer, list(pending.values())), strict=True):
+                left[at] = value
+            pending = {}
+    return torch.tensor(left, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -273,8 +274,6 @@ def _left_of(layer: Layer, joints: list[Tensor]) -> list[float]:
     def left(part: slice) -> Tensor:
         return equivocation(torch.stack(joints[part]), layer.blocks, layer.alpha)
 
-    if not joints:
-        return []
     return [float(value) for value in in_chunks(left, (len(joints), *joints[0].shape), joints[0].device).tolist()]
 
 

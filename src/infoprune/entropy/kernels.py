@@ -12,7 +12,7 @@ from torch import Tensor
 from infoprune.entropy.distances import Which, check_finite, check_variables, unit_distances
 from infoprune.entropy.labels import Convention, exponent_scale
 from infoprune.entropy.threads import in_chunks
-from infoprune.entropy.widths import Width, width_of
+from infoprune.entropy.widths import Width, looks_at_distances, width_of
 from infoprune.errors import InputError, unknown
 
 Kernel: TypeAlias = Literal["gaussian", "cosine"]
@@ -76,8 +76,11 @@ def gram_of(
     """
     check_variables(x)
 
+    # A width that is a rank among the distances must not change with their rounding.
+    precise = torch.float64 if rule.kernel == "gaussian" and looks_at_distances(rule.width) else dtype
+
     def samples(part: Which) -> Tensor:
-        return (x[part] if order is None else x[part][:, order]).to(dtype)
+        return (x[part] if order is None else x[part][:, order]).to(precise)
 
     if rule.kernel == "cosine":
         if logarithm:
@@ -92,7 +95,7 @@ def gram_of(
         distances, unit = unit_distances(samples(part))
         squared_widths = widths(distances, unit, part)
         rates = torch.where(squared_widths > 0, scale * unit / squared_widths, 0.0)
-        exponents = distances.mul_(-rates.to(dtype)[:, None, None])
+        exponents = distances.mul_(-rates.to(precise)[:, None, None]).to(dtype)
         return exponents if logarithm else exp_(exponents)
 
     return gaussian

@@ -147,9 +147,6 @@ class _Settings:
     def grams(self, maps: Tensor) -> GramOf:
         return gram_of(maps, self.rule, torch.float64, order=self.blocks.order, logarithm=self.form == "mean")
 
-    def squares(self, maps: Tensor) -> GramOf:
-        return gram_of(maps, self.rule, torch.float32, order=self.blocks.order, power=2, logarithm=self.form == "mean")
-
 
 def _layer(maps: Tensor, given: list[Tensor], settings: _Settings, method: Method) -> Layer:
     n = maps.shape[1]
@@ -157,16 +154,16 @@ def _layer(maps: Tensor, given: list[Tensor], settings: _Settings, method: Metho
     joint = empty_joint(settings.form, n, maps.device)
     running = pairs.start(index, settings.form)
     for others in given:
-        grams, squares = settings.grams(others), settings.squares(others)
+        grams = settings.grams(others)
         for each in range(len(others)):
-            joint = add(joint, grams(slice(each, each + 1))[0])
-            row = pairs.packed(squares(slice(each, each + 1)), index, settings.form)[0]
-            running = pairs.join(running, row, index)
-    rows = pairs.pack(settings.squares(maps), maps.shape, index, settings.form)
+            K = grams(slice(each, each + 1))[0]
+            joint = add(joint, K)
+            running = pairs.join(running, pairs.packed(K, index, settings.form), index)
     grams = settings.grams(maps)
     if method in ("exact", "hybrid") and len(maps) * n * n * 8 <= _KEPT_BYTES:
         kept = in_chunks(grams, maps.shape, maps.device)
         grams = kept.__getitem__
+    rows = pairs.pack(grams, maps.shape, index, settings.form)
     return Layer(grams, rows, index, joint, running, settings.alpha)
 
 

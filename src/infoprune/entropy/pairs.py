@@ -19,7 +19,7 @@ from torch import Tensor
 from infoprune.entropy.joint import JointForm
 from infoprune.entropy.kernels import GramOf, exp_
 from infoprune.entropy.labels import ClassBlocks
-from infoprune.entropy.threads import in_chunks
+from infoprune.entropy.threads import in_chunks, one_blas_thread
 
 _TINY = 1e-37  # Just above the single-precision numbers that processors are slow with.
 _NEGLIGIBLE = 1e-9  # Share of a sum that may be left out, well below the rounding of single precision.
@@ -105,15 +105,17 @@ def pair_index(blocks: ClassBlocks, device: torch.device) -> PairIndex:
     return PairIndex(torch.cat([flat[same], flat[~same]]), int(same.sum()), blocks)
 
 
-def packed(squares: Tensor, index: PairIndex, form: JointForm) -> Tensor:
-    """Return the pairs of ``(B, n, n)`` squared Gram matrices, for the mean of their logarithms, ``(B, M)`` float32."""
-    pairs = squares.flatten(-2).index_select(-1, index.flat).float()
-    return pairs if form == "mean" else torch.threshold(pairs, _TINY, 0.0)
+def packed(K: Tensor, index: PairIndex, form: JointForm) -> Tensor:
+    """Return K_ij^2 over the pairs of ``(B, n, n)`` Gram matrices, ``(B, M)`` float32; for the mean, as logarithms."""
+    pairs = K.flatten(-2).index_select(-1, index.flat)
+    if form == "mean":
+        return (2 * pairs).float()
+    return torch.threshold(pairs.square().float(), _TINY, 0.0)
 
 
-def pack(squares: GramOf, shape: Sequence[int], index: PairIndex, form: JointForm) -> Tensor:
+def pack(grams: GramOf, shape: Sequence[int], index: PairIndex, form: JointForm) -> Tensor:
     """Return :func:`packed` of the ``(C, n, d)`` variables, ``(C, M)``; the full matrices exist only chunk by chunk."""
-    return in_chunks(lambda part: packed(squares(part), index, form), shape, index.flat.device)
+    return in_chunks(lambda part: packed(grams(part), index, form), shape, index.flat.device)
 
 
 def start(index: PairIndex, form: JointForm) -> Running:
@@ -144,8 +146,10 @@ def score(running: Running, active: Active, index: PairIndex) -> Scores:
         within, between = _sums_of_means(running, active.rows, index)
     else:
         weights = running.weights if active.columns is None else running.weights[active.columns]
-        within = (active.rows[:, : active.within] @ weights[: active.within]).double()
-        between = (active.rows[:, active.within :] @ weights[active.within :]).double()
+        # One thread, or the rounding, and with it a near tie, would depend on their number.
+        with one_blas_thread():
+            within = (active.rows[:, : active.within] @ weights[: active.within]).double()
+            between = (active.rows[:, active.within :] @ weights[active.within :]).double()
     return _scores(within, between, running, index)
 
 
@@ -203,7 +207,7 @@ def halves(running: Running, active: Active, remaining: int, least: float, index
 
 
 def _columns_that_count(running: Running, least: float, index: PairIndex) -> Tensor:
-    count = len(running.weights)
+    count = max(len(running.weights), 1)
     within = _NEGLIGIBLE * index.blocks.samples / (2 * count) * math.exp(-max(running.log_within, -600.0))
     between = _NEGLIGIBLE * least / count
     counts = torch.cat([running.weights[: index.within] > within, running.weights[index.within :] > between])

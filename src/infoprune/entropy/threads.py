@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,31 +14,19 @@ from torch import Tensor
 _ENTRIES_OF_A_CORE = 1 << 18
 _ENTRIES_OF_A_GPU = 1 << 26
 
-_lock = threading.Lock()
-_holders = 0
-_threads_of_caller = 1
-
 
 @contextmanager
 def one_blas_thread() -> Iterator[int]:
-    """Hold BLAS at one thread, and give the number of threads the caller had, as the number of workers to use.
+    """Hold BLAS at one thread in the calling thread and those it starts; give how many it had, to be used as workers.
 
-    The setting belongs to the whole process, so calls from several threads share it: the first one in changes it,
-    the last one out puts it back, whether or not something was raised.
+    What it had comes back at the end, whether or not something was raised.
     """
-    global _holders, _threads_of_caller
-    with _lock:
-        if _holders == 0:
-            _threads_of_caller = torch.get_num_threads()
-            torch.set_num_threads(1)
-        _holders += 1
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        yield _threads_of_caller
+        yield threads
     finally:
-        with _lock:
-            _holders -= 1
-            if _holders == 0:
-                torch.set_num_threads(_threads_of_caller)
+        torch.set_num_threads(threads)
 
 
 def in_chunks(work: Callable[[slice], Tensor], shape: Sequence[int], device: torch.device) -> Tensor:

@@ -88,6 +88,11 @@ def alignment_width(
     return best if previous is None else decay * previous + (1 - decay) * best
 
 
+def looks_at_distances(width: Width) -> bool:
+    """Return whether the width of each variable follows from its own distances."""
+    return isinstance(width, str) and width in _OF_DISTANCES
+
+
 def width_of(width: Width, x: Tensor, convention: Convention, labels: Tensor | None) -> WidthOf:
     """Return the function from the distances of some of the variables to their squared widths.
 

@@ -1,0 +1,61 @@
+"""What is claimed of the feature maps of a trained network, on the feature maps of a trained network."""
+
+import pytest
+import torch
+
+from infoprune.entropy import gram, greedy_order, relevance, variables
+
+SAMPLES = 60
+
+
+@pytest.fixture(scope="module")
+def maps(weights_dir, data_dir):
+    """``(n, C, H, W)`` after each ReLU of VGG-16, by depth, and the labels."""
+    from infoprune.data import balanced_sample, open_source
+    from infoprune.zoo import load_network
+
+    network, preprocessing = load_network("vgg16", weights=weights_dir / "vgg16_bn_cifar10.safetensors")
+    images = balanced_sample(open_source("cifar10", data_dir).train, SAMPLES)
+    outputs = []
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.clone()))
+        for module in network.modules()
+        if isinstance(module, torch.nn.ReLU)
+    ]
+    with torch.no_grad():
+        network(images.read(range(SAMPLES), preprocessing, random_crop=False))
+    for hook in hooks:
+        hook.remove()
+    return outputs, images.labels
+
+
+@pytest.mark.parametrize("depth", [0, 2, 5, 8, 11])
+def test_fast_and_exact_orders_agree_as_far_as_anything_is_resolved(maps, depth):
+    outputs, labels = maps
+    x = variables(outputs[depth])[:160]
+    exact, hybrid = (greedy_order(x, labels, method=method) for method in ("exact", "hybrid"))
+    resolved = min(exact.saturated_at, hybrid.saturated_at)
+    assert resolved > 15
+    assert hybrid.order[:resolved] == exact.order[:resolved]
+    assert hybrid.evaluations < exact.evaluations / 2
+
+
+@pytest.mark.parametrize("depth", [0, 5, 11])
+def test_relevance_is_that_of_the_full_matrices(maps, depth):
+    outputs, labels = maps
+    x = variables(outputs[depth])[:40]
+    same = (labels[:, None] == labels[None, :]).double()
+
+    def renyi(K):
+        shares = torch.linalg.eigvalsh(K / SAMPLES).clamp(min=0)
+        return shares.pow(1.01).sum(dim=-1).log2() / (1 - 1.01)
+
+    K = gram(x)
+    assert torch.allclose(relevance(x, labels), renyi(K) + renyi(same) - renyi(K * same), atol=1e-10)
+
+
+def test_the_product_of_a_layer_saturates_and_says_where(maps):
+    outputs, labels = maps
+    found = greedy_order(variables(outputs[5]), labels)
+    assert found.saturated_at < 60
+    assert found.label_entropy - found.information[found.saturated_at] < 1e-9
