@@ -25,8 +25,9 @@ from torch import nn
 
 from infoprune import criteria, evaluate, experiment, pipeline
 from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.measuring import dead_filters
 from infoprune.network.cost import count
-from infoprune.pipeline import Choice
+from infoprune.planning import Choice, make_plan
 from infoprune.record import removed
 from infoprune.repair import repaired
 
@@ -43,11 +44,11 @@ def measure(model: nn.Module, images: DataChoice, criterion: str, seed: int) -> 
     calibration, test = (experiment.batches(part, model, images) for part in (parts.calibration, parts.test))
     tap = {"hrel": "convolution"}.get(criterion)
     start = time.perf_counter()
-    planned = pipeline.make_plan(model, calibration, Choice(criterion=criterion, keep=counts(), seed=seed, tap=tap))
+    planned = make_plan(model, calibration, Choice(criterion=criterion, keep=counts(), seed=seed, tap=tap))
     seconds = time.perf_counter() - start
     small = pipeline.apply(planned.plan, model)
     renewed = repaired(small, model, calibration, planned.plan, planned.groups, method="bn")
-    dead = pipeline.dead_filters(model, calibration, planned.groups.groups)
+    dead = dead_filters(model, calibration, planned.groups.groups)
     return {
         "criterion": criterion,
         "seed": seed,

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from infoprune import criteria, data, experiment, pipeline
+from infoprune import criteria, data, experiment, measuring, pipeline
 from infoprune.evaluation import evaluate
 from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.network import cost
@@ -65,7 +65,7 @@ def rows(case: Case, arguments: argparse.Namespace, criterion: str, share: float
     for seed in range(seeds):
         parts = experiment.open_parts(case.images, seed)
         calibration = experiment.batches(parts.calibration, case.model, case.images)
-        example = pipeline.example_of(calibration, case.model)
+        example = measuring.example_of(calibration, case.model)
         groups = find_groups(case.model, example)
         start = time.perf_counter()
         tap = {"hrel": "convolution"}.get(criterion)
@@ -80,7 +80,7 @@ def rows(case: Case, arguments: argparse.Namespace, criterion: str, share: float
             "macs_removed": removed(whole.macs, left.macs),
             "parameters_removed": removed(whole.parameters, left.parameters),
         }
-        dead = pipeline.dead_filters(case.model, calibration, groups.groups)
+        dead = measuring.dead_filters(case.model, calibration, groups.groups)
         told["dead_filters"] = sum(map(len, dead.values()))
         told["dead_filters_removed"] = sum(len(dead[n] - set(kept)) for n, kept in plan.kept.items() if n in dead)
         accuracy = evaluate(small, case.test).accuracy

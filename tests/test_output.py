@@ -18,6 +18,14 @@ def test_a_file_that_exists_is_kept_unless_forced(tmp_path):
     assert path.read_text() == "second"
 
 
+def test_files_have_the_mode_of_ordinary_files(tmp_path):
+    (tmp_path / "ordinary").touch()
+    with written_whole(tmp_path / "out") as temporary:
+        temporary.unlink()
+        temporary.touch(mode=0o600)
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
 def test_an_error_on_the_way_leaves_nothing(tmp_path):
     def fail():
         with written_whole(tmp_path / "out") as temporary:

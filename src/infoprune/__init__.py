@@ -11,8 +11,9 @@ from infoprune.evaluation import Evaluation, evaluate
 from infoprune.free import Freed, remove_free
 from infoprune.network.verify import VerificationError
 from infoprune.origin import Origin
-from infoprune.pipeline import Choice, Result, apply, plan, prune, verify
+from infoprune.pipeline import Result, apply, plan, prune, verify
 from infoprune.plan import Budget, LayerDecision, Plan
+from infoprune.planning import Choice
 from infoprune.repair import all_repairs, repair
 from infoprune.tune import Recipe, train
 from infoprune.version import __version__

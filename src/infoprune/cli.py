@@ -22,8 +22,8 @@ from infoprune.errors import InputError
 from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.export import TOLERANCE, export
 from infoprune.output import check_writable, write_text
-from infoprune.pipeline import Choice
 from infoprune.plan import Budget
+from infoprune.planning import Choice
 from infoprune.record import comparison
 from infoprune.repair import all_repairs
 from infoprune.report.figures import comparison_figures, run_figures

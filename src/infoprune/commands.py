@@ -14,13 +14,14 @@ from torch import nn
 from infoprune import checkpoint, data, experiment, pipeline
 from infoprune.cutoff import Reach
 from infoprune.data import usual_augmentation
+from infoprune.device import device_of
 from infoprune.errors import InputError
-from infoprune.evaluation import evaluate as measure
 from infoprune.experiment import DataChoice, NetworkChoice
-from infoprune.network import cost
+from infoprune.measuring import example_of, figures, latencies
 from infoprune.origin import Origin, origin_of
-from infoprune.pipeline import Choice, Result
+from infoprune.pipeline import Result
 from infoprune.plan import Plan
+from infoprune.planning import Choice
 from infoprune.progress import Progress, silent
 from infoprune.report import Run, kept_run
 from infoprune.tune import Epoch, Recipe, make_fabric
@@ -236,23 +237,12 @@ def choice_or_plan(**given: Any) -> Choice | Plan:
 
 
 def _figures(model: nn.Module, batches: Any, progress: Progress) -> dict[str, Any]:
-    example = pipeline.example_of(batches, model)
-    counted = cost.count(model, example)
-    measured = measure(model, batches, progress=progress)
-    return {
-        "accuracy": measured.accuracy,
-        "top5": measured.top5,
-        "loss": measured.loss,
-        "images": measured.images,
-        "macs": counted.macs,
-        "parameters": counted.parameters,
-        "latency_ms": pipeline.latencies((model,), example)[0],
-    }
+    example = example_of(batches, model)
+    found = asdict(figures(model, example, latencies((model,), example)[0], batches, progress=progress))
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _settings(network: NetworkChoice, images: DataChoice, model: nn.Module) -> dict[str, Any]:
-    from infoprune.device import device_of
-
     origin = origin_of(model)
     return {
         "network": {**_jsonable(asdict(network)), "architecture": origin.architecture if origin else None},

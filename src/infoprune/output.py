@@ -42,7 +42,11 @@ def written_whole(path: Path, *, force: bool = False) -> Iterator[Path]:
     check_writable(path, force=force)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        # Some writers make files that only their owner can read; the user's umask decides here.
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"'{path}' cannot be written: {_why(error)}") from error

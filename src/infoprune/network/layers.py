@@ -36,6 +36,11 @@ def is_producer(module: nn.Module) -> bool:
     return isinstance(module, _ConvNd | nn.Linear)
 
 
+def is_convolution(module: nn.Module) -> bool:
+    """Return whether a layer is a convolution of any dimension, transposed or not."""
+    return isinstance(module, _ConvNd)
+
+
 def is_depthwise(module: nn.Module) -> bool:
     """Return whether a convolution has one filter of its own for each input channel."""
     return isinstance(module, _ConvNd) and module.groups == module.in_channels == module.out_channels > 1

@@ -1,0 +1,280 @@
+"""Which filters stay: from a choice of criterion and cut-off to a plan, with the evidence behind it."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from infoprune import (
+    criteria,
+    cutoff,
+    reconstruction,  # noqa: F401 - it registers
+)
+from infoprune.criteria.base import Importance, Tap
+from infoprune.cutoff import Cut, Limits, Reach
+from infoprune.errors import InputError, unknown
+from infoprune.evaluation import labelled
+from infoprune.measuring import check_runs, example_of, latencies
+from infoprune.network import cost, surgery
+from infoprune.network.groups import CoupledGroup, Groups, find_groups
+from infoprune.network.layers import is_convolution
+from infoprune.plan import Budget, LayerDecision, Plan
+from infoprune.progress import Progress, silent
+from infoprune.scoring import score
+from infoprune.version import __version__
+
+Batches = Iterable[Any]
+Keep = Mapping[str, int | Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is removed, and by what rule; the same words as the options of the command line.
+
+    Args:
+        criterion: Name of a criterion, or ``package.module:function``.
+        ratio: Share of the filters removed from every layer, below 1.
+        keep: By layer, how many filters stay or which; layers not named are left alone.
+        budget: What may remain of the whole network. Exactly one of ``ratio``, ``keep`` and ``budget`` is given.
+        layers: Patterns of layer names that may lose filters; by default every convolution.
+        skip: Patterns of layer names that may not.
+        tap: Where the feature maps are read; by default where the criterion's paper reads them.
+        multiple: Kept counts are multiples of this; thinner layers are left alone.
+        keep_at_least: Filters that stay in every layer.
+        seed: Seeds whatever is random.
+        options: Further options of the criterion.
+        budget_by: Criterion that says how many filters of each layer a budget takes, by what is lost for what is saved;
+            by default ``criterion`` does, by one ranking relative to the layers' means.
+    """
+
+    criterion: str = "cmi"
+    ratio: float | None = None
+    keep: Keep | None = None
+    budget: Budget | None = None
+    layers: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    tap: Tap | None = None
+    multiple: int = 1
+    keep_at_least: int = 1
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    budget_by: str | None = None
+
+    def words(self) -> dict[str, Any]:
+        """Return the choice as keyword arguments of ``prune`` and ``plan``."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    def limits(self) -> Limits:
+        """Return how far a layer may be cut."""
+        return Limits(keep_at_least=self.keep_at_least, multiple=self.multiple)
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("ratio", "keep", "budget") if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = " and ".join(given) if given else "nothing"
+            raise InputError(f"say how much goes by one of a ratio, explicit counts, or a budget, not by {said}")
+        if self.budget_by is not None and self.budget is None:
+            raise InputError("budget_by shares a budget out between the layers: give a budget with it")
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise InputError(f"the ratio is the share of the filters to remove, from 0 to below 1, not {self.ratio}")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and the evidence behind it.
+
+    Args:
+        plan: What stays.
+        importances: The criterion's answer by layer; empty where no criterion was asked.
+        groups: Everything that could have been removed, and why the rest could not.
+    """
+
+    plan: Plan
+    importances: Mapping[str, Importance]
+    groups: Groups
+
+
+def make_plan(
+    model: nn.Module,
+    batches: Batches,
+    choice: Choice,
+    *,
+    progress: Progress = silent,
+    on_reach: Callable[[Reach], None] | None = None,
+) -> Planned:
+    """Decide which filters stay, and keep the evidence.
+
+    Args:
+        model: The trained network; left as it is.
+        batches: Calibration images: ``(images, labels)`` pairs, iterable more than once.
+        choice: What is removed, and by what rule.
+        progress: Told while feature maps are scored.
+        on_reach: Told, before anything is scored, how small the network can get and which layers bind.
+
+    Raises:
+        InputError: As in ``plan``.
+    """
+    example = example_of(batches, model)
+    check_runs(model, example)
+    groups = find_groups(model, example)
+    cut_groups = choose_groups(model, groups, choice)
+    costs = cost.CostModel(model, example, groups)
+    if choice.budget is not None:
+        found = cutoff.reach(cut_groups, costs, limits=choice.limits())
+        if on_reach is not None:
+            on_reach(found)
+        cutoff.check_reach(found, choice.budget)
+    importances = _importances(model, cut_groups, batches, choice, progress)
+    if choice.budget is not None and choice.budget_by is not None:
+        worths = _worths(model, cut_groups, batches, choice, importances, progress)
+        cuts = cutoff.cut_by_worth(cut_groups, importances, worths, costs, choice.budget, limits=choice.limits())
+    else:
+        cuts = _cut(_Network(model, example, groups, costs), cut_groups, importances, choice)
+    decisions = {
+        group.name: _decision(group, cuts[group.name], importances.get(group.name))
+        for group in cut_groups
+        if group.name in cuts
+    }
+    skipped = {g.name: "was not chosen to lose filters" for g in groups.groups if g.name not in decisions}
+    settings = _settings(choice, example, batches)
+    return Planned(Plan(decisions, {**groups.left_alone, **skipped}, settings), importances, groups)
+
+
+def chosen(**choice: Any) -> Choice:
+    """Return the choice that these words make.
+
+    Raises:
+        InputError: A word is unknown, or a value is out of range.
+    """
+    words = [one.name for one in fields(Choice)]
+    for word in choice:
+        if word not in words:
+            raise unknown("option of pruning", word, words)
+    return Choice(**choice)
+
+
+def choose_groups(model: nn.Module, groups: Groups, choice: Choice) -> tuple[CoupledGroup, ...]:
+    """Return the groups that may lose filters, in the order of the network.
+
+    Raises:
+        InputError: The network has no convolutions, nothing can be removed, or a pattern names nothing.
+    """
+    modules = dict(model.named_modules())
+    if not any(is_convolution(module) for module in modules.values()):
+        raise InputError("the network has no convolutions: there are no filters to remove")
+    wanted = choice.layers or (tuple(choice.keep) if choice.keep is not None else ())
+    for pattern in (*wanted, *choice.skip):
+        _check_pattern(pattern, groups)
+    chosen = tuple(
+        group
+        for group in groups.groups
+        if (_matches(group, wanted) if wanted else is_convolution(modules[group.name]))
+        and not _matches(group, choice.skip)
+    )
+    if not chosen:
+        reason = next((f": '{layer}' {why}" for layer, why in groups.left_alone.items()), "")
+        raise InputError(f"nothing that was chosen can lose filters{reason}")
+    return chosen
+
+
+def _importances(
+    model: nn.Module, groups: Sequence[CoupledGroup], batches: Batches, choice: Choice, progress: Progress
+) -> dict[str, Importance]:
+    explicit = choice.keep is not None and not any(isinstance(kept, int) for kept in choice.keep.values())
+    if explicit:
+        return {}
+    info = criteria.resolve(choice.criterion)
+    return score(
+        model, groups, batches, info, tap=choice.tap, seed=choice.seed, options=choice.options, progress=progress
+    )
+
+
+def _worths(
+    model: nn.Module,
+    groups: Sequence[CoupledGroup],
+    batches: Batches,
+    choice: Choice,
+    importances: Mapping[str, Importance],
+    progress: Progress,
+) -> Mapping[str, Importance]:
+    if choice.budget_by == choice.criterion:
+        return importances
+    assert choice.budget_by is not None
+    info = criteria.resolve(choice.budget_by)
+    return score(model, groups, batches, info, seed=choice.seed, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network and what is known of it."""
+
+    model: nn.Module
+    example: Tensor
+    groups: Groups
+    costs: cost.CostModel
+
+    def milliseconds(self, kept: Mapping[str, Sequence[int]]) -> float:
+        """Return the latency of the network really built with these filters."""
+        if not kept:
+            return latencies((self.model,), self.example)[0]
+        filters = {group.name: group.filters for group in self.groups.groups}
+        cut = Plan({name: LayerDecision(name, filters[name], tuple(some)) for name, some in kept.items()})
+        built = surgery.apply(cut, self.model, self.example, groups=self.groups, check=False)
+        return latencies((built,), self.example)[0]
+
+
+def _cut(
+    network: _Network, groups: Sequence[CoupledGroup], importances: Mapping[str, Importance], choice: Choice
+) -> dict[str, Cut]:
+    if choice.keep is not None:
+        return cutoff.cut_by_counts(groups, importances, choice.keep)
+    if choice.ratio is not None:
+        return cutoff.cut_by_ratio(groups, importances, choice.ratio, limits=choice.limits())
+    assert choice.budget is not None  # one of the three is given
+    if choice.budget.latency is None:
+        return cutoff.cut_to_budget(groups, importances, network.costs, choice.budget, limits=choice.limits())
+    return cutoff.cut_to_latency(
+        groups, importances, network.milliseconds, choice.budget, cost=network.costs, limits=choice.limits()
+    )
+
+
+def _decision(group: CoupledGroup, cut: Cut, importance: Importance | None) -> LayerDecision:
+    told: dict[str, Any] = {}
+    if importance is not None:
+        told = {
+            "scores": tuple(importance.scores.tolist()),
+            "order": importance.order,
+            "curve": importance.curve,
+        }
+    return LayerDecision(
+        group.name, group.filters, tuple(cut.kept), coupled=group.producers[1:], reason=cut.reason, **told
+    )
+
+
+def _matches(group: CoupledGroup, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(layer, pattern) for layer in group.producers for pattern in patterns)
+
+
+def _check_pattern(pattern: str, groups: Groups) -> None:
+    if any(_matches(group, (pattern,)) for group in groups.groups):
+        return
+    if pattern in groups.left_alone:
+        raise InputError(f"layer '{pattern}' cannot lose filters: {groups.left_alone[pattern]}")
+    raise unknown("layer", pattern, [layer for group in groups.groups for layer in group.producers])
+
+
+def _settings(choice: Choice, example: Tensor, batches: Batches) -> dict[str, Any]:
+    told = {name: value for name, value in asdict(choice).items() if value not in (None, (), {})}
+    if choice.budget is not None:
+        told["budget"] = choice.budget.shares()
+    return {
+        **told,
+        "calibration_images": sum(len(labels) for _, labels in labelled(batches)),
+        "input_shape": list(example.shape[1:]),
+        "versions": {"infoprune": __version__, "torch": torch.__version__},
+    }
