@@ -86,6 +86,8 @@ def test_every_page_fits_its_screen(opened, name, width):
     shown = opened(name, width)
     shown.wait_for_selector("#figure .main-svg")
     assert shown.evaluate("document.documentElement.scrollWidth") == width
+    # The figure follows the new width a moment later.
+    shown.wait_for_function("document.querySelector('#figure .main-svg').clientWidth <= window.innerWidth")
     box = shown.locator("#figure").bounding_box()
     assert 300 <= box["width"] <= width
     assert box["height"] >= 300
