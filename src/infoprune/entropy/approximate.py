@@ -191,6 +191,7 @@ def _lanczos(A: Tensor, basis: Tensor, probes: Tensor, steps: int) -> tuple[Tens
 
 def _regressed(forms: Tensor, known: Tensor) -> tuple[float, float]:
     """The mean of the first form, freed of what the others miss of their known means, and its standard error."""
+    forms, known = forms.cpu(), known.cpu()  # This solver of least squares is not on CUDA.
     wrong = (forms[1:] - known[:, None]).mT
     target = forms[0] - forms[0].mean()
     slopes = torch.linalg.lstsq(wrong - wrong.mean(dim=0), target[:, None], driver="gelsd").solution

@@ -9,10 +9,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from infoprune.entropy.distances import Which, check_finite, check_variables, unit_distances
+from infoprune.entropy.distances import Which, check_finite, check_variables, exponents, unit_distances
 from infoprune.entropy.labels import Convention, exponent_scale
 from infoprune.entropy.threads import in_chunks
-from infoprune.entropy.widths import Width, looks_at_distances, width_of
+from infoprune.entropy.widths import Width, looks_at_distances, squared_widths_of
 from infoprune.errors import InputError, unknown
 
 Kernel: TypeAlias = Literal["gaussian", "cosine"]
@@ -76,34 +76,37 @@ def gram_of(
     """
     check_variables(x)
 
-    # A width that is a rank among the distances must not change with their rounding.
-    precise = torch.float64 if rule.kernel == "gaussian" and looks_at_distances(rule.width) else dtype
-
-    def samples(part: Which) -> Tensor:
-        return (x[part] if order is None else x[part][:, order]).to(precise)
+    def samples(part: Which, precision: torch.dtype) -> Tensor:
+        return (x[part] if order is None else x[part][:, order]).to(precision)
 
     if rule.kernel == "cosine":
         if logarithm:
             raise InputError("the geometric mean of Gram matrices needs the Gaussian kernel: a cosine can be negative")
-        return lambda part: cosine(samples(part)).pow(power)
+        return lambda part: cosine(samples(part, dtype)).pow(power)
     if rule.kernel != "gaussian":
         raise unknown("kernel", str(rule.kernel), ["gaussian", "cosine"])
-    widths = width_of(rule.width, x, rule.convention, rule.labels)
+    squared_widths = squared_widths_of(rule.width, x, rule.convention, rule.labels)
     scale = power * exponent_scale(rule.convention)
 
-    def gaussian(part: Which) -> Tensor:
-        distances, unit = unit_distances(samples(part))
-        squared_widths = widths(distances, unit, part)
-        rates = torch.where(squared_widths > 0, scale * unit / squared_widths, 0.0)
-        exponents = distances.mul_(-rates.to(precise)[:, None, None]).to(dtype)
-        return exponents if logarithm else exp_(exponents)
+    def precisely(part: Which) -> Tensor:
+        distances, unit = unit_distances(samples(part, torch.float64))
+        squared = squared_widths(distances, unit, part)
+        rates = torch.where(squared > 0, scale * unit / squared, 0.0)
+        return distances.mul_(-rates[:, None, None]).to(dtype)
 
-    return gaussian
+    def quickly(part: Which) -> Tensor:
+        some = samples(part, torch.float32)
+        found = exponents(some, scale / squared_widths(some, some, part))
+        return precisely(part) if found is None else found
+
+    # A width that is a rank among the distances must not change with their rounding, so they are taken precisely.
+    found = quickly if dtype == torch.float32 and not looks_at_distances(rule.width) else precisely
+    return found if logarithm else lambda part: exp_(found(part))
 
 
-def exp_(exponents: Tensor) -> Tensor:
-    """Return exp in place, nothing of it smaller than processors are quick with: 1e-38, or 1e-130 in double."""
-    return exponents.clamp_(min=-87.0 if exponents.dtype == torch.float32 else -300.0).exp_()
+def exp_(powers: Tensor) -> Tensor:
+    """Return exp of what is not positive, in place, and of nothing that gives numbers processors are slow with."""
+    return powers.clamp_(min=-87.0 if powers.dtype == torch.float32 else -300.0, max=0.0).exp_()
 
 
 def gram(

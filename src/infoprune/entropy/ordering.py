@@ -114,6 +114,7 @@ def greedy_order(
     """
     _check(alpha, method, tail, max_steps, screen)
     check_samples(maps, labels)
+    labels = labels.to(maps.device)
     blocks = class_blocks(labels, label_kernel, convention)
     settings = _Settings(KernelRule(kernel, width, convention, labels), blocks, joint, alpha)
     layer = _layer(maps, _checked(given, labels), settings, method)

@@ -56,13 +56,14 @@ def relevance(
         InputError: Shapes do not fit, values are not finite, or a name is unknown.
     """
     check_order(alpha)
-    blocks = class_blocks(labels, label_kernel, convention)
     check_samples(maps, labels)
+    labels = labels.to(maps.device)
+    blocks = class_blocks(labels, label_kernel, convention)
     rule = KernelRule(kernel, width, convention, labels)
     if alpha == 2:
         # Single precision: its rounding is below a millionth of a bit here.
         squares = gram_of(maps, rule, torch.float32, power=2)
-        members = torch.empty_like(blocks.members).index_copy_(0, blocks.order, blocks.members)
+        members = torch.empty_like(blocks.members).index_copy_(0, blocks.order, blocks.members).float()
         left = _in_chunks_of(maps, lambda part: equivocation_of_squares(squares(part), members, blocks.outside))
     elif kernel == "cosine" and maps.shape[-1] + 1 < maps.shape[1] and not blocks.outside:
         check_variables(maps)

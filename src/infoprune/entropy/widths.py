@@ -93,7 +93,7 @@ def looks_at_distances(width: Width) -> bool:
     return isinstance(width, str) and width in _OF_DISTANCES
 
 
-def width_of(width: Width, x: Tensor, convention: Convention, labels: Tensor | None) -> WidthOf:
+def squared_widths_of(width: Width, x: Tensor, convention: Convention, labels: Tensor | None) -> WidthOf:
     """Return the function from the distances of some of the variables to their squared widths.
 
     It takes the squared distances ``(B, n, n)``, the ``(B,)`` unit they are in, and which variables they are of, and
