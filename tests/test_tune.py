@@ -190,6 +190,11 @@ def test_the_state_of_another_training_is_refused(digits, tmp_path):
     with pytest.raises(InputError, match="another network"):
         train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits[0], None,
               Recipe(epochs=1, precision="32-true"), resume=state)  # fmt: skip
+    other = network()
+    with torch.no_grad():
+        other[0].weight[0, 0, 0, 0] += 1
+    with pytest.raises(InputError, match="started from other weights"):
+        train(other, digits[0], digits[1], Recipe(epochs=1, precision="32-true"), resume=state)
     state.write_bytes(b"damaged")
     with pytest.raises(InputError, match="not the state of a training"):
         run(digits, resume=state)

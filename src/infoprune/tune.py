@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import time
@@ -196,6 +197,7 @@ class _State:
         self.epochs: list[Epoch] = []
         self.best = -1
         self.best_weights: dict[str, Tensor] = {}
+        self.started_from = ""
 
     @classmethod
     def start(cls, model: nn.Module, fabric: Fabric, recipe: Recipe) -> _State:
@@ -212,6 +214,7 @@ class _State:
         wrapped, optimizer = fabric.setup(trained, optimizer)
         state = cls(fabric, wrapped, optimizer, recipe)
         state.best_weights = state.weights()
+        state.started_from = _fingerprint(state.best_weights)
         return state
 
     def weights(self) -> dict[str, Tensor]:
@@ -244,6 +247,7 @@ class _State:
             "recipe": json.dumps(asdict(self.recipe)),
             "epochs": json.dumps([asdict(epoch) for epoch in self.epochs]),
             "best": str(self.best),
+            "started_from": self.started_from,
         }
         with written_whole(path, force=True) as temporary:
             save_file(tensors, temporary, metadata=notes)
@@ -264,6 +268,8 @@ class _State:
             part, name = key.split("/", 1)
             parts[part][name] = tensor
         self._load(path, parts)
+        if notes.get("started_from") != self.started_from:
+            raise InputError(f"'{path}' is of a training that started from other weights: remove it to start anew")
         self.epochs = [Epoch(**epoch) for epoch in epochs]
         self.best, self.best_weights = int(notes["best"]), parts["best"]
 
@@ -276,6 +282,14 @@ class _State:
             if name in parts["momentum"]:
                 momentum = torch.empty_like(parameter).copy_(parts["momentum"][name])
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
+
+
+def _fingerprint(weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass
