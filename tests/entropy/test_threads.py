@@ -22,6 +22,9 @@ def test_settings_come_back_after_a_call_and_after_an_exception(threads):
     threads(3)
     relevance(points(0, 20, variables=4), class_labels(0, 20))
     assert torch.get_num_threads() == 3
+    with one_blas_thread() as outer, one_blas_thread() as inner:
+        assert (outer, inner, torch.get_num_threads()) == (3, 3, 1)
+    assert torch.get_num_threads() == 3
 
     def fails(part):
         assert torch.get_num_threads() == 1

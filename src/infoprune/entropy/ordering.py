@@ -17,7 +17,7 @@ from infoprune.entropy.labels import ClassBlocks, Convention, LabelKernel, class
 from infoprune.entropy.relevance import check_samples, equivocation, label_entropy
 from infoprune.entropy.renyi import Unit, in_unit
 from infoprune.entropy.spectrum import check_order
-from infoprune.entropy.threads import in_chunks
+from infoprune.entropy.threads import in_chunks, one_blas_thread
 from infoprune.entropy.widths import Width
 from infoprune.errors import InputError, unknown
 
@@ -117,12 +117,14 @@ def greedy_order(
     labels = labels.to(maps.device)
     blocks = class_blocks(labels, label_kernel, convention)
     settings = _Settings(KernelRule(kernel, width, convention, labels), blocks, joint, alpha)
-    layer = _layer(maps, _checked(given, labels), settings, method)
-    steps = layer.count if max_steps is None else min(max_steps, layer.count)
     nats = in_unit(unit)
-    prefix = _resolved_prefix(layer, method, steps, resolution / nats, screen, switch / nats)
-    order = _with_tail(layer, prefix, tail)
-    left = left_along(layer, order, prefix.left) * nats
+    # Steps are many and small: threads would wait for each other, and their number would show in the rounding.
+    with one_blas_thread():
+        layer = _layer(maps, _checked(given, labels), settings, method)
+        steps = layer.count if max_steps is None else min(max_steps, layer.count)
+        prefix = _resolved_prefix(layer, method, steps, resolution / nats, screen, switch / nats)
+        order = _with_tail(layer, prefix, tail)
+        left = left_along(layer, order, prefix.left) * nats
     entropy = label_entropy(blocks, alpha) * nats
     return GreedyOrder(
         order=order,

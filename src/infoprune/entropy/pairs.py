@@ -19,7 +19,7 @@ from torch import Tensor
 from infoprune.entropy.joint import JointForm
 from infoprune.entropy.kernels import GramOf, exp_
 from infoprune.entropy.labels import ClassBlocks
-from infoprune.entropy.threads import in_chunks, one_blas_thread
+from infoprune.entropy.threads import in_chunks
 
 _TINY = 1e-37  # Just above the single-precision numbers that processors are slow with.
 _NEGLIGIBLE = 1e-9  # Share of a sum that may be left out, well below the rounding of single precision.
@@ -146,10 +146,8 @@ def score(running: Running, active: Active, index: PairIndex) -> Scores:
         within, between = _sums_of_means(running, active.rows, index)
     else:
         weights = running.weights if active.columns is None else running.weights[active.columns]
-        # One thread, or the rounding, and with it a near tie, would depend on their number.
-        with one_blas_thread():
-            within = (active.rows[:, : active.within] @ weights[: active.within]).double()
-            between = (active.rows[:, active.within :] @ weights[active.within :]).double()
+        within = (active.rows[:, : active.within] @ weights[: active.within]).double()
+        between = (active.rows[:, active.within :] @ weights[active.within :]).double()
     return _scores(within, between, running, index)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -15,18 +16,25 @@ _ENTRIES_OF_A_CORE = 1 << 18
 _ENTRIES_OF_A_GPU = 1 << 26
 
 
+# How many threads the caller had before BLAS was held at one.
+_workers: ContextVar[int | None] = ContextVar("workers", default=None)
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[int]:
     """Hold BLAS at one thread in the calling thread and those it starts; give how many it had, to be used as workers.
 
-    What it had comes back at the end, whether or not something was raised.
+    What it had comes back at the end, whether or not something was raised. Within, another call gives the same.
     """
     threads = torch.get_num_threads()
+    workers = _workers.get() or threads
+    token = _workers.set(workers)
     torch.set_num_threads(1)
     try:
-        yield threads
+        yield workers
     finally:
         torch.set_num_threads(threads)
+        _workers.reset(token)
 
 
 def in_chunks(work: Callable[[slice], Tensor], shape: Sequence[int], device: torch.device) -> Tensor:
