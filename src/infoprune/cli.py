@@ -58,6 +58,9 @@ DataDirectory = Annotated[Path | None, typer.Option("--data-dir", help="Where it
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1)]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read image files.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+LabelSmoothing = Annotated[float, typer.Option(help="Of the cross entropy, 0 to below 1.")]
+Cutout = Annotated[float, typer.Option(help="Side of a blanked square in each image, as a share of the image's.")]
+Sizes = Annotated[str | None, typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")]
 Seed = Annotated[int, typer.Option("--seed")]
 Out = Annotated[Path, typer.Option("--out", help="The checkpoint to write.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Also write the record as JSON.")]
@@ -200,7 +203,9 @@ def train(
     learning_rate: Annotated[float, typer.Option("--lr", help="The largest of the schedule.")] = 0.1,
     schedule: Annotated[str, typer.Option(help="one-cycle, cosine, steps or constant.")] = "one-cycle",
     weight_decay: Annotated[float, typer.Option()] = 5e-4,
-    sizes: Annotated[str | None, typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")] = None,
+    label_smoothing: LabelSmoothing = 0.0,
+    cutout: Cutout = 0.0,
+    sizes: Sizes = None,
     precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many devices of each machine, or auto.")] = "1",
     nodes: Annotated[int, typer.Option(min=1, help="How many machines; each is given the same command.")] = 1,
@@ -212,7 +217,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network, from fresh or given weights. The same command goes on after an interruption."""
-    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, sizes, precision, seed)
+    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, label_smoothing, cutout, sizes, precision, seed)
     network = _network(model, weights, model_args, mean, std, input_shape)
     _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, None, devices, nodes, half), out, device,
            json_out, force, quiet)  # fmt: skip
@@ -230,7 +235,9 @@ def tune(
     learning_rate: Annotated[float, typer.Option("--lr", help="The largest of the schedule.")] = 0.02,
     schedule: Annotated[str, typer.Option(help="one-cycle, cosine, steps or constant.")] = "one-cycle",
     weight_decay: Annotated[float, typer.Option()] = 5e-4,
-    sizes: Annotated[str | None, typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")] = None,
+    label_smoothing: LabelSmoothing = 0.0,
+    cutout: Cutout = 0.0,
+    sizes: Sizes = None,
     precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
     teacher: Annotated[Path | None, typer.Option(help="Weights of the original network, to distil from.")] = None,
     distillation: Annotated[float, typer.Option(min=0, max=1, help="Weight of the teacher in the loss.")] = 0.5,
@@ -245,7 +252,8 @@ def tune(
 ) -> None:
     """Fine-tune a pruned network, with distillation from the original where its weights are given."""
     weight = distillation if teacher is not None else 0.0
-    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, sizes, precision, seed, weight)
+    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, label_smoothing, cutout, sizes, precision, seed,
+                     weight)  # fmt: skip
     network = NetworkChoice(weights=checkpoint)
     _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, teacher, devices, nodes, half), out, device,
            json_out, force, quiet)  # fmt: skip
@@ -461,6 +469,8 @@ def _recipe(
     rate: float,
     schedule: str,
     decay: float,
+    label_smoothing: float,
+    cutout: float,
     sizes: str | None,
     precision: str,
     seed: int,
@@ -471,6 +481,8 @@ def _recipe(
         learning_rate=rate,
         schedule=_one_of(schedule, Schedule, "--schedule"),
         weight_decay=decay,
+        label_smoothing=label_smoothing,
+        cutout=cutout,
         sizes=() if sizes is None else tuple(int(size) for size in _numbers(sizes, "--sizes")),
         precision=_one_of(precision, Precision, "--precision"),
         distillation=distillation,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from infoprune.data.augmentation import Augmentation
+from infoprune.data.augmentation import Augmentation, cutout
 from infoprune.errors import InputError
 from infoprune.evaluation import Evaluation, evaluate, labelled
 from infoprune.output import written_whole
@@ -49,6 +49,8 @@ class Recipe:
         label_smoothing: Of the cross entropy.
         distillation: Weight of the teacher's soft targets in the loss, 0 to 1.
         temperature: Of the soft targets (Hinton et al. 2015).
+        cutout: Side of the square that is blanked out of every training image, as a share of the image's; 0: none
+            (DeVries and Taylor 2017).
         sizes: Sides in pixels that the images are resized to, one part of the epochs after the other; empty: as given.
         seed: Seeds order, augmentation and dropout of every epoch.
         precision: ``auto`` is bfloat16 where the processor or GPU multiplies it natively, else float32.
@@ -66,6 +68,7 @@ class Recipe:
     label_smoothing: float = 0.0
     distillation: float = 0.0
     temperature: float = 4.0
+    cutout: float = 0.0
     sizes: tuple[int, ...] = ()
     seed: int = 0
     precision: Precision = "auto"
@@ -76,6 +79,8 @@ class Recipe:
             ("learning_rate", self.learning_rate > 0, "above 0"),
             ("distillation", 0 <= self.distillation <= 1, "a weight from 0 to 1"),
             ("warmup", 0 <= self.warmup < 1, "a share from 0 to below 1"),
+            ("cutout", 0 <= self.cutout < 1, "a share from 0 to below 1"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1"),
         ):
             if not right:
                 raise InputError(f"{name.replace('_', ' ')} must be {wanted}, not {getattr(self, name)}")
@@ -330,6 +335,8 @@ class _Loop:
                 images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
         if self.augmentation is not None:
             images = self.augmentation(images)
+        if self.recipe.cutout:
+            images = cutout(images, self.recipe.cutout)
         return images.contiguous(memory_format=torch.channels_last)
 
     def _step(self, images: Tensor, labels: Tensor, rate: float) -> float:

@@ -11,6 +11,7 @@ from infoprune.data import (
     StoredImages,
     balanced_sample,
     crop_and_flip,
+    cutout,
     divided,
     held_out_split,
     loader,
@@ -96,6 +97,17 @@ def test_crop_and_flip_keeps_every_pixel_value():
     flipped = torch.tensor([not torch.equal(a, b) for a, b in zip(images, changed, strict=True)])
     assert 0 < flipped.sum() < 32
     torch.testing.assert_close(changed[flipped], images[flipped].flip(-1))
+
+
+def test_cutout_blanks_one_square_of_every_image():
+    blanked = cutout(torch.ones(200, 3, 16, 16), 0.25) == 0
+    counts = blanked[:, 0].sum(dim=(1, 2))
+    assert torch.equal(blanked[:, 0], blanked[:, 1])
+    assert counts.max() == 16
+    assert counts.min() >= 4
+    rows, columns = blanked[:, 0].any(dim=2).sum(dim=1), blanked[:, 0].any(dim=1).sum(dim=1)
+    assert torch.equal(rows * columns, counts)
+    assert torch.equal(cutout(torch.ones(3, 1, 8, 8), 0.0), torch.ones(3, 1, 8, 8))
 
 
 def test_wrong_shapes_types_and_labels_are_refused():

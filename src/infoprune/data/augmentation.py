@@ -32,6 +32,20 @@ def crop_and_flip(images: Tensor, most: int = 4) -> Tensor:
     return torch.where(flip[:, None, None, None], moved.flip(-1), moved)
 
 
+def cutout(images: Tensor, share: float) -> Tensor:
+    """Return ``(n, C, H, W)`` images with a square set to zero, its side a share of the image's, its centre anywhere.
+
+    DeVries and Taylor 2017; the square reaches over the edge where its centre is near one. Zero is the mean colour.
+    """
+    n, _, height, width = images.shape
+    half = share * min(height, width) / 2
+    centres = torch.rand(2, n, 1) * torch.tensor([height, width])[:, None, None]
+    rows = (torch.arange(height) + 0.5 - centres[0]).abs() < half
+    columns = (torch.arange(width) + 0.5 - centres[1]).abs() < half
+    blank = (rows[:, :, None] & columns[:, None, :]).to(images.device)
+    return images.masked_fill(blank[:, None], 0.0)
+
+
 def usual_augmentation(source: str) -> Augmentation | None:
     """Return what is usually done to the training images of a data set of that name, ``None`` for nothing."""
     usual: dict[str, Augmentation] = {
