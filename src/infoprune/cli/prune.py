@@ -1,0 +1,137 @@
+"""The command that removes filters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infoprune import commands, report
+from infoprune.cli.app import app
+from infoprune.cli.options import (
+    BatchSize,
+    Data,
+    DataDirectory,
+    Device,
+    Force,
+    InputShape,
+    JsonOut,
+    Mean,
+    Model,
+    ModelArguments,
+    Out,
+    Quiet,
+    Seed,
+    Std,
+    Weights,
+    Workers,
+)
+from infoprune.cli.parsing import check_outputs, json_object, network_choice, one_of, write_record
+from infoprune.cli.tables import reach_table
+from infoprune.commands import RepairChoice
+from infoprune.console import messages, results, shown_progress
+from infoprune.criteria.base import Tap
+from infoprune.experiment import DataChoice
+from infoprune.output import write_text
+from infoprune.plan import Budget
+from infoprune.planning import Choice
+from infoprune.record import comparison
+from infoprune.repair import all_repairs
+from infoprune.report.run import RECORD
+
+_REPAIRS = ", ".join(info.name for info in all_repairs())
+
+
+@app.command()
+def prune(
+    data: Data,
+    out: Out,
+    model: Model = None,
+    weights: Weights = None,
+    model_args: ModelArguments = "{}",
+    mean: Mean = None,
+    std: Std = None,
+    input_shape: InputShape = None,
+    data_dir: DataDirectory = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = 0,
+    calibration: Annotated[int, typer.Option(min=1, help="Images that score the filters.")] = 256,
+    criterion: Annotated[str, typer.Option(help="A name of 'infoprune criteria', or package.module:function.")] = "cmi",
+    ratio: Annotated[float | None, typer.Option(help="Share of the filters removed from every layer.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="JSON: a plan, or by layer how many filters stay or which.")] = None,
+    macs: Annotated[float | None, typer.Option(help="Share of the MACs that may remain.")] = None,
+    params: Annotated[float | None, typer.Option(help="Share of the parameters that may remain.")] = None,
+    latency: Annotated[float | None, typer.Option(help="Share of the measured latency that may remain.")] = None,
+    budget_by: Annotated[str | None, typer.Option(help="Criterion that shares the budget out to the layers.")] = None,
+    layers: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may lose filters.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may not.")] = None,
+    tap: Annotated[str | None, typer.Option(help="Where maps are read: convolution, norm or activation.")] = None,
+    multiple: Annotated[int, typer.Option(min=1, help="Kept counts are multiples of this.")] = 1,
+    keep_at_least: Annotated[int, typer.Option(min=1, help="Filters that stay in every layer.")] = 1,
+    options: Annotated[str, typer.Option(help="JSON object of options of the criterion.")] = "{}",
+    repair: Annotated[str | None, typer.Option(help=f"Repair without labels or gradient: {_REPAIRS}.")] = None,
+    repair_images: Annotated[int, typer.Option(min=1, help="Training images to repair with.")] = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    run_out: Annotated[Path | None, typer.Option("--run", help="Folder for record, plan and evidence.")] = None,
+    report_out: Annotated[Path | None, typer.Option("--report", help="Also write the page of this run.")] = None,
+    json_out: JsonOut = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove filters and write the smaller network."""
+    check_outputs(out, json_out, report_out, force=force)
+    check_outputs(run_out and run_out / RECORD, force=force)
+    shares = {"macs": macs, "parameters": params, "latency": latency}
+    cuts = {
+        "ratio": ratio,
+        "budget": Budget(**shares) if any(share is not None for share in shares.values()) else None,
+        **commands.read_keep(keep),
+    }
+    choice = commands.choice_or_plan(
+        criterion=criterion,
+        layers=tuple(layers or ()),
+        skip=tuple(skip or ()),
+        tap=_tap(tap),
+        multiple=multiple,
+        keep_at_least=keep_at_least,
+        seed=seed,
+        options=json_object(options, "--options"),
+        budget_by=budget_by,
+        **cuts,
+    )
+    network = network_choice(model, weights, model_args, mean, std, input_shape)
+    images = DataChoice(data, data_dir, batch_size=batch_size, calibration=calibration, workers=workers)
+    console = messages()
+    with shown_progress(console, quiet=quiet) as progress:
+        run = commands.prune(
+            network,
+            images,
+            choice,
+            out=out,
+            repair=None if repair is None else RepairChoice(repair, repair_images),
+            keep_evidence=run_out is not None or report_out is not None,
+            seed=seed,
+            device=device,
+            force=force,
+            progress=progress,
+            on_reach=lambda found: None if quiet else console.print(reach_table(found)),
+        )
+    write_record(run.record, json_out, force=force)
+    if run.kept is not None:
+        if run_out is not None:
+            report.write_run(run.kept, run_out, force=force)
+        if report_out is not None:
+            write_text(report_out, report.page(run.kept), force=force)
+    if not quiet:
+        title = f"{out} by {_named(choice)}" + ("" if repair is None else f", repaired by {repair}")
+        results().print(comparison(run.result.base, run.result.pruned, title, run.result.as_cut))
+
+
+def _tap(tap: str | None) -> Tap | None:
+    return None if tap is None else one_of(tap, Tap, "--tap")
+
+
+def _named(choice: Any) -> str:
+    return choice.criterion if isinstance(choice, Choice) and choice.criterion else "the given plan"

@@ -1,0 +1,63 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from infoprune.cutoff import Reach
+
+
+def figures_table(figures: dict[str, Any], title: str) -> Table:
+    """Return the figures of one network, with their units."""
+    table = Table(title=title, show_header=False)
+    forms = {"accuracy": "{:.2f} %", "top5": "{:.2f} %", "loss": "{:.4f} nats", "latency_ms": "{:.2f}"}
+    for name, value in figures.items():
+        if value is not None:
+            table.add_row(name.replace("_", " "), forms.get(name, "{:,}").format(value))
+    return table
+
+
+def reach_table(found: Reach) -> Table:
+    """Return what a budget can reach, and which layers bind."""
+    table = Table(title=f"within reach: down to {found.macs:.2%} of the MACs, {found.parameters:.2%} of the parameters")
+    for column in ("layer", "filters", "at least", "MACs it can save", "parameters", "binds"):
+        table.add_column(column, justify="left" if column in ("layer", "binds") else "right", overflow="fold")
+    for one in found.groups:
+        binds = "yes" if one.held_macs > 0 or one.held_parameters > 0 else ""
+        table.add_row(one.layer, str(one.filters), str(one.least), f"{one.macs:.2%}", f"{one.parameters:.2%}", binds)
+    return table
+
+
+def plan_table(plan: dict[str, Any]) -> Table:
+    """Return a plan, layer by layer."""
+    table = Table(title="plan")
+    for column in ("layer", "filters", "kept", "coupled with", "why"):
+        table.add_column(column, justify="right" if column in ("filters", "kept") else "left")
+    for layer, decision in plan["layers"].items():
+        coupled = ", ".join(decision.get("coupled", ()))
+        table.add_row(layer, str(decision["filters"]), str(len(decision["kept"])), coupled, decision.get("reason", ""))
+    return table
+
+
+def export_table(record: dict[str, Any]) -> Table:
+    """Return the exported files and how far their outputs are from PyTorch's."""
+    table = Table(title=f"{record['checkpoint']}: {record['architecture']}")
+    for column in ("file", "bytes", "max abs difference", "largest output"):
+        table.add_column(column, justify="left" if column == "file" else "right")
+    for one in (record[kind] for kind in ("onnx", "program") if kind in record):
+        difference, largest = f"{one['max_abs_difference']:.2g}", f"{one['largest_output']:.3g}"
+        table.add_row(one["file"], f"{one['bytes']:,}", difference, largest)
+    return table
+
+
+def latency_table(times: dict[str, dict[str, float]]) -> Table:
+    """Return latencies in milliseconds, by network and runtime."""
+    table = Table(title="latency of one image, one thread of the CPU (ms)")
+    runtimes = list(times["network"])
+    for column in ("", *runtimes):
+        table.add_column(column, justify="right" if column else "left")
+    for name, by_runtime in times.items():
+        table.add_row(name, *(f"{by_runtime[runtime]:.2f}" for runtime in runtimes))
+    return table

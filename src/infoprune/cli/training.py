@@ -1,0 +1,171 @@
+"""The commands that train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infoprune import commands
+from infoprune.cli.app import app
+from infoprune.cli.options import (
+    BatchSize,
+    Cutout,
+    Data,
+    DataDirectory,
+    Device,
+    Force,
+    InputShape,
+    JsonOut,
+    LabelSmoothing,
+    Mean,
+    Model,
+    ModelArguments,
+    Out,
+    Quiet,
+    Seed,
+    Sizes,
+    Std,
+    Weights,
+    Workers,
+)
+from infoprune.cli.parsing import check_outputs, network_choice, numbers, one_of, write_record
+from infoprune.cli.tables import figures_table
+from infoprune.commands import TuneChoice
+from infoprune.console import messages, results, shown_progress
+from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.tune import Precision, Recipe, Schedule
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Out,
+    model: Model = None,
+    weights: Weights = None,
+    model_args: ModelArguments = "{}",
+    mean: Mean = None,
+    std: Std = None,
+    input_shape: InputShape = None,
+    data_dir: DataDirectory = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = 0,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    learning_rate: Annotated[float, typer.Option("--lr", help="The largest of the schedule.")] = 0.1,
+    schedule: Annotated[str, typer.Option(help="one-cycle, cosine, steps or constant.")] = "one-cycle",
+    weight_decay: Annotated[float, typer.Option()] = 5e-4,
+    label_smoothing: LabelSmoothing = 0.0,
+    cutout: Cutout = 0.0,
+    sizes: Sizes = None,
+    precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
+    devices: Annotated[str, typer.Option(help="How many devices of each machine, or auto.")] = "1",
+    nodes: Annotated[int, typer.Option(min=1, help="How many machines; each is given the same command.")] = 1,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_out: JsonOut = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network, from fresh or given weights. The same command goes on after an interruption."""
+    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, label_smoothing, cutout, sizes, precision, seed)
+    network = network_choice(model, weights, model_args, mean, std, input_shape)
+    _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, None, devices, nodes, half), out, device,
+           json_out, force, quiet)  # fmt: skip
+
+
+@app.command()
+def tune(
+    checkpoint: Annotated[Path, typer.Argument(help="An infoprune checkpoint.")],
+    data: Data,
+    out: Out,
+    data_dir: DataDirectory = None,
+    batch_size: BatchSize = 128,
+    workers: Workers = 0,
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    learning_rate: Annotated[float, typer.Option("--lr", help="The largest of the schedule.")] = 0.02,
+    schedule: Annotated[str, typer.Option(help="one-cycle, cosine, steps or constant.")] = "one-cycle",
+    weight_decay: Annotated[float, typer.Option()] = 5e-4,
+    label_smoothing: LabelSmoothing = 0.0,
+    cutout: Cutout = 0.0,
+    sizes: Sizes = None,
+    precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
+    teacher: Annotated[Path | None, typer.Option(help="Weights of the original network, to distil from.")] = None,
+    distillation: Annotated[float, typer.Option(min=0, max=1, help="Weight of the teacher in the loss.")] = 0.5,
+    devices: Annotated[str, typer.Option(help="How many devices of each machine, or auto.")] = "1",
+    nodes: Annotated[int, typer.Option(min=1, help="How many machines; each is given the same command.")] = 1,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_out: JsonOut = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a pruned network, with distillation from the original where its weights are given."""
+    weight = distillation if teacher is not None else 0.0
+    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, label_smoothing, cutout, sizes, precision, seed,
+                     weight)  # fmt: skip
+    network = NetworkChoice(weights=checkpoint)
+    _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, teacher, devices, nodes, half), out, device,
+           json_out, force, quiet)  # fmt: skip
+
+
+def _train(
+    network: NetworkChoice,
+    data: str,
+    data_dir: Path | None,
+    batch_size: int,
+    workers: int,
+    choice: TuneChoice,
+    out: Path,
+    device: str,
+    json_out: Path | None,
+    force: bool,
+    quiet: bool,
+) -> None:
+    check_outputs(out, json_out, force=force)
+    images = DataChoice(data, data_dir, batch_size=batch_size, workers=workers)
+    console = messages()
+    with shown_progress(console, quiet=quiet) as progress:
+        record = commands.train(
+            network,
+            images,
+            choice,
+            out=out,
+            device=device,
+            force=force,
+            progress=progress,
+            tell=lambda line: None if quiet else console.print(line),
+        )
+    if record is None:
+        return
+    write_record(record, json_out, force=force)
+    if not quiet:
+        results().print(figures_table(record["figures"], str(out)))
+
+
+def _recipe(
+    epochs: int,
+    rate: float,
+    schedule: str,
+    decay: float,
+    label_smoothing: float,
+    cutout: float,
+    sizes: str | None,
+    precision: str,
+    seed: int,
+    distillation: float = 0.0,
+) -> Recipe:
+    return Recipe(
+        epochs=epochs,
+        learning_rate=rate,
+        schedule=one_of(schedule, Schedule, "--schedule"),
+        weight_decay=decay,
+        label_smoothing=label_smoothing,
+        cutout=cutout,
+        sizes=() if sizes is None else tuple(int(size) for size in numbers(sizes, "--sizes")),
+        precision=one_of(precision, Precision, "--precision"),
+        distillation=distillation,
+        seed=seed,
+    )
