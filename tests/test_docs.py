@@ -1,6 +1,7 @@
 """The code blocks of the guides run as they stand, in the order of each page."""
 
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -52,6 +53,17 @@ def call(arguments, monkeypatch):
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert not left.value.code, f"{shlex.join(arguments)} ended with {left.value.code}"
+
+
+@pytest.mark.parametrize(("tag", "opening", "closing"), [("span", r"\(", r"\)"), ("div", r"\[", r"\]")])
+def test_a_formula_becomes_mathml(tag, opening, closing):
+    pytest.importorskip("latex2mathml")
+    hook = runpy.run_path(str(DOCS.parent / "tools" / "formulas.py"))["on_page_content"]
+    drawn = hook(f'<p>a <{tag} class="arithmatex">{opening}x &lt; y^2{closing}</{tag}> b</p>')
+    assert drawn.startswith(f"<p>a <{tag}><math")
+    assert drawn.endswith(f"</math></{tag}> b</p>")
+    assert "<msup>" in drawn
+    assert "&#x0003C;" in drawn
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
