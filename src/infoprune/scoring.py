@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,7 +115,12 @@ class _Scored:
         parts = [self.arrived[layer] for layer in self.group.producers]
         self.arrived = {}
         assert self.criterion is not None
-        self.criterion.update(_side_by_side(self.group, parts), labels)
+        if not self.settled:
+            self.criterion.update(_side_by_side(self.group, parts), labels)
+
+    @property
+    def settled(self) -> bool:
+        return bool(getattr(self.criterion, "settled", False))
 
     def finish(self) -> Importance:
         assert self.criterion is not None
@@ -181,13 +187,18 @@ class _Reading:
             for one in by_layer[layer]:
                 one.take(layer, maps, labels)
 
-        capture(self.model, self._told(number, passes, progress), list(by_layer), self.tap, consume, device=self.device)
+        batches = self._until_settled(scored, number, passes, progress)
+        capture(self.model, batches, list(by_layer), self.tap, consume, device=self.device)
 
-    def _told(self, number: int, passes: int, progress: Progress) -> Iterator[Any]:
+    def _until_settled(
+        self, scored: Sequence[_Scored], number: int, passes: int, progress: Progress
+    ) -> Iterator[Any]:
         batches = _length(self.images)
         for done, batch in enumerate(self.images, 1):
             yield batch
             progress("reading feature maps", number * batches + done, max(passes * batches, number * batches + done))
+            if all(one.settled for one in scored):
+                return
 
     def bytes_per_image(self, layers: Sequence[str]) -> dict[str, int]:
         """Return what the maps of one image take, by a forward pass of the first two images."""
@@ -222,7 +233,7 @@ def _passes(reading: _Reading, scored: Sequence[_Scored], memory: int) -> list[l
     """Pack the groups, in their order, into passes whose maps fit into memory."""
     layers = list(dict.fromkeys(layer for one in scored for layer in one.group.producers))
     sizes = reading.bytes_per_image(layers)
-    images = _count(reading.images)
+    images = min(_count(reading.images), reading.info.held_images or sys.maxsize)
     passes: list[list[_Scored]] = []
     left = 0
     for one in scored:

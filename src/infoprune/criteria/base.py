@@ -55,7 +55,10 @@ class Filters:
 
 
 class Criterion(Protocol):
-    """Scores the filters of one coupled group from a stream of batches; any split into batches scores alike."""
+    """Scores the filters of one coupled group from a stream of batches; any split into batches scores alike.
+
+    One that has seen enough says so by an attribute ``settled``: no more images are read once all have.
+    """
 
     def update(self, maps: Tensor, labels: Tensor) -> None:
         """Take in one batch.
@@ -91,6 +94,7 @@ class CriterionInfo:
         needs_labels: Whether the labels matter.
         needs_gradients: Whether it needs a backward pass.
         holds_maps: Whether it keeps the feature maps until ``compute``, so that layers are taken one at a time.
+        held_images: How many images' maps a criterion that keeps maps has at once at most; ``None`` for all it is given.
         images: How many images it is given at most, unless the user says otherwise; ``None`` for all there are.
         cost: How its time grows, in words.
         score_network: For a criterion that reads how the layers of a network follow one another: from network, coupled
@@ -106,6 +110,7 @@ class CriterionInfo:
     needs_labels: bool = False
     needs_gradients: bool = False
     holds_maps: bool = False
+    held_images: int | None = None
     images: int | None = None
     cost: str = ""
     score_network: Callable[..., dict[str, Importance]] | None = None

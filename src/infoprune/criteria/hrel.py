@@ -2,93 +2,193 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
-from infoprune.criteria.base import CriterionInfo, Importance, register
-from infoprune.criteria.dead import dead_filters, dead_last
-from infoprune.criteria.holding import holding
+from infoprune.criteria.base import CriterionInfo, Filters, Importance, register
+from infoprune.criteria.dead import dead_last
 from infoprune.entropy import alignment_width, relevance, variables
 from infoprune.errors import InputError, unknown
 
 WIDTHS = {
-    "average": "the mean of the best aligned widths of all batches: what the moving average settles to",
+    "average": "the mean of the best aligned widths of the first batches: what the moving average settles to",
     "moving": "the moving average, 0.9 of the past and 0.1 of the present, in the order of the batches",
     "batch": "every batch its own best aligned width",
 }
+WIDTHS_OF = ("layer", "filter")
+WidthRule: TypeAlias = Literal["average", "moving", "batch"] | float
+
+# Batches whose widths are averaged, and whose maps are held until then.
+HELD = 10
+# Spearman correlation between the mean over so many batches and over twice as many, from which a ranking stands.
+STABLE = 0.99
 
 
-def relevance_to_labels(
-    maps: Tensor,
-    labels: Tensor,
-    *,
-    batch: int = 100,
-    width: Literal["average", "moving", "batch"] | float = "average",
-    alpha: float = 1.0,
-) -> Importance:
-    """Score every filter by the mean over batches of I(T_f; Y) = S(K_f) + S(K_Y) - S(K_f o K_Y), in bits.
+class Relevance:
+    """Scores every filter by the mean over batches of I(T_f; Y) = S(K_f) + S(K_Y) - S(K_f o K_Y), in bits.
 
     One kernel width serves all filters of the layer: the one whose Gram matrix of the whole layer output is best
     aligned with the labels. The images are taken in batches of ``batch`` whatever batches they came in; what is left
-    over counts only where there is no whole batch.
+    over counts only where there is no whole batch. No more maps are held than those of ``HELD`` batches.
 
     Args:
-        maps: ``(n, C, H, W)``.
-        labels: ``(n,)`` class indices.
+        filters: The group.
+        seed: Not used.
         batch: Images at a time, since the estimate depends on their number; 100 as published.
         width: A rule of ``WIDTHS``, or the width s of exp(-d^2 / s^2).
+        width_of: Whether the width is found for the whole ``"layer"``, as published, or for each ``"filter"`` alone.
         alpha: Order of the entropy, 1 as published (von Neumann).
-
-    Returns:
-        The importance; the evidence holds ``widths`` ``(batches,)`` as used and ``relevance`` ``(batches, C)`` in bits.
+        stable: No more batches are read once the scores over half of them rank the filters like those over all, by
+            a Spearman correlation of at least this, looked at after 4, 8, 16, ... batches; ``None`` reads all there
+            are, as published.
 
     Raises:
-        InputError: The batch is not positive, or the rule is unknown.
+        InputError: The batch is too small, a rule is unknown, or ``stable`` is no correlation.
     """
-    if batch < 2:
-        raise InputError(f"the relevance needs batches of at least 2 images, not {batch}")
-    whole = max(len(maps) // batch * batch, min(len(maps), batch))
-    pieces = list(zip(torch.split(maps[:whole], batch), torch.split(labels[:whole], batch), strict=True))
-    widths = _widths(width, pieces)
-    scores = torch.stack(
-        [
-            relevance(variables(some), classes, alpha=alpha, width=s, convention="s2", label_kernel="indicator").cpu()
-            for (some, classes), s in zip(pieces, widths, strict=True)
-        ]
-    )
-    return dead_last(
-        scores.mean(dim=0), dead_filters(maps), widths=torch.tensor(widths, dtype=torch.float64), relevance=scores
-    )
+
+    def __init__(
+        self,
+        filters: Filters,
+        *,
+        seed: int = 0,
+        batch: int = 100,
+        width: WidthRule = "average",
+        width_of: Literal["layer", "filter"] = "layer",
+        alpha: float = 1.0,
+        stable: float | None = STABLE,
+    ) -> None:
+        if batch < 2:
+            raise InputError(f"the relevance needs batches of at least 2 images, not {batch}")
+        if isinstance(width, str) and width not in WIDTHS:
+            raise unknown("width rule of the criterion 'hrel'", width, WIDTHS)
+        if width_of not in WIDTHS_OF:
+            raise unknown("width_of of the criterion 'hrel'", str(width_of), WIDTHS_OF)
+        if stable is not None and not 0 < stable <= 1:
+            raise InputError(f"a ranking is stable from a correlation above 0 and at most 1, not {stable}")
+        self.name = filters.name
+        self.batch, self.rule, self.width_of, self.alpha, self.stable = batch, width, width_of, alpha, stable
+        self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.found: list[Tensor] = []
+        self.used: list[Tensor] = []
+        self.scores: list[Tensor] = []
+        self.extremes: tuple[Tensor, Tensor] | None = None
+        self.settled = False
+
+    def update(self, maps: Tensor, labels: Tensor) -> None:
+        """Take in ``(n, C, H, W)`` maps and ``(n,)`` labels."""
+        self._note_extremes(maps.amin(dim=(0, 2, 3)), maps.amax(dim=(0, 2, 3)))
+        self.waiting.append((maps, labels))
+        if sum(len(some) for _, some in self.waiting) >= self.batch * (HELD if self._holds else 1):
+            self._score_whole_batches()
+
+    def merge(self, other: Relevance) -> None:
+        """Take in what another instance has seen."""
+        if other.extremes is not None:
+            self._note_extremes(*other.extremes)
+        for name in ("waiting", "found", "used", "scores"):
+            getattr(self, name).extend(getattr(other, name))
+        self._settle()
+
+    def compute(self) -> Importance:
+        """Return the importance; its evidence holds ``widths`` as used, one a batch, and ``relevance`` in bits.
+
+        Widths are ``(batches,)`` or, one for each filter, ``(batches, C)``; relevances are ``(batches, C)``.
+
+        Raises:
+            InputError: There were no maps.
+        """
+        if self.extremes is None:
+            raise InputError(f"layer '{self.name}' cannot be scored: there are no feature maps")
+        self._score_whole_batches()
+        if not self.scores:
+            self._score([self._joined()])
+        low, high = self.extremes
+        scores = torch.stack(self.scores)
+        return dead_last(scores.mean(dim=0), low == high, widths=torch.stack(self.used), relevance=scores)
+
+    @property
+    def _holds(self) -> bool:
+        return self.rule == "average" and not self.used
+
+    def _note_extremes(self, low: Tensor, high: Tensor) -> None:
+        if self.extremes is not None:
+            low, high = torch.minimum(low, self.extremes[0]), torch.maximum(high, self.extremes[1])
+        self.extremes = low, high
+
+    def _joined(self) -> tuple[Tensor, Tensor]:
+        return torch.cat([maps for maps, _ in self.waiting]), torch.cat([labels for _, labels in self.waiting])
+
+    def _score_whole_batches(self) -> None:
+        if not self.waiting:
+            return
+        maps, labels = self._joined()
+        whole = len(maps) // self.batch * self.batch
+        self.waiting = [(maps[whole:], labels[whole:])] if whole < len(maps) else []
+        if whole:
+            self._score(
+                list(zip(maps[:whole].split(self.batch), labels[:whole].split(self.batch), strict=True)),
+            )
+
+    def _score(self, pieces: list[tuple[Tensor, Tensor]]) -> None:
+        for (maps, labels), width in zip(pieces, self._widths(pieces), strict=True):
+            if self.settled:
+                return
+            each = width.to(maps.device) if width.ndim else float(width)
+            information = relevance(
+                variables(maps), labels, alpha=self.alpha, width=each, convention="s2", label_kernel="indicator"
+            )
+            self.used.append(width)
+            self.scores.append(information.cpu())
+            self._settle()
+
+    def _settle(self) -> None:
+        done = len(self.scores)
+        if self.stable is not None and done >= 4 and done & (done - 1) == 0:
+            scores = torch.stack(self.scores)
+            self.settled = rank_correlation(scores[: done // 2].mean(dim=0), scores.mean(dim=0)) >= self.stable
+
+    def _widths(self, pieces: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        if not isinstance(self.rule, str):
+            return [torch.tensor(float(self.rule), dtype=torch.float64)] * len(pieces)
+        if self.rule == "average" and self.used:
+            return self.used[:1] * len(pieces)
+        known = len(self.found)
+        self.found += [self._best(maps, labels, first=not known + i) for i, (maps, labels) in enumerate(pieces)]
+        if self.rule == "batch":
+            return self.found[known:]
+        if self.rule == "average":
+            return [torch.stack(self.found).mean(dim=0)] * len(pieces)
+        smoothed = self.used[-1:] or self.found[:1]
+        for width in self.found[max(known, 1) :]:
+            smoothed.append(0.9 * smoothed[-1] + 0.1 * width)
+        return smoothed[-len(pieces) :]
+
+    def _best(self, maps: Tensor, labels: Tensor, *, first: bool) -> Tensor:
+        # 300 grid points at first and 100 from then on, as published.
+        x, points = variables(maps), 300 if first else 100
+        of = [x] if self.width_of == "layer" else x.split(1)
+        best = torch.tensor([alignment_width(some, labels, points=points) for some in of], dtype=torch.float64)
+        return best[0] if self.width_of == "layer" else best
 
 
-def _widths(rule: str | float, pieces: list[tuple[Tensor, Tensor]]) -> list[float]:
-    if not isinstance(rule, str):
-        return [float(rule)] * len(pieces)
-    if rule not in WIDTHS:
-        raise unknown("width rule of the criterion 'hrel'", rule, WIDTHS)
-    # 300 grid points at first and 100 from then on, as published.
-    best = [alignment_width(variables(x), y, points=100 if i else 300) for i, (x, y) in enumerate(pieces)]
-    if rule == "batch":
-        return best
-    if rule == "average":
-        return [sum(best) / len(best)] * len(best)
-    smoothed = best[:1]
-    for width in best[1:]:
-        smoothed.append(0.9 * smoothed[-1] + 0.1 * width)
-    return smoothed
+def rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Return the Spearman correlation of two ``(C,)`` scores; 1 where either ranks nothing."""
+    ranks = torch.stack([torch.from_numpy(rankdata(scores.double().cpu().numpy())) for scores in (one, other)])
+    return float(torch.corrcoef(ranks)[0, 1]) if bool((ranks.std(dim=1) > 0).all()) else 1.0
 
 
 INFO = register(
     CriterionInfo(
         "hrel",
-        holding(relevance_to_labels),
+        Relevance,
         "information of the feature map about the labels",
         paper="arXiv 2202.10716",
         needs_labels=True,
         holds_maps=True,
-        images=1000,
-        cost="eigenvalues of C matrices of 100 x 100 per layer and 100 images",
+        held_images=HELD * 100,
+        cost="eigenvalues of C matrices of 100 x 100 per layer and 100 images, until the ranking stands",
     )
 )
