@@ -18,4 +18,8 @@ def on_page_content(content: str, **_: Any) -> str:
 
 def _drawn(found: re.Match[str]) -> str:
     tag, latex = found.groups()
-    return f"<{tag}>{convert(html.unescape(latex).strip(), display='block' if tag == 'div' else 'inline')}</{tag}>"
+    if tag == "span":
+        return f"<span>{convert(html.unescape(latex).strip())}</span>"
+    # A formula wider than a phone is scrolled by itself.
+    drawn = convert(html.unescape(latex).strip(), display="block")
+    return f'<div style="margin: 1.2em 0; padding: 0.3em 0; overflow-x: auto">{drawn}</div>'

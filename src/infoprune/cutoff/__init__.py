@@ -1,9 +1,19 @@
 """How many filters stay: from importances and a rule to what is kept; one file per rule."""
 
+from infoprune.cutoff import (  # noqa: F401 - they register
+    acceleration,
+    coordinates,
+    grid,
+    permutation,
+    scree,
+    tolerance,
+    xmeans,
+)
 from infoprune.cutoff.allocation import cut_by_worth
 from infoprune.cutoff.base import Cost, CostModel, Cut, Group, Limits
 from infoprune.cutoff.budget import cut_to_budget
 from infoprune.cutoff.counts import cut_by_counts
+from infoprune.cutoff.curve import Curve, RuleInfo, all_rules, candidates, find_rule
 from infoprune.cutoff.latency import cut_to_latency
 from infoprune.cutoff.ratio import cut_by_ratio
 from infoprune.cutoff.reach import Potential, Reach, check_reach, reach
@@ -11,16 +21,21 @@ from infoprune.cutoff.reach import Potential, Reach, check_reach, reach
 __all__ = [
     "Cost",
     "CostModel",
+    "Curve",
     "Cut",
     "Group",
     "Limits",
     "Potential",
     "Reach",
+    "RuleInfo",
+    "all_rules",
+    "candidates",
     "check_reach",
     "cut_by_counts",
     "cut_by_ratio",
     "cut_by_worth",
     "cut_to_budget",
     "cut_to_latency",
+    "find_rule",
     "reach",
 ]
