@@ -5,6 +5,7 @@ from infoprune.entropy.distances import squared_distances, variables
 from infoprune.entropy.kernels import gram
 from infoprune.entropy.labels import label_gram, silverman_width
 from infoprune.entropy.ordering import GreedyOrder, greedy_order
+from infoprune.entropy.permutation import permutation_test
 from infoprune.entropy.relevance import relevance
 from infoprune.entropy.renyi import (
     conditional_mutual_information,
@@ -31,6 +32,7 @@ __all__ = [
     "median_width",
     "mutual_information",
     "pairwise_redundancy",
+    "permutation_test",
     "random_trace_entropy",
     "relevance",
     "silverman_width",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from infoprune.entropy import pairs
 from infoprune.entropy.greedy import Layer, Prefix, by_entropy, by_pairs, left_along
-from infoprune.entropy.joint import JointForm, add, empty_joint, with_each
+from infoprune.entropy.joint import JointForm, add, empty_joint, matrix, with_each
 from infoprune.entropy.kernels import GramOf, Kernel, KernelRule, gram_of
 from infoprune.entropy.labels import ClassBlocks, Convention, LabelKernel, class_blocks
 from infoprune.entropy.relevance import check_samples, equivocation, label_entropy
@@ -37,6 +37,7 @@ class GreedyOrder:
         information: ``C`` values: I(Y; given, the maps up to here), at the order alpha, whatever the method.
         cmi: ``C`` values: I(Y; the rest | given, the maps up to here), by the chain rule; the last is 0.
         total: I(Y; given, all maps).
+        given: I(Y; given), 0 where nothing is given.
         label_entropy: H(Y), which the information reaches where the joint saturates.
         saturated_at: The first so many maps of ``order`` are resolved: each was told from the next best by more than
             ``resolution``. What the method ranked after them means no more than ``tail`` does. It is C where the
@@ -51,6 +52,7 @@ class GreedyOrder:
     information: tuple[float, ...]
     cmi: tuple[float, ...]
     total: float
+    given: float
     label_entropy: float
     saturated_at: int
     tail: Tail
@@ -125,12 +127,14 @@ def greedy_order(
         prefix = _resolved_prefix(layer, method, steps, resolution / nats, screen, switch / nats)
         order = _with_tail(layer, prefix, tail)
         left = left_along(layer, order, prefix.left) * nats
+        before = float(equivocation(matrix(layer.given)[None], blocks, alpha)) * nats if layer.given.members else None
     entropy = label_entropy(blocks, alpha) * nats
     return GreedyOrder(
         order=order,
         information=tuple((entropy - left).tolist()),
         cmi=tuple((left - left[-1]).tolist()),
         total=float(entropy - left[-1]),
+        given=0.0 if before is None else entropy - before,
         label_entropy=entropy,
         saturated_at=len(prefix.picks),
         tail=tail,
