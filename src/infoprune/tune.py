@@ -29,6 +29,7 @@ from infoprune.progress import Progress, silent
 Schedule = Literal["one-cycle", "cosine", "steps", "constant"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 Batches = Iterable[Any]
+OnStep = Callable[[nn.Module, Tensor, Tensor, int], None]
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def train(
     resume: Path | None = None,
     progress: Progress = silent,
     on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Training:
     """Train a copy of a network by SGD and return the weights that did best on held-out images.
 
@@ -149,6 +151,8 @@ def train(
             ends with the same weights as one that was never interrupted.
         progress: Told after every step.
         on_epoch: Told after every epoch.
+        on_step: Given the network, the images and labels it was just trained on, and the number of the step, after
+            every step; such as an information plane. It changes nothing.
 
     Raises:
         InputError: There are no batches, the loss is no longer finite, or ``resume`` belongs to another training.
@@ -162,6 +166,7 @@ def train(
     try:
         loop = _Loop(state, fabric.setup_dataloaders(batches, move_to_device=False), recipe, augmentation, progress)
         loop.teacher = None if teacher is None else fabric.to_device(copy.deepcopy(teacher).eval())
+        loop.on_step = on_step
         for number in range(len(state.epochs), recipe.epochs):
             epoch = loop.run(number, held_out)
             state.note(epoch)
@@ -224,6 +229,10 @@ class _State:
 
     def weights(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def plain_model(self) -> nn.Module:
+        # Fabric wraps it to set the precision.
+        return cast(nn.Module, getattr(self.model, "module", self.model))
 
     def note(self, epoch: Epoch) -> None:
         self.epochs.append(epoch)
@@ -307,6 +316,7 @@ class _Loop:
     augmentation: Augmentation | None
     progress: Progress
     teacher: nn.Module | None = None
+    on_step: OnStep | None = None
 
     def run(self, number: int, held_out: Batches | None) -> Epoch:
         """Train one epoch. All that is random in it follows from the seed and its number, so it can be repeated."""
@@ -319,9 +329,12 @@ class _Loop:
         total = torch.zeros((), dtype=torch.float64)
         for step, (images, labels) in enumerate(labelled(self.batches)):
             rate = self.recipe.rate((number + step / steps) / self.recipe.epochs)
-            total += self._step(self._prepared(images, number), labels.to(state.fabric.device), rate)
+            images, labels = self._prepared(images, number), labels.to(state.fabric.device)
+            total += self._step(images, labels, rate)
             if not math.isfinite(total):
                 raise InputError(f"the loss is no longer finite at a learning rate of {rate:.3g}: use a lower one")
+            if self.on_step is not None:
+                self.on_step(state.plain_model(), images, labels, number * steps + step)
             self.progress("training", number * steps + step + 1, self.recipe.epochs * steps)
         accuracy = None if held_out is None else self._held_out(held_out).accuracy
         mean = float(cast(Tensor, state.fabric.all_reduce(total / steps)))
