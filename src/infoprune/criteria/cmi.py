@@ -1,10 +1,12 @@
 """Conditional mutual information: which maps tell the most about the labels, given those already kept.
 
-Vu-Van et al., arXiv 2411.18578: the per-layer form, in which a layer is conditioned on no other.
+Vu-Van et al., arXiv 2411.18578. A layer may be conditioned on maps of other layers; in which order layers are taken and
+what they are conditioned on is for the planner.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +15,16 @@ from torch import Tensor
 from infoprune.criteria.base import CriterionInfo, Importance, register
 from infoprune.criteria.dead import dead_filters
 from infoprune.criteria.holding import holding
-from infoprune.entropy import greedy_order, variables
-from infoprune.errors import InputError
+from infoprune.entropy import GreedyOrder, greedy_order, permutation_test, variables
+from infoprune.errors import InputError, unknown
+
+SCORES = ("rank", "bits")
 
 
 def conditional_mutual_information_order(
     maps: Tensor,
     labels: Tensor,
+    given: Sequence[Tensor] = (),
     *,
     alpha: float = 1.01,
     method: Any = "hybrid",
@@ -27,36 +32,39 @@ def conditional_mutual_information_order(
     label_kernel: Any = "indicator",
     joint: Any = "product",
     tail: Any = "pairs",
+    score: str = "rank",
 ) -> Importance:
-    """Order the filters so that I(Y; the rest | the first ones) falls as fast as possible.
+    """Order the filters so that I(Y; the rest | given, the first ones) falls as fast as possible.
 
-    The importance of a filter is its place in the order: C for the first, 1 for the last. Dead filters come last,
-    as they tell nothing. ``curve`` is what is left to be told, in bits, after the first 1, 2, ... filters.
+    Dead filters come last, as they tell nothing. ``curve`` is what is left to be told, in bits, after the first 1, 2,
+    ... filters.
 
     Args:
         maps: ``(n, C, H, W)``.
         labels: ``(n,)`` class indices of at least two classes.
+        given: Maps ``(n, C', H', W')`` of the same images that the layer is conditioned on.
         alpha: Order of the Rényi entropy.
         method: As for :func:`infoprune.entropy.greedy_order`.
         width: Kernel width; ``"silverman"`` with ``label_kernel="silverman"`` is the published one.
         label_kernel: As for :func:`infoprune.entropy.greedy_order`.
         joint: As for :func:`infoprune.entropy.greedy_order`.
         tail: What ranks the filters once the joint is saturated.
+        score: What the importance of a filter is. ``"rank"``: its place in the order, C for the first, 1 for the last.
+            ``"bits"``: what is left to be told when it and all behind it go, the curve before it, which compares
+            between layers; behind saturation it goes on in a straight line to 0.
 
     Returns:
-        The importance; the evidence holds ``information`` I(Y; the first ones) and ``cmi`` in bits, ``(C,)`` each,
-        ``total`` I(Y; all), ``label_entropy`` H(Y), ``saturation`` = total / H(Y) and ``saturated_at``, after how many
-        filters the order is no longer resolved.
+        The importance; the evidence holds ``information`` I(Y; given, the first ones) and ``cmi`` in bits, ``(C,)``
+        each, ``whole`` I(Y; all | given), ``given`` I(Y; given), ``total`` their sum, ``label_entropy`` H(Y),
+        ``saturation`` = total / H(Y), ``saturated_at``, after how many filters the order is no longer resolved, and
+        ``dead``, how many filters are.
 
     Raises:
         InputError: The labels are all of one class, or an option is unknown.
     """
-    classes = torch.unique(labels)
-    if len(classes) < 2:
-        raise InputError(
-            f"all {len(labels)} calibration images are of class {int(classes[0])}: the criterion 'cmi' needs "
-            "images of at least two classes"
-        )
+    if score not in SCORES:
+        raise unknown("score of the criterion 'cmi'", score, SCORES)
+    _check_classes(labels)
     dead = dead_filters(maps)
     live = (~dead).nonzero().flatten().tolist()
     if not live:
@@ -64,6 +72,7 @@ def conditional_mutual_information_order(
     found = greedy_order(
         variables(maps)[live],
         labels,
+        given=[variables(others) for others in given],
         alpha=alpha,
         method=method,
         width=width,
@@ -74,19 +83,99 @@ def conditional_mutual_information_order(
     order = [live[i] for i in found.order] + dead.nonzero().flatten().tolist()
     silent = len(dead) - len(live)
     curve = (*found.cmi, *([0.0] * silent))
+    scores = _bits(order, curve, found) if score == "bits" else _places(order)
     return Importance(
-        _places(order),
+        scores,
         tuple(order),
         curve,
         {
-            "information": torch.tensor((*found.information, *([found.total] * silent)), dtype=torch.float64),
-            "cmi": torch.tensor(curve, dtype=torch.float64),
-            "total": torch.tensor(found.total, dtype=torch.float64),
-            "label_entropy": torch.tensor(found.label_entropy, dtype=torch.float64),
-            "saturation": torch.tensor(found.total / found.label_entropy, dtype=torch.float64),
+            "information": _tensor((*found.information, *([found.total] * silent))),
+            "cmi": _tensor(curve),
+            "whole": _tensor(found.total - found.given),
+            "given": _tensor(found.given),
+            "total": _tensor(found.total),
+            "label_entropy": _tensor(found.label_entropy),
+            "saturation": _tensor(found.total / found.label_entropy),
             "saturated_at": torch.tensor(found.saturated_at),
+            "dead": torch.tensor(silent),
         },
     )
+
+
+def permutation_p_value(
+    maps: Tensor,
+    labels: Tensor,
+    order: Sequence[int],
+    given: Sequence[Tensor] = (),
+    *,
+    alpha: float = 1.01,
+    width: Any = "median",
+    label_kernel: Any = "indicator",
+    joint: Any = "product",
+    permutations: int = 100,
+    seed: int = 0,
+    **_: Any,
+) -> Callable[[int], float]:
+    """Return the function from m to the p value of the m-th filter of an order.
+
+    Args:
+        maps: ``(n, C, H, W)``.
+        labels: ``(n,)`` class indices.
+        order: All filters.
+        given: What the layer is conditioned on, ``(n, C', H', W')`` each.
+        alpha: As for the order.
+        width: Likewise.
+        label_kernel: Likewise.
+        joint: Likewise.
+        permutations: How often a map is shuffled over the images.
+        seed: Of the shuffles.
+        **_: Options of the order that the test has no use for.
+    """
+    dead = dead_filters(maps)
+    place = {filter_: i for i, filter_ in enumerate((~dead).nonzero().flatten().tolist())}
+    living = [place[filter_] for filter_ in order if filter_ in place]
+    if not living:
+        return lambda m: 1.0
+    test = permutation_test(
+        variables(maps)[~dead],
+        labels,
+        living,
+        [variables(others) for others in given],
+        alpha=alpha,
+        width=width,
+        label_kernel=label_kernel,
+        joint=joint,
+        permutations=permutations,
+        seed=seed,
+    )
+    return lambda m: test(m) if m <= len(living) else 1.0
+
+
+def _check_classes(labels: Tensor) -> None:
+    classes = torch.unique(labels)
+    if len(classes) < 2:
+        raise InputError(
+            f"all {len(labels)} calibration images are of class {int(classes[0])}: the criterion 'cmi' needs "
+            "images of at least two classes"
+        )
+
+
+def _bits(order: list[int], curve: tuple[float, ...], found: GreedyOrder) -> Tensor:
+    """What is left to be told before each filter, never rising, and from saturation on in a straight line to 0."""
+    before = _tensor((found.total - found.given, *curve[:-1])).clamp(min=0).cummin(dim=0).values
+    resolved = found.saturated_at
+    if resolved < len(found.order):
+        # The last that is told from the next, and then so many steps down to nothing.
+        steps = len(found.order) - resolved
+        before[resolved : len(found.order)] = before[resolved] * torch.linspace(1, 1 / steps, steps).double()
+    before[len(found.order) :] = 0
+    scores = torch.empty_like(before)
+    scores[order] = before
+    return scores
+
+
+def _tensor(values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _places(order: list[int]) -> Tensor:
@@ -97,7 +186,7 @@ def _places(order: list[int]) -> Tensor:
 
 def _without_information(filters: int) -> Importance:
     order, nothing = list(range(filters)), torch.zeros(filters, dtype=torch.float64)
-    evidence = {"information": nothing, "cmi": nothing, "saturated_at": torch.tensor(0)}
+    evidence = {"information": nothing, "cmi": nothing, "whole": _tensor(0.0), "saturated_at": torch.tensor(0)}
     return Importance(_places(order), tuple(order), (0.0,) * filters, evidence)
 
 
