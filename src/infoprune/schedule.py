@@ -1,4 +1,4 @@
-"""Pruning in rounds, as values: what goes in each round, how the network is retrained between them, and when it ends."""
+"""Pruning in rounds, as values: what goes each round, how the network is retrained in between, when it ends."""
 
 from __future__ import annotations
 
@@ -74,6 +74,10 @@ class LayerPace:
         if isinstance(self.limit, int) and self.limit < 1:
             raise InputError(f"at least one filter stays in '{self.layers}': a limit of {self.limit} cannot be")
 
+    def fits(self, layers: tuple[str, ...]) -> bool:
+        """Return whether a coupled group of these layers is meant."""
+        return any(fnmatchcase(layer, self.layers) for layer in layers)
+
     def least(self, filters: int) -> int:
         """Return how many of a layer's filters stay in the end, of so many at first."""
         return min(filters, self.limit) if isinstance(self.limit, int) else max(1, round(self.limit * filters))
@@ -123,8 +127,7 @@ class PruningSchedule:
 
     def pace_of(self, layers: tuple[str, ...]) -> LayerPace | None:
         """Return what goes of a coupled group of these layers, ``None`` where it stays whole."""
-        fitting = (one for one in self.layers if any(fnmatchcase(layer, one.layers) for layer in layers))
-        return next(fitting, None)
+        return next((one for one in self.layers if one.fits(layers)), None)
 
     def recipe(self, number: int, *, is_last: bool) -> Recipe:
         """Return how the network is trained after round ``number``; every round draws anew."""
@@ -157,7 +160,8 @@ class PruningSchedule:
 
 def _recipe(values: Mapping[str, Any]) -> Recipe:
     _check_words(values, Recipe, "recipe")
-    return Recipe(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Recipe(**given)
 
 
 def _check_words(values: Mapping[str, Any], kind: type, what: str) -> None:

@@ -190,9 +190,7 @@ class _Reading:
         batches = self._until_settled(scored, number, passes, progress)
         capture(self.model, batches, list(by_layer), self.tap, consume, device=self.device)
 
-    def _until_settled(
-        self, scored: Sequence[_Scored], number: int, passes: int, progress: Progress
-    ) -> Iterator[Any]:
+    def _until_settled(self, scored: Sequence[_Scored], number: int, passes: int, progress: Progress) -> Iterator[Any]:
         batches = _length(self.images)
         for done, batch in enumerate(self.images, 1):
             yield batch

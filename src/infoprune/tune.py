@@ -224,7 +224,7 @@ class _State:
         wrapped, optimizer = fabric.setup(trained, optimizer)
         state = cls(fabric, wrapped, optimizer, recipe)
         state.best_weights = state.weights()
-        state.started_from = _fingerprint(state.best_weights)
+        state.started_from = fingerprint(state.best_weights)
         return state
 
     def weights(self) -> dict[str, Tensor]:
@@ -298,11 +298,12 @@ class _State:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
 
 
-def _fingerprint(weights: dict[str, Tensor]) -> str:
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """Return a digest of the names and values of tensors, by which the weights of a network are known again."""
     digest = hashlib.sha256()
     for name, tensor in weights.items():
         digest.update(name.encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -94,7 +94,7 @@ class CriterionInfo:
         needs_labels: Whether the labels matter.
         needs_gradients: Whether it needs a backward pass.
         holds_maps: Whether it keeps the feature maps until ``compute``, so that layers are taken one at a time.
-        held_images: How many images' maps a criterion that keeps maps has at once at most; ``None`` for all it is given.
+        held_images: Of how many images a criterion that keeps maps has them at once, at most; ``None`` for all.
         images: How many images it is given at most, unless the user says otherwise; ``None`` for all there are.
         cost: How its time grows, in words.
         score_network: For a criterion that reads how the layers of a network follow one another: from network, coupled

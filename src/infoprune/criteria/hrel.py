@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import torch
-from scipy.stats import rankdata
+from scipy.stats import rankdata  # type: ignore[import-untyped]
 from torch import Tensor
 
 from infoprune.criteria.base import CriterionInfo, Filters, Importance, register
@@ -129,7 +129,7 @@ class Relevance:
         self.waiting = [(maps[whole:], labels[whole:])] if whole < len(maps) else []
         if whole:
             self._score(
-                list(zip(maps[:whole].split(self.batch), labels[:whole].split(self.batch), strict=True)),
+                list(zip(torch.split(maps[:whole], self.batch), torch.split(labels[:whole], self.batch), strict=True)),
             )
 
     def _score(self, pieces: list[tuple[Tensor, Tensor]]) -> None:
@@ -169,7 +169,7 @@ class Relevance:
     def _best(self, maps: Tensor, labels: Tensor, *, first: bool) -> Tensor:
         # 300 grid points at first and 100 from then on, as published.
         x, points = variables(maps), 300 if first else 100
-        of = [x] if self.width_of == "layer" else x.split(1)
+        of = [x] if self.width_of == "layer" else torch.split(x, 1)
         best = torch.tensor([alignment_width(some, labels, points=points) for some in of], dtype=torch.float64)
         return best[0] if self.width_of == "layer" else best
 
