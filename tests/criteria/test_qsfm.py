@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from infoprune.criteria import Filters, create, find
 from infoprune.criteria.qsfm import eliminate
+from infoprune.errors import InputError
 
 
 def computed(maps, name="qsfm", sizes=None):
@@ -139,3 +140,49 @@ def test_only_what_is_smaller_is_kept():
 def test_qsfm_is_ssim():
     maps = draw(5)
     assert torch.equal(computed(maps, "qsfm").scores, computed(maps, "qsfm-ssim").scores)
+
+
+def plain_windowed(maps, window):
+    """SSIM of all pairs as it is defined for images: local moments by a convolution with a Gaussian."""
+    x = maps.double()
+    L = float(x.max() - x.min())
+    away = torch.arange(window).double() - (window - 1) / 2
+    line = torch.exp(-(away**2) / (2 * (1.5 * window / 11) ** 2))
+    kernel = (line[:, None] * line / line.sum() ** 2)[None, None]
+
+    def local(values):
+        return torch.nn.functional.conv2d(values.flatten(0, 1)[:, None], kernel).unflatten(0, values.shape[:2])
+
+    c1, c2 = (0.01 * L) ** 2, (0.03 * L) ** 2
+    mean = local(x)
+    similarity = torch.zeros(x.shape[1], x.shape[1]).double()
+    for i in range(x.shape[1]):
+        for j in range(x.shape[1]):
+            a, b = mean[:, i], mean[:, j]
+            cov, va, vb = (local(x[:, [p]] * x[:, [q]])[:, 0] for p, q in ((i, j), (i, i), (j, j)))
+            luminance = (2 * a * b + c1) / (a**2 + b**2 + c1)
+            ssim = luminance * (2 * (cov - a * b) + c2) / (va - a**2 + vb - b**2 + c2)
+            similarity[i, j] = ssim.mean()
+    return similarity
+
+
+@pytest.mark.parametrize("window", [5, 11])
+def test_a_window_is_the_ssim_of_images_where_it_fits(window):
+    maps = draw(6, filters=4, size=13, images=3)
+    criterion = create(find("qsfm-ssim"), Filters(()), options={"window": window})
+    for part in maps.split(2):
+        criterion.update(part, torch.zeros(len(part)))
+    assert torch.allclose(criterion.compute().evidence["similarity"], plain_windowed(maps, window), atol=1e-9)
+
+
+def test_a_window_that_does_not_fit_is_the_whole_map():
+    maps = draw(7, size=8)
+    criterion = create(find("qsfm-ssim"), Filters(()), options={"window": 11})
+    criterion.update(maps, torch.zeros(len(maps)))
+    assert torch.equal(criterion.compute().evidence["similarity"], computed(maps).evidence["similarity"])
+
+
+@pytest.mark.parametrize(("name", "window"), [("qsfm-psnr", 11), ("qsfm-ssim", 1), ("qsfm-ssim", 2.5)])
+def test_a_window_that_means_nothing_is_refused(name, window):
+    with pytest.raises(InputError, match="the side of a square of SSIM"):
+        create(find(name), Filters(()), options={"window": window})

@@ -6,7 +6,8 @@ flat, S positions each, mu = mean X, cov = X X^T / S - mu mu^T, var = diag cov::
     SSIM_ij = (2 mu_i mu_j + C1)(2 cov_ij + C2) / ((mu_i^2 + mu_j^2 + C1)(var_i + var_j + C2))
     PSNR_ij = 10 log10(L^2 / max(mean squared difference, 1e-10 L^2))                                  dB, at most 100
 
-with C1 = (0.01 L)^2, C2 = (0.03 L)^2 and L the range of the layer's maps over all images; the window is the whole map.
+with C1 = (0.01 L)^2, C2 = (0.03 L)^2 and L the range of the layer's maps over all images. The window is the whole map;
+a smaller one, Gaussian as in the SSIM of images, can be asked for and is used where it fits.
 """
 
 from __future__ import annotations
@@ -46,6 +47,26 @@ def moments(maps: Tensor) -> Moments:
     mean = x.mean(dim=2)
     centred = x - mean[..., None]
     return Moments(mean, centred @ centred.mT / x.shape[2])
+
+
+def windowed_moments(maps: Tensor, window: int) -> Moments:
+    """Return the moments in every place of a Gaussian window, ``(n places, C)`` and ``(n places, C, C)``.
+
+    The weights fall with a standard deviation of 1.5 positions in a window of 11, as in the SSIM of images (Wang et al.
+    2004), and in proportion in others; nothing is padded.
+
+    Args:
+        maps: ``(n, C, H, W)``, no smaller than the window.
+        window: Its side, in positions.
+    """
+    places = maps.double().unfold(2, window, 1).unfold(3, window, 1).permute(0, 2, 3, 1, 4, 5)
+    x = places.reshape(-1, maps.shape[1], window * window)
+    away = (torch.arange(window, dtype=torch.float64, device=maps.device) - (window - 1) / 2) * (11 / 1.5 / window)
+    line = torch.softmax(-away.square() / 2, dim=0)
+    weights = (line[:, None] * line).flatten()
+    mean = x @ weights
+    centred = x - mean[..., None]
+    return Moments(mean, (centred * weights) @ centred.mT)
 
 
 def ssim(found: Moments, value_range: float) -> Tensor:
@@ -95,12 +116,19 @@ class Similarity:
     Args:
         filters: The group.
         measure: How alike two maps are.
+        window: Side of the window of SSIM, where it fits into the maps; by default the whole map is one.
         seed: Not used.
+
+    Raises:
+        InputError: The window is no side of a square of positions, or the measure has none.
     """
 
-    def __init__(self, filters: Filters, measure: Measure, *, seed: int = 0) -> None:
+    def __init__(self, filters: Filters, measure: Measure, *, window: int | None = None, seed: int = 0) -> None:
+        if window is not None and (measure is not SSIM or type(window) is not int or window < 2):
+            raise InputError(f"a window is the side of a square of SSIM, 2 positions or more, not {window!r}")
         self.name = filters.name
         self.measure = measure
+        self.window = window
         self.kept: list[Tensor | Moments] = []
         self.images = 0
         self.lowest: Tensor | None = None
@@ -112,8 +140,9 @@ class Similarity:
         flat = maps.flatten(2)
         _, filters, positions = flat.shape
         smaller = 8 * filters <= positions * maps.element_size()
+        windowed = self.window is not None and min(maps.shape[2:]) >= self.window
         self._join(
-            [moments(flat) if smaller else flat],
+            [maps if windowed else moments(flat) if smaller else flat],
             len(flat),
             flat.amin(dim=(0, 2)).cpu(),
             flat.amax(dim=(0, 2)).cpu(),
@@ -164,11 +193,18 @@ class Similarity:
         # Where all values are equal any range will do: all maps are alike.
         value_range = value_range or 1.0
         total = sum(self.measure.similarity(part, value_range).sum(dim=0) for part in self._moments())
+        total = total + sum(self._windowed(part, value_range) for part in self._large())
         assert isinstance(total, Tensor)
         return (total / self.images).cpu()
 
+    def _large(self) -> Iterator[Tensor]:
+        """Yield the maps that are looked at through a window."""
+        yield from (part for part in self.kept if isinstance(part, Tensor) and part.dim() == 4)
+
     def _moments(self) -> Iterator[Moments]:
         for part in self.kept:
+            if isinstance(part, Tensor) and part.dim() == 4:
+                continue
             some = part if isinstance(part, Tensor) else part.mean
             size = max(1, _CHUNK_VALUES // some.shape[1] ** 2)
             for start in range(0, len(some), size):
@@ -177,6 +213,18 @@ class Similarity:
                     yield moments(part[start:end])
                 else:
                     yield Moments(part.mean[start:end], part.covariance[start:end])
+
+    def _windowed(self, maps: Tensor, value_range: float) -> Tensor:
+        """Return ``(C, C)``: the sum over images of the mean over the places of the window."""
+        assert self.window is not None
+        total = torch.zeros(maps.shape[1], maps.shape[1], dtype=torch.float64, device=maps.device)
+        for image in maps:
+            # Row by row of places, so that the windows of a large map are never there all at once.
+            rows = image.shape[1] - self.window + 1
+            for row in range(rows):
+                found = windowed_moments(image[None, :, row : row + self.window], self.window)
+                total += self.measure.similarity(found, value_range).mean(dim=0) / rows
+        return total
 
 
 def eliminate(similarity: Tensor, magnitude: Tensor) -> list[tuple[int, int | None, float]]:
