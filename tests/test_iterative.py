@@ -1,18 +1,17 @@
 """Pruning in rounds really removes filters, ends where it should, and ends the same however often it is killed."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
 from infoprune import zoo
 from infoprune.data import Preprocessing, balanced_sample, held_out_split, loader, open_source, shift
-from infoprune.errors import InputError
 from infoprune.evaluation import evaluate
 from infoprune.iterative import Images, iterate
 from infoprune.network.cost import count
 from infoprune.plane import InformationPlane
-from infoprune.rounds import STATE
 from infoprune.schedule import LayerPace, Pace, PruningSchedule
 from infoprune.tune import Recipe, train
 
@@ -65,7 +64,7 @@ def test_filters_go_at_the_pace_of_each_layer_until_its_limit(whole, network, im
     firsts = [network.features[place].out_channels for place in (0, 3)]
     widths = [tuple(one.filters.values()) for one in whole.rounds]
     assert widths[0] == tuple(firsts)
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         assert after[0] == max(4, before[0] - 5)
         assert after[1] == max(round(firsts[1] / 4), before[1] - before[1] // 2)
     assert widths[-1] == (4, round(firsts[1] / 4))
@@ -76,9 +75,7 @@ def test_filters_go_at_the_pace_of_each_layer_until_its_limit(whole, network, im
 
 def test_every_round_is_cheaper_and_its_figures_are_of_the_network_that_is_there(whole, network, images):
     costs = [(one.macs, one.convolution_macs, one.parameters) for one in whole.rounds]
-    assert all(
-        b < a for before, after in zip(costs, costs[1:], strict=False) for a, b in zip(before, after, strict=True)
-    )
+    assert all(b < a for before, after in itertools.pairwise(costs) for a, b in zip(before, after, strict=True))
     last, counted = whole.rounds[-1], count(whole.model, torch.zeros(1, 1, 8, 8))
     assert (last.macs, last.parameters) == (counted.macs, counted.parameters)
     assert last.test == evaluate(whole.model, images.test).accuracy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,13 +18,19 @@ from infoprune.data import usual_augmentation
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.iterative import Images as RoundImages
+from infoprune.iterative import iterate as run_rounds
 from infoprune.measuring import example_of, figures, latencies
 from infoprune.origin import Origin, origin_of
 from infoprune.pipeline import Result
 from infoprune.plan import Plan
+from infoprune.plane import InformationPlane, write_points
 from infoprune.planning import Choice
 from infoprune.progress import Progress, silent
 from infoprune.report import Run, kept_run
+from infoprune.rounds import Round
+from infoprune.schedule import PruningSchedule
+from infoprune.stability import further_plans, spread
 from infoprune.tune import Epoch, Recipe, make_fabric
 from infoprune.tune import train as train_network
 from infoprune.zoo import registry
@@ -211,6 +218,70 @@ def read_keep(path: Path | None) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"the file '{path}' cannot be read: {error.strerror}") from error
+def iterate(
+    network: NetworkChoice,
+    images: DataChoice,
+    schedule: PruningSchedule,
+    *,
+    out: Path,
+    state: Path | None = None,
+    plane: tuple[Path, InformationPlane] | None = None,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Prune a network in rounds and write the smallest one.
+
+    The state is kept in a folder beside ``out`` until the end, or in ``state`` for good, so that the same command goes
+    on after an interruption.
+
+    Args:
+        network: Which network.
+        images: Which images; the schedule says how many score the filters.
+        schedule: What goes in each round, and how the network is trained.
+        out: The checkpoint to write.
+        state: Where the state is kept.
+        plane: A file for the points of an information plane, and the plane that notes them.
+        device: Where the network is.
+        force: Replace ``out`` where it exists.
+        progress: Told while filters are scored and the network is trained.
+        tell: Given a line after every round.
+
+    Raises:
+        InputError: The network, the data or the schedule cannot be used, or the training diverges.
+    """
+    torch.manual_seed(schedule.seed)
+    model = experiment.open_network(network, device)
+    images = replace(images, calibration=schedule.images)
+    parts = experiment.open_parts(images, schedule.seed)
+    if parts.held_out is None:
+        raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
+    if schedule.tap is None:
+        schedule = replace(schedule, tap=_paper_tap(model, schedule.criterion))
+    folder = isinstance(parts.train, data.FolderImages)
+    training = experiment.batches(parts.train, model, images, shuffle=True, random_crop=folder)
+    others = [experiment.batches(part, model, images) for part in (parts.calibration, parts.held_out, parts.test)]
+    done = run_rounds(
+        model,
+        RoundImages(training, others[0], others[1], others[2], usual_augmentation(images.name)),
+        schedule,
+        folder=state or out.with_name(out.name + ".rounds"),
+        fabric=make_fabric(accelerator=_accelerator(device), precision=schedule.retraining.precision),
+        plane=None if plane is None else plane[1],
+        progress=progress,
+        on_round=lambda one, last: tell(_told_round(one, last)),
+    )
+    settings = {**_settings(network, images, model), "schedule": schedule.to_dict(), "seed": schedule.seed}
+    record = {**done.record(), "figures": _figures(done.model, experiment.batches(parts.test, model, images), progress)}
+    checkpoint.save(done.model, out, settings=settings, figures=record["figures"], force=force)
+    if plane is not None:
+        write_points(plane[1].points, plane[0], force=force)
+    if state is None:
+        shutil.rmtree(out.with_name(out.name + ".rounds"))
+    return {**record, "settings": settings}
+
+
     except ValueError as error:
         raise InputError(f"'{path}' is not JSON: {error}") from error
     if isinstance(values, dict) and "layers" in values:
@@ -295,3 +366,13 @@ def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+def _told_round(one: Round, last: int) -> str:
+    accuracies = [
+        f"{name} accuracy {value:.2f} %" for name, value in (("held-out", one.held_out), ("test", one.test)) if value
+    ]
+    spent = sum(one.seconds.values())
+    left = f", at most about {spent * (last - one.number) / 60:.0f} minutes left" if last > one.number else ""
+    cost = f"{one.macs:,} MACs, {one.parameters:,} parameters"
+    return f"round {one.number} of {last}: {cost}, {', '.join(accuracies)}, {spent:.0f} s{left}"
+
+

@@ -134,6 +134,11 @@ class PruningSchedule:
         recipe = self.last if is_last and self.last is not None else self.retraining
         return replace(recipe, seed=1009 * recipe.seed + number)
 
+    def seeded(self, seed: int) -> PruningSchedule:
+        """Return the schedule with another seed, that of all its trainings too."""
+        initial, last = (None if one is None else replace(one, seed=seed) for one in (self.initial, self.last))
+        return replace(self, seed=seed, retraining=replace(self.retraining, seed=seed), initial=initial, last=last)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the schedule as JSON values."""
         paces = [{"layers": one.layers, "pace": str(one.pace), "limit": one.limit} for one in self.layers]

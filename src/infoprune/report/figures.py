@@ -35,7 +35,7 @@ def run_figures(run: Run, folder: Path, *, force: bool = False, progress: Progre
     for view in layers:
         if view.figure != "none":
             drawings[f"layer.{view.decision.layer}"] = _layer(view, views.criterion_of(run))
-    return _write(drawings, folder, force, progress)
+    return write_drawings(drawings, folder, force, progress)
 
 
 def comparison_figures(runs: Sequence[Run], folder: Path, *, force: bool = False) -> list[Path]:
@@ -48,10 +48,17 @@ def comparison_figures(runs: Sequence[Run], folder: Path, *, force: bool = False
         InputError: As in :func:`run_figures`.
     """
     rows = [row for row in comparison_rows(distinct(runs)) if row["accuracy"] is not None]
-    return _write({f"accuracy_against_{cost}": _tradeoff(rows, cost) for cost in COSTS}, folder, force, silent)
+    return write_drawings({f"accuracy_against_{cost}": _tradeoff(rows, cost) for cost in COSTS}, folder, force, silent)
 
 
-def _write(drawings: dict[str, Callable[[Any], None]], folder: Path, force: bool, progress: Progress) -> list[Path]:
+def write_drawings(
+    drawings: dict[str, Callable[[Any], None]], folder: Path, force: bool, progress: Progress
+) -> list[Path]:
+    """Draw each figure on axes of its own and write it as PNG and SVG, by its name.
+
+    Raises:
+        InputError: As in :func:`run_figures`.
+    """
     matplotlib, figure = package("matplotlib"), package("matplotlib.figure")
     files = []
     for name in drawings:
