@@ -94,6 +94,8 @@ def prune(
     out: Path,
     repair: RepairChoice | None = None,
     keep_evidence: bool = False,
+    held_out: int = 1000,
+    stability: int = 1,
     seed: int = 0,
     device: str = "auto",
     force: bool = False,
@@ -101,6 +103,22 @@ def prune(
     on_reach: Callable[[Reach], None] | None = None,
 ) -> PruneRun:
     """Prune a network and write the smaller one.
+
+    Args:
+        network: Which.
+        images: Which images.
+        choice: What is removed.
+        out: The checkpoint to write. Beside it lies, until the end, what is known of layers that are cut one by one.
+        repair: How the cut network is repaired.
+        keep_evidence: Whether what a report shows is kept.
+        held_out: At most so many held-out training images choose among the candidates of a cut-off rule.
+        stability: With this many samples of calibration images, this run's among them, the plan is made to see how far
+            it depends on them.
+        seed: Of every draw.
+        device: Where it is done.
+        force: Whether a file at ``out`` is replaced.
+        progress: Told how far it is.
+        on_reach: Told what a budget can reach.
 
     Raises:
         InputError: As in ``pipeline.prune``; nothing is written then.
@@ -114,12 +132,21 @@ def prune(
     if repair is not None:
         unlabelled = data.random_sample(parts.train, repair.images, seed)
         given |= {"repair": repair.method, "repair_batches": experiment.batches(unlabelled, model, images)}
+    if isinstance(choice, Choice) and choice.layer_by_layer:
+        judges = parts.calibration if parts.held_out is None else data.balanced_sample(
+            parts.held_out, min(held_out, len(parts.held_out)), seed)  # fmt: skip
+        given |= {"held_out": experiment.batches(judges, model, images), "resume": out.with_name(out.name + ".resume")}
     result = pipeline.prune(model, calibration, test=test, progress=progress, on_reach=on_reach, **given)
     settings = {**_settings(network, images, model), "seed": seed}
     if repair is not None:
         settings["repair"] = {"method": repair.method, "images": min(repair.images, len(parts.train))}
     record = result.record()
     record["settings"] = {**record["settings"], **settings}
+    if isinstance(choice, Choice) and stability > 1:
+        samples = [data.balanced_sample(parts.train, len(parts.calibration), seed + i) for i in range(1, stability)]
+        others = [experiment.batches(sample, model, images) for sample in samples]
+        plans = further_plans(model, others, choice, held_out=given.get("held_out"), progress=progress)
+        record["stability"] = spread([result.plan, *plans])
     figures: dict[str, Any] = {name: record[name] for name in ("base", "as_cut", "pruned", "seconds") if name in record}
     checkpoint.save(result.model, out, settings=record["settings"], figures=figures, force=force)
     kept = kept_run(model, result, record, calibration, name=out.stem) if keep_evidence else None
@@ -191,33 +218,6 @@ def train(
     }
 
 
-def show(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of itself, as JSON values.
-
-    Raises:
-        InputError: The file is not a checkpoint.
-    """
-    contents = checkpoint.describe(path)
-    return {
-        **contents.origin.to_dict(),
-        "settings": dict(contents.settings),
-        "figures": dict(contents.figures),
-        "version": contents.version,
-    }
-
-
-def read_keep(path: Path | None) -> dict[str, Any]:
-    """Return, under the name of the option they are, the plan or the counts that a JSON file holds.
-
-    Raises:
-        InputError: The file cannot be read as either.
-    """
-    if path is None:
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"the file '{path}' cannot be read: {error.strerror}") from error
 def iterate(
     network: NetworkChoice,
     images: DataChoice,
@@ -282,6 +282,33 @@ def iterate(
     return {**record, "settings": settings}
 
 
+def show(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, as JSON values.
+
+    Raises:
+        InputError: The file is not a checkpoint.
+    """
+    contents = checkpoint.describe(path)
+    return {
+        **contents.origin.to_dict(),
+        "settings": dict(contents.settings),
+        "figures": dict(contents.figures),
+        "version": contents.version,
+    }
+
+
+def read_keep(path: Path | None) -> dict[str, Any]:
+    """Return, under the name of the option they are, the plan or the counts that a JSON file holds.
+
+    Raises:
+        InputError: The file cannot be read as either.
+    """
+    if path is None:
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the file '{path}' cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"'{path}' is not JSON: {error}") from error
     if isinstance(values, dict) and "layers" in values:
@@ -344,6 +371,16 @@ def _told(epoch: Epoch, recipe: Recipe) -> str:
     return f"epoch {epoch.number + 1} of {recipe.epochs}: loss {epoch.loss:.4f}{held_out}, {epoch.seconds:.0f} s"
 
 
+def _told_round(one: Round, last: int) -> str:
+    accuracies = [
+        f"{name} accuracy {value:.2f} %" for name, value in (("held-out", one.held_out), ("test", one.test)) if value
+    ]
+    spent = sum(one.seconds.values())
+    left = f", at most about {spent * (last - one.number) / 60:.0f} minutes left" if last > one.number else ""
+    cost = f"{one.macs:,} MACs, {one.parameters:,} parameters"
+    return f"round {one.number} of {last}: {cost}, {', '.join(accuracies)}, {spent:.0f} s{left}"
+
+
 def _accelerator(device: str) -> str:
     return device.partition(":")[0]
 
@@ -366,13 +403,3 @@ def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-def _told_round(one: Round, last: int) -> str:
-    accuracies = [
-        f"{name} accuracy {value:.2f} %" for name, value in (("held-out", one.held_out), ("test", one.test)) if value
-    ]
-    spent = sum(one.seconds.values())
-    left = f", at most about {spent * (last - one.number) / 60:.0f} minutes left" if last > one.number else ""
-    cost = f"{one.macs:,} MACs, {one.parameters:,} parameters"
-    return f"round {one.number} of {last}: {cost}, {', '.join(accuracies)}, {spent:.0f} s{left}"
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from infoprune.progress import Progress, silent
 from infoprune.record import Figures, Stopwatch
 from infoprune.repair import find as find_repair
 from infoprune.repair import repaired
+from infoprune.resume import remove_state
 
 Batches = Iterable[Any]
 
@@ -57,25 +59,33 @@ class Result:
             **repaired,
             "pruned": asdict(self.pruned),
             "plan": {layer: list(kept) for layer, kept in self.plan.kept.items()},
+            **({"saturation": saturation} if (saturation := saturation_of(self.importances)) else {}),
             "left_alone": dict(self.plan.left_alone),
             "seconds": dict(self.seconds),
             "settings": dict(self.plan.settings),
         }
 
 
-def plan(model: nn.Module, batches: Batches, **choice: Any) -> Plan:
+def plan(
+    model: nn.Module, batches: Batches, *, held_out: Batches | None = None, resume: Path | None = None, **choice: Any
+) -> Plan:
     """Decide which filters stay.
 
     Args:
         model: The trained network; left as it is.
         batches: Calibration images: ``(images, labels)`` pairs, iterable more than once.
+        held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
+        resume: File in which layers that are done are kept, so that the same call goes on after an interruption;
+            removed once the plan is made.
         choice: The words of ``Choice``: ``criterion="hrel", budget=Budget(macs=0.5)``.
 
     Raises:
         InputError: The network has no convolutions or nothing that can be removed, a name is unknown, the budget
             cannot be met, or the images do not fit.
     """
-    return make_plan(model, batches, chosen(**choice)).plan
+    planned = make_plan(model, batches, chosen(**choice), held_out=held_out, resume=resume)
+    remove_state(resume)
+    return planned.plan
 
 
 def apply(plan: Plan, model: nn.Module, example: Tensor | None = None) -> nn.Module:
@@ -112,7 +122,9 @@ def prune(
     batches: Batches,
     plan: Plan | None = None,
     *,
+    held_out: Batches | None = None,
     test: Batches | None = None,
+    resume: Path | None = None,
     repair: str | None = None,
     repair_batches: Batches | None = None,
     progress: Progress = silent,
@@ -125,7 +137,9 @@ def prune(
         model: The trained network; left as it is.
         batches: Calibration images: ``(images, labels)`` pairs, iterable more than once. They choose the filters.
         plan: What stays, where it is known already; then there is no further choice.
+        held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
         test: Images to measure accuracy on. They choose nothing.
+        resume: File in which layers that are done are kept, as in ``plan``; removed at the end.
         repair: How the cut network is repaired, a name of ``infoprune.all_repairs()``; by default it is not.
         repair_batches: Images to repair with; their labels are not read. By default the calibration images.
         progress: Told while feature maps are scored and images are evaluated.
@@ -142,13 +156,16 @@ def prune(
     example = example_of(batches, model)
     with watch.stage("plan"):
         if plan is None:
-            planned = make_plan(model, batches, chosen(**choice), progress=progress, on_reach=on_reach)
+            planned = make_plan(model, batches, chosen(**choice), held_out=held_out, resume=resume, progress=progress,
+                                on_reach=on_reach)  # fmt: skip
         else:
             planned = Planned(plan, {}, find_groups(model, example))
     with watch.stage("cut"):
         pruned = _with_origin(surgery.apply(planned.plan, model, example, groups=planned.groups), model, planned.plan)
     with watch.stage("verify"):
         verify_cut(planned.plan, model, example, pruned, groups=planned.groups)
+    if planned.model is not None:
+        pruned = _with_origin(planned.model, model, planned.plan)
     final = pruned
     if repair is not None:
         with watch.stage("repair"):
@@ -163,7 +180,21 @@ def prune(
         base = figures(model, example, times[0], test, dead=sum(map(len, dead.values())), progress=progress)
         after = figures(final, example, times[1], test, dead=left, progress=progress)
         as_cut = None if repair is None else figures(pruned, example, times[1], test, dead=left, progress=progress)
+    remove_state(resume)
     return Result(final, planned.plan, base, after, planned.importances, watch.seconds, as_cut, repair)
+
+
+def saturation_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, float]]:
+    """Return by layer how much of the labels' entropy it tells, and after how many filters its order is noise."""
+    return {
+        layer: {
+            "saturation": float(found.evidence["saturation"]),
+            "saturated_at": int(found.evidence["saturated_at"]),
+            "filters": len(found.order),
+        }
+        for layer, found in importances.items()
+        if {"saturation", "saturated_at"} <= found.evidence.keys()
+    }
 
 
 def _with_origin(pruned: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:

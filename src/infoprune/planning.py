@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from infoprune.criteria.base import Importance, Tap
 from infoprune.cutoff import Cut, Limits, Reach
 from infoprune.errors import InputError, unknown
 from infoprune.evaluation import labelled
+from infoprune.layerwise import check_layerwise, plan_layer_by_layer
 from infoprune.measuring import check_runs, example_of, latencies
 from infoprune.network import cost, surgery
 from infoprune.network.groups import CoupledGroup, Groups, find_groups
@@ -26,6 +28,7 @@ from infoprune.network.layers import is_convolution
 from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.scoring import score
+from infoprune.sequential import Conditioning, Direction
 from infoprune.version import __version__
 
 Batches = Iterable[Any]
@@ -40,7 +43,9 @@ class Choice:
         criterion: Name of a criterion, or ``package.module:function``.
         ratio: Share of the filters removed from every layer, below 1.
         keep: By layer, how many filters stay or which; layers not named are left alone.
-        budget: What may remain of the whole network. Exactly one of ``ratio``, ``keep`` and ``budget`` is given.
+        budget: What may remain of the whole network.
+        cutoff: Name of a rule that cuts each layer's curve, one of ``infoprune.all_rules()``. Exactly one of
+            ``ratio``, ``keep``, ``budget`` and ``cutoff`` is given.
         layers: Patterns of layer names that may lose filters; by default every convolution.
         skip: Patterns of layer names that may not.
         tap: Where the feature maps are read; by default where the criterion's paper reads them.
@@ -50,6 +55,14 @@ class Choice:
         options: Further options of the criterion.
         budget_by: Criterion that says how many filters of each layer a budget takes, by what is lost for what is saved;
             by default ``criterion`` does, by one ranking relative to the layers' means.
+        cutoff_options: Options of the cut-off rule.
+        conditioning: What the criterion ``cmi`` conditions each layer on: ``"none"``, ``"compact"``, ``"full"`` or
+            ``"all"``, see :class:`infoprune.sequential.Cutting`.
+        direction: In which order layers are cut: ``"forward"``, ``"backward"`` or ``"both"``.
+        tolerance: Points of accuracy on held-out images that may be lost; by default the best candidate is taken.
+        parallel: Whether the branches of direction ``"both"`` run in two processes.
+        between: The iterative form: a repair given to the network after each layer, before the next one is read.
+        judge_after: A repair given to each candidate before its accuracy is measured.
     """
 
     criterion: str = "cmi"
@@ -64,6 +77,14 @@ class Choice:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     budget_by: str | None = None
+    cutoff: str | None = None
+    cutoff_options: Mapping[str, Any] = field(default_factory=dict)
+    conditioning: Conditioning = "none"
+    direction: Direction = "forward"
+    tolerance: float | None = None
+    parallel: bool = False
+    between: str | None = None
+    judge_after: str | None = None
 
     def words(self) -> dict[str, Any]:
         """Return the choice as keyword arguments of ``prune`` and ``plan``."""
@@ -73,15 +94,23 @@ class Choice:
         """Return how far a layer may be cut."""
         return Limits(keep_at_least=self.keep_at_least, multiple=self.multiple)
 
+    @property
+    def layer_by_layer(self) -> bool:
+        """Whether the cut of one layer is known before the next is ordered."""
+        return self.cutoff is not None or self.conditioning != "none" or self.between is not None
+
     def __post_init__(self) -> None:
-        given = [name for name in ("ratio", "keep", "budget") if getattr(self, name) is not None]
+        given = [name for name in ("ratio", "keep", "budget", "cutoff") if getattr(self, name) is not None]
         if len(given) != 1:
             said = " and ".join(given) if given else "nothing"
-            raise InputError(f"say how much goes by one of a ratio, explicit counts, or a budget, not by {said}")
+            raise InputError(
+                f"say how much goes by one of a ratio, explicit counts, a budget, or a cut-off, not by {said}"
+            )
         if self.budget_by is not None and self.budget is None:
             raise InputError("budget_by shares a budget out between the layers: give a budget with it")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise InputError(f"the ratio is the share of the filters to remove, from 0 to below 1, not {self.ratio}")
+        check_layerwise(self)
 
 
 @dataclass(frozen=True)
@@ -92,11 +121,13 @@ class Planned:
         plan: What stays.
         importances: The criterion's answer by layer; empty where no criterion was asked.
         groups: Everything that could have been removed, and why the rest could not.
+        model: The smaller network of the iterative form, which a plan alone does not give; ``None`` otherwise.
     """
 
     plan: Plan
     importances: Mapping[str, Importance]
     groups: Groups
+    model: nn.Module | None = None
 
 
 def make_plan(
@@ -104,6 +135,8 @@ def make_plan(
     batches: Batches,
     choice: Choice,
     *,
+    held_out: Batches | None = None,
+    resume: Path | None = None,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
 ) -> Planned:
@@ -113,6 +146,9 @@ def make_plan(
         model: The trained network; left as it is.
         batches: Calibration images: ``(images, labels)`` pairs, iterable more than once.
         choice: What is removed, and by what rule.
+        held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
+        resume: File in which layers that are done are kept until the plan is made, so that the same call goes on after
+            an interruption; where layers are cut one after the other.
         progress: Told while feature maps are scored.
         on_reach: Told, before anything is scored, how small the network can get and which layers bind.
 
@@ -129,12 +165,16 @@ def make_plan(
         if on_reach is not None:
             on_reach(found)
         cutoff.check_reach(found, choice.budget)
-    importances = _importances(model, cut_groups, batches, choice, progress)
-    if choice.budget is not None and choice.budget_by is not None:
-        worths = _worths(model, cut_groups, batches, choice, importances, progress)
-        cuts = cutoff.cut_by_worth(cut_groups, importances, worths, costs, choice.budget, limits=choice.limits())
+    finished = None
+    if choice.layer_by_layer:
+        outcome = plan_layer_by_layer(
+            model, example, groups, cut_groups, batches, choice, held_out=held_out, resume=resume, progress=progress
+        )
+        importances = {name: decided.importance for name, decided in outcome.decided.items()}
+        cuts, finished = {name: decided.cut for name, decided in outcome.decided.items()}, outcome.model
     else:
-        cuts = _cut(_Network(model, example, groups, costs), cut_groups, importances, choice)
+        importances = _importances(model, cut_groups, batches, choice, progress)
+        cuts = _cut_at_once(_Network(model, example, groups, costs), cut_groups, batches, importances, choice, progress)
     decisions = {
         group.name: _decision(group, cuts[group.name], importances.get(group.name))
         for group in cut_groups
@@ -142,7 +182,7 @@ def make_plan(
     }
     skipped = {g.name: "was not chosen to lose filters" for g in groups.groups if g.name not in decisions}
     settings = _settings(choice, example, batches)
-    return Planned(Plan(decisions, {**groups.left_alone, **skipped}, settings), importances, groups)
+    return Planned(Plan(decisions, {**groups.left_alone, **skipped}, settings), importances, groups, finished)
 
 
 def chosen(**choice: Any) -> Choice:
@@ -228,6 +268,20 @@ class _Network:
         return latencies((built,), self.example)[0]
 
 
+def _cut_at_once(
+    network: _Network,
+    groups: Sequence[CoupledGroup],
+    batches: Batches,
+    importances: Mapping[str, Importance],
+    choice: Choice,
+    progress: Progress,
+) -> dict[str, Cut]:
+    if choice.budget is None or choice.budget_by is None:
+        return _cut(network, groups, importances, choice)
+    worths = _worths(network.model, groups, batches, choice, importances, progress)
+    return cutoff.cut_by_worth(groups, importances, worths, network.costs, choice.budget, limits=choice.limits())
+
+
 def _cut(
     network: _Network, groups: Sequence[CoupledGroup], importances: Mapping[str, Importance], choice: Choice
 ) -> dict[str, Cut]:
@@ -270,6 +324,8 @@ def _check_pattern(pattern: str, groups: Groups) -> None:
 
 def _settings(choice: Choice, example: Tensor, batches: Batches) -> dict[str, Any]:
     told = {name: value for name, value in asdict(choice).items() if value not in (None, (), {})}
+    if not choice.layer_by_layer:
+        told = {name: value for name, value in told.items() if name not in ("conditioning", "direction", "parallel")}
     if choice.budget is not None:
         told["budget"] = choice.budget.shares()
     return {

@@ -47,11 +47,12 @@ class State:
         """Return a state of its own, beside this one, for a process of its own."""
         return State(None if self.path is None else self.path.with_name(f"{self.path.name}.{name}"), self.run)
 
-    def remove(self) -> None:
-        """Remove the file, and those of the parts."""
-        if self.path is not None:
-            for path in (self.path, *self.path.parent.glob(f"{self.path.name}.*")):
-                path.unlink(missing_ok=True)
+
+def remove_state(path: Path | None) -> None:
+    """Remove a state and its parts, where there are any."""
+    if path is not None:
+        for one in (path, *path.parent.glob(f"{path.name}.*")):
+            one.unlink(missing_ok=True)
 
 
 def fingerprint(settings: Mapping[str, Any], model: nn.Module, *batches: Iterable[Any]) -> str:

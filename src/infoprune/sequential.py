@@ -48,9 +48,9 @@ class Ready:
     importances: Mapping[str, Importance]
 
     def __call__(self, group: CoupledGroup, maps: LayerMaps, given: Sequence[Tensor]) -> tuple[Importance, Curve]:
-        """Return what is known of a group."""
+        """Return what is known of a group; where there is no curve, one of which only the length means anything."""
         found = self.importances[group.name]
-        return found, curve_of(found)
+        return found, Curve((0.0,) * group.filters) if found.curve is None else curve_of(found)
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,11 @@ from infoprune.cli.options import (
     Workers,
 )
 from infoprune.cli.parsing import check_outputs, json_object, network_choice, one_of, write_record
-from infoprune.cli.tables import reach_table
+from infoprune.cli.tables import reach_table, saturation_table, stability_table
 from infoprune.commands import RepairChoice
 from infoprune.console import messages, results, shown_progress
 from infoprune.criteria.base import Tap
+from infoprune.cutoff import all_rules
 from infoprune.experiment import DataChoice
 from infoprune.output import write_text
 from infoprune.plan import Budget
@@ -39,8 +40,10 @@ from infoprune.planning import Choice
 from infoprune.record import comparison
 from infoprune.repair import all_repairs
 from infoprune.report.run import RECORD
+from infoprune.sequential import Conditioning, Direction
 
 _REPAIRS = ", ".join(info.name for info in all_repairs())
+_RULES = ", ".join(info.name for info in all_rules())
 
 
 @app.command()
@@ -64,6 +67,18 @@ def prune(
     params: Annotated[float | None, typer.Option(help="Share of the parameters that may remain.")] = None,
     latency: Annotated[float | None, typer.Option(help="Share of the measured latency that may remain.")] = None,
     budget_by: Annotated[str | None, typer.Option(help="Criterion that shares the budget out to the layers.")] = None,
+    cutoff: Annotated[str | None, typer.Option(help=f"Cut each layer's curve by a rule: {_RULES}.")] = None,
+    cutoff_options: Annotated[str, typer.Option(help="JSON object of options of the cut-off.")] = "{}",
+    conditioning: Annotated[str, typer.Option(help="What cmi is given of other layers: none, compact, full, all.")] = (
+        "none"
+    ),
+    direction: Annotated[str, typer.Option(help="In which order layers are cut: forward, backward, both.")] = "forward",
+    tolerance: Annotated[float | None, typer.Option(help="Points of held-out accuracy a cut-off may cost.")] = None,
+    held_out: Annotated[int, typer.Option(min=1, help="Held-out training images that choose the cut.")] = 1000,
+    parallel: Annotated[bool, typer.Option("--parallel", help="The branches of both in two processes.")] = False,
+    between: Annotated[str | None, typer.Option(help="Repair after each layer, before the next is read.")] = None,
+    judge_after: Annotated[str | None, typer.Option(help="Repair given to each candidate of a cut-off.")] = None,
+    stability: Annotated[int, typer.Option(min=1, help="Samples of images to make the plan with, to compare.")] = 1,
     layers: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may lose filters.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may not.")] = None,
     tap: Annotated[str | None, typer.Option(help="Where maps are read: convolution, norm or activation.")] = None,
@@ -99,6 +114,14 @@ def prune(
         seed=seed,
         options=json_object(options, "--options"),
         budget_by=budget_by,
+        cutoff=cutoff,
+        cutoff_options=json_object(cutoff_options, "--cutoff-options"),
+        conditioning=one_of(conditioning, Conditioning, "--conditioning"),
+        direction=one_of(direction, Direction, "--direction"),
+        tolerance=tolerance,
+        parallel=parallel,
+        between=between,
+        judge_after=judge_after,
         **cuts,
     )
     network = network_choice(model, weights, model_args, mean, std, input_shape)
@@ -112,6 +135,8 @@ def prune(
             out=out,
             repair=None if repair is None else RepairChoice(repair, repair_images),
             keep_evidence=run_out is not None or report_out is not None,
+            held_out=held_out,
+            stability=stability,
             seed=seed,
             device=device,
             force=force,
@@ -126,6 +151,9 @@ def prune(
             write_text(report_out, report.page(run.kept), force=force)
     if not quiet:
         title = f"{out} by {_named(choice)}" + ("" if repair is None else f", repaired by {repair}")
+        for table in (saturation_table(run.record), stability_table(run.record)):
+            if table is not None:
+                results().print(table)
         results().print(comparison(run.result.base, run.result.pruned, title, run.result.as_cut))
 
 

@@ -30,6 +30,34 @@ def reach_table(found: Reach) -> Table:
     return table
 
 
+def saturation_table(record: dict[str, Any]) -> Table | None:
+    """Return how much of the labels' entropy each layer tells, and how far its order is resolved, where it is known."""
+    if "saturation" not in record:
+        return None
+    table = Table(title="information with the labels")
+    for column in ("layer", "filters", "kept", "tells of H(Y)", "order resolved up to"):
+        table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
+    for layer, found in record["saturation"].items():
+        kept = len(record["plan"][layer]) if layer in record["plan"] else found["filters"]
+        resolved, filters = int(found["saturated_at"]), int(found["filters"])
+        told = "all" if resolved >= filters else f"filter {resolved}"
+        table.add_row(layer, str(filters), str(kept), f"{found['saturation']:.1%}", told)
+    return table
+
+
+def stability_table(record: dict[str, Any]) -> Table | None:
+    """Return how alike the plans from several samples of images are, where that was asked for."""
+    if "stability" not in record:
+        return None
+    table = Table(title="the same plan from other samples of images")
+    for column in ("layer", "kept", "kept by both of two", "agreement of orders (tau)"):
+        table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
+    for layer, found in record["stability"].items():
+        tau = f"{found['kendall_tau']:.2f}" if "kendall_tau" in found else ""
+        table.add_row(layer, ", ".join(map(str, found["kept"])), f"{found['overlap']:.1%}", tau)
+    return table
+
+
 def plan_table(plan: dict[str, Any]) -> Table:
     """Return a plan, layer by layer."""
     table = Table(title="plan")

@@ -13,7 +13,7 @@ from infoprune.cutoff.allocation import cut_by_worth
 from infoprune.cutoff.base import Cost, CostModel, Cut, Group, Limits
 from infoprune.cutoff.budget import cut_to_budget
 from infoprune.cutoff.counts import cut_by_counts
-from infoprune.cutoff.curve import Curve, RuleInfo, all_rules, candidates, find_rule
+from infoprune.cutoff.curve import Curve, RuleInfo, all_rules, candidates, check_rule, find_rule
 from infoprune.cutoff.latency import cut_to_latency
 from infoprune.cutoff.ratio import cut_by_ratio
 from infoprune.cutoff.reach import Potential, Reach, check_reach, reach
@@ -31,6 +31,7 @@ __all__ = [
     "all_rules",
     "candidates",
     "check_reach",
+    "check_rule",
     "cut_by_counts",
     "cut_by_ratio",
     "cut_by_worth",
