@@ -94,7 +94,7 @@ def remove_free(model: nn.Module, batches: Iterable[Any], *, progress: Progress 
     return Freed(folded if origin is None else set_origin(folded, origin.cut(plan)), plan, filters)
 
 
-def _constants(moments: ChannelMoments, kept: Tensor) -> Stand:
+def _constants(moments: ChannelMoments, kept: Tensor, paired: Tensor | None) -> Stand:
     combination = torch.zeros(len(moments.mean), len(kept), dtype=torch.float64, device=kept.device)
     combination[kept, torch.arange(len(kept), device=kept.device)] = 1
     return Stand(combination, moments.mean.index_fill(0, kept, 0))

@@ -51,6 +51,8 @@ class LayerDecision:
         order: All filters, most important first, where the criterion gives an order.
         curve: Value of keeping the first 1, 2, ... filters of ``order``, where the criterion gives one.
         reason: One sentence on how the cut was found.
+        partner: Of each filter, the one it was most alike to when the criterion let it go, -1 where there is none;
+            ``None`` where the criterion does not pair filters. ``--repair merge`` merges into it.
     """
 
     layer: str
@@ -61,6 +63,7 @@ class LayerDecision:
     order: tuple[int, ...] | None = None
     curve: tuple[float, ...] | None = None
     reason: str = ""
+    partner: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.kept:
@@ -70,6 +73,20 @@ class LayerDecision:
         if self.kept[0] < 0 or self.kept[-1] >= self.filters:
             wrong = next(i for i in self.kept if not 0 <= i < self.filters)
             raise InputError(f"layer '{self.layer}' has filters 0 to {self.filters - 1}: there is no filter {wrong}")
+
+    def stands_in(self, filter_: int) -> int:
+        """Return the kept filter that a filter was paired with, itself where it stays, -1 where there is none.
+
+        A partner that went later is followed to its own partner.
+        """
+        kept = set(self.kept)
+        seen: set[int] = set()
+        while filter_ not in kept:
+            if self.partner is None or filter_ < 0 or filter_ in seen:
+                return -1
+            seen.add(filter_)
+            filter_ = self.partner[filter_]
+        return filter_
 
     @property
     def removed(self) -> tuple[int, ...]:

@@ -1,11 +1,15 @@
 """What went, told by what stayed."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
 from torch import nn
 
 import infoprune
+from infoprune.plan import LayerDecision, Plan
 from infoprune.repair.channels import ChannelMoments, gram_of_kept, nearest_kept, put_in
 
 
@@ -102,3 +106,38 @@ def test_linear_layers_make_up_for_constants_too():
     pair = pair_of(model, images(), {"middle.0": [0, 1, 3, 4, 5]})
     assert gap(model, pair.small, pair.batches) > 1e-3
     assert gap(model, put_in(pair, nearest_kept, quiet), pair.batches) < 1e-5
+
+
+def test_a_channel_goes_into_the_one_it_was_paired_with_rather_than_the_nearest():
+    x = torch.randn(5, 200).double()
+    x[1], x[4] = x[2] + 0.1 * x[0], x[0] + 0.5 * x[3]
+    kept = torch.tensor([0, 2, 3])
+    found = nearest_kept(moments_of(x), kept, torch.tensor([-1, 0, -1, -1, -1]))
+    covariance = torch.cov(x, correction=0)
+    wanted = torch.zeros(5, 3).double()
+    wanted[0, 0] = wanted[2, 1] = wanted[3, 2] = 1
+    wanted[1, 0] = covariance[1, 0] / covariance[0, 0]
+    wanted[4, 0] = covariance[4, 0] / covariance[0, 0]
+    torch.testing.assert_close(found.combination, wanted)
+    torch.testing.assert_close(found.constant, x.mean(1) - wanted @ x[kept].mean(1))
+
+
+def test_partners_are_followed_to_one_that_stayed_and_kept_in_json():
+    decision = LayerDecision("a", 5, (0, 3), partner=(-1, 2, 3, 0, 2))
+    assert [decision.stands_in(i) for i in range(5)] == [0, 3, 3, 3, 3]
+    assert LayerDecision("a", 3, (0,), partner=(1, 2, 1)).stands_in(1) == -1
+    assert LayerDecision("a", 3, (0,)).stands_in(1) == -1
+    plan = Plan({"a": decision})
+    assert Plan.from_dict(json.loads(plan.to_json())).decisions["a"] == decision
+
+
+def test_merging_reads_the_partners_of_the_plan():
+    torch.manual_seed(3)
+    pair = pair_of(Separable(), images(), {"expand.0": [0, 1, 2, 3, 5, 7]})
+    decision = replace(pair.plan.decisions["expand.0"], partner=(-1, -1, -1, -1, 0, -1, 7, -1, 4, 3))
+    partnered = replace(pair, plan=Plan({"expand.0": decision}))
+    found, free = put_in(partnered, nearest_kept, quiet), put_in(pair, nearest_kept, quiet)
+    changed = found.project[0].weight != pair.small.project[0].weight
+    # 4 and 8 (by way of 4) go into 0, 6 into 7, 9 into 3; the kept ones are at places 0 to 5.
+    assert changed.flatten(1).any(dim=0).nonzero().flatten().tolist() == [0, 3, 5]
+    assert (free.project[0].weight != found.project[0].weight).any()

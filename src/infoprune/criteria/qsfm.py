@@ -192,7 +192,7 @@ class Similarity:
     def _similarity(self, value_range: float) -> Tensor:
         # Where all values are equal any range will do: all maps are alike.
         value_range = value_range or 1.0
-        total = sum(self.measure.similarity(part, value_range).sum(dim=0) for part in self._moments())
+        total: Tensor | int = sum(self.measure.similarity(part, value_range).sum(dim=0) for part in self._moments())
         total = total + sum(self._windowed(part, value_range) for part in self._large())
         assert isinstance(total, Tensor)
         return (total / self.images).cpu()

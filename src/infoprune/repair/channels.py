@@ -8,7 +8,7 @@ the new weight ``W[:, p] + sum_d W[:, d] B[d, p]``, every kernel tap alike, and 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -61,10 +61,12 @@ class Stand:
     constant: Tensor
 
 
-Rule = Callable[[ChannelMoments, Tensor], Stand]
+Rule = Callable[[ChannelMoments, Tensor, Tensor | None], Stand]
+"""From the moments of C channels, the P kept ones, and of each channel the kept one it was paired with, -1 or ``None``
+where there is none."""
 
 
-def gram_of_kept(moments: ChannelMoments, kept: Tensor) -> Stand:
+def gram_of_kept(moments: ChannelMoments, kept: Tensor, paired: Tensor | None = None) -> Stand:
     """Return every channel as the combination of the kept ones with the least error, without a constant.
 
     ``B = G_:P (G_PP + 1e-3 mean(diag G_PP) I)^-1`` (GRAIL, arXiv 2602.23795).
@@ -76,10 +78,16 @@ def gram_of_kept(moments: ChannelMoments, kept: Tensor) -> Stand:
     return Stand(combination, torch.zeros_like(moments.mean))
 
 
-def nearest_kept(moments: ChannelMoments, kept: Tensor) -> Stand:
-    """Return every removed channel as ``a x_k + b`` of the one kept channel k that explains most of its variance.
+def nearest_kept(moments: ChannelMoments, kept: Tensor, paired: Tensor | None = None) -> Stand:
+    """Return every removed channel as ``a x_k + b`` of one kept channel k.
 
-    A constant channel has a = 0 and its value as b; among equal partners the one with the lowest index is taken.
+    That is the one it was paired with, where the criterion paired filters, and else the one that explains most of its
+    variance. A constant channel has a = 0 and its value as b; among equals the one with the lowest index is taken.
+
+    Args:
+        moments: Of C channels.
+        kept: ``(P,)`` indices.
+        paired: ``(C,)`` of each channel the kept one it was paired with, -1 where there is none.
     """
     covariance = moments.covariance()
     spread = covariance.diagonal()[kept]
@@ -87,6 +95,11 @@ def nearest_kept(moments: ChannelMoments, kept: Tensor) -> Stand:
     slopes = torch.where(some, covariance[:, kept] / torch.where(some, spread, 1.0), 0.0)
     explained = slopes * covariance[:, kept]
     partner = explained.argmax(dim=1, keepdim=True)
+    if paired is not None:
+        place = torch.full((len(moments.mean) + 1,), -1, device=kept.device)
+        place[kept] = torch.arange(len(kept), device=kept.device)
+        known = place[paired][:, None]
+        partner = torch.where(known >= 0, known, partner)
     combination = torch.zeros_like(slopes).scatter(1, partner, slopes.gather(1, partner))
     combination[kept] = torch.eye(len(kept), dtype=slopes.dtype, device=slopes.device)
     return Stand(combination, moments.mean - combination @ moments.mean[kept])
@@ -99,9 +112,27 @@ def put_in(pair: Pair, rule: Rule, progress: Progress) -> nn.Module:
     readers = _readers(pair)
     moments = _moments(pair, readers, progress)
     images = next(pair.images())[:2]
+    paired = _paired(pair)
     for layer in readers:
-        _contract(pair, small, layer, moments[layer], rule, images)
+        _contract(pair, small, layer, moments[layer], rule, paired.get(layer, {}), images)
     return small
+
+
+def _paired(pair: Pair) -> dict[str, dict[int, int]]:
+    """Return by reading layer, for inputs that went, the one that their filter was paired with."""
+    found: dict[str, dict[int, int]] = {}
+    for group in pair.groups.groups:
+        decision = pair.plan.decisions.get(group.name)
+        if decision is None or decision.partner is None:
+            continue
+        stand = {filter_: decision.stands_in(filter_) for filter_ in decision.removed}
+        for member in group.members:
+            if member.side == "in":
+                pairs = ((member.channels[gone], member.channels[one]) for gone, one in stand.items() if one >= 0)
+                found.setdefault(member.layer, {}).update(
+                    (gone, one) for some, others in pairs for gone, one in zip(some, others, strict=False)
+                )
+    return found
 
 
 def _readers(pair: Pair) -> list[str]:
@@ -143,7 +174,15 @@ def _moments(pair: Pair, layers: list[str], progress: Progress) -> dict[str, Cha
     return {layer: ChannelMoments(sums[layer] / counts[layer], grams[layer] / counts[layer]) for layer in layers}
 
 
-def _contract(pair: Pair, small: nn.Module, layer: str, moments: ChannelMoments, rule: Rule, images: Tensor) -> None:
+def _contract(
+    pair: Pair,
+    small: nn.Module,
+    layer: str,
+    moments: ChannelMoments,
+    rule: Rule,
+    paired: Mapping[int, int],
+    images: Tensor,
+) -> None:
     whole, reader = pair.original.get_submodule(layer), small.get_submodule(layer)
     weight = whole.weight.double()  # type: ignore[union-attr, operator]
     assert isinstance(weight, Tensor)
@@ -155,12 +194,22 @@ def _contract(pair: Pair, small: nn.Module, layer: str, moments: ChannelMoments,
     for group in range(groups):
         channels = torch.arange(group * width, (group + 1) * width, device=weight.device)
         mine = kept[(kept >= channels[0]) & (kept <= channels[-1])] - channels[0]
-        stand = rule(moments.among(channels), mine)
+        stand = rule(moments.among(channels), mine, _within(paired, channels))
         own = weight[rows[(rows * groups) // len(weight) == group]].movedim(1, -1)
         weights.append((own @ stand.combination).movedim(-1, 1))
         constants.append((own @ stand.constant).reshape(len(own), -1).sum(dim=1))
     _parameter(reader).copy_(torch.cat(weights))
     _add_constant(small, layer, torch.cat(constants), images)
+
+
+def _within(paired: Mapping[int, int], channels: Tensor) -> Tensor | None:
+    """Return the pairs among consecutive channels, numbered from the first of them; -1 for the others."""
+    if not paired:
+        return None
+    first, last = int(channels[0]), int(channels[-1])
+    partners = [paired.get(channel, -1) for channel in range(first, last + 1)]
+    inside = [one - first if first <= one <= last else -1 for one in partners]
+    return torch.tensor(inside, device=channels.device)
 
 
 def _parameter(layer: nn.Module) -> Tensor:
