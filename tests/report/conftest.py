@@ -1,11 +1,14 @@
 """Runs as they are kept: the digits network cut by several criteria, and a network of 4,224 filters made of noise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from infoprune import commands
 from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.plan import Budget, LayerDecision, Plan
+from infoprune.plane import PlanePoint
 from infoprune.planning import Choice
 from infoprune.report import Pictures, Run, read_run, write_run
 
@@ -35,6 +38,33 @@ def runs(base):
         write_run(done.kept, base.parent / criterion)
         found[criterion] = read_run(base.parent / criterion)
     return found
+
+
+@pytest.fixture(scope="session")
+def rounds_run(runs, tmp_path_factory):
+    """The CMI run with candidates, rounds and an information plane beside it, written to its folder and read again."""
+    run = runs["cmi"]
+    evidence = {layer: dict(tensors) for layer, tensors in run.evidence.items()}
+    first = next(iter(evidence.values()))
+    first["candidates"], first["candidate_accuracy"] = (
+        torch.tensor([3, 5, 8]),
+        torch.tensor([90.5, float("nan"), 97.25]),
+    )
+    points = tuple(
+        PlanePoint(number, step, layer, 4.0 + step / 10, 2.0 + step / 20, 1.5)
+        for number in (0, 1)
+        for step in range(5)
+        for layer in ("features.0", "features.4")
+    )
+    rounds = [
+        {"number": number, "filters": {"features.0": 16 - number}, "macs": 1000 - 300 * number, "parameters": 500,
+         "held_out": 97.0, "test": 96.0 - number, "epochs": 2, "stands": number == 0}
+        for number in (0, 1)
+    ]  # fmt: skip
+    staged = replace(run, record={**run.record, "rounds": rounds}, evidence=evidence, plane=points)
+    folder = tmp_path_factory.mktemp("rounds") / "rounds"
+    write_run(staged, folder)
+    return read_run(folder)
 
 
 @pytest.fixture(scope="session")

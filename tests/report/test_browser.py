@@ -24,7 +24,7 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def pages(runs, wide_run, tmp_path_factory):
+def pages(runs, rounds_run, wide_run, tmp_path_factory):
     """Files of pages, by name."""
     folder = tmp_path_factory.mktemp("pages")
     written = {
@@ -32,6 +32,7 @@ def pages(runs, wide_run, tmp_path_factory):
         "qsfm": page(runs["qsfm"]),
         "hrel": page(runs["hrel"]),
         "wide": page(wide_run),
+        "rounds": page(rounds_run),
         "compare": comparison_page(list(runs.values())),
     }
     for name, html in written.items():
@@ -81,7 +82,7 @@ def points(shown):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["cmi", "qsfm", "hrel", "wide", "compare"])
+@pytest.mark.parametrize("name", ["cmi", "qsfm", "hrel", "wide", "rounds", "compare"])
 def test_every_page_fits_its_screen(opened, name, width):
     shown = opened(name, width)
     shown.wait_for_selector("#figure .main-svg")
@@ -133,6 +134,29 @@ def test_the_curve_shows_the_cut(opened, runs):
     assert shown.evaluate(f"{figure}.layout.shapes[0].x0") == len(decision.kept) + 0.5
     assert f"cut: {len(decision.kept)} stay" in shown.locator("#figure .annotation-text").first.text_content()
     assert shown.evaluate(f"{figure}.data[0].y") == pytest.approx(decision.curve, rel=1e-5, abs=1e-9)
+
+
+def test_candidates_are_drawn_where_the_layer_could_have_been_cut(opened, rounds_run):
+    decision = next(iter(rounds_run.plan.decisions.values()))
+    shown = opened("rounds")
+    drawn = shown.evaluate("document.getElementById('figure').data.find(trace => trace.name === 'candidates')")
+    assert drawn["x"] == [3, 5, 8]
+    assert drawn["y"] == pytest.approx([decision.curve[place - 1] for place in (3, 5, 8)], rel=1e-5, abs=1e-9)
+    assert [" % on held-out" in text for text in drawn["text"]] == [True, False, True]
+    assert "% of the labels' entropy" in shown.locator("#figure-note").inner_text()
+
+
+def test_the_information_plane_shows_every_layer(opened):
+    shown = opened("rounds")
+    paths = "document.getElementById('plane').data"
+    assert shown.evaluate(f"{paths}.map(path => path.name)") == ["features.0", "features.4"]
+    assert shown.evaluate(f"{paths}[0].x") == pytest.approx([4.0, 4.1, 4.2, 4.3, 4.4] * 2)
+    assert shown.evaluate(f"{paths}[0].marker.size") == [7] * 5 + [13] + [7] * 4
+    shown.locator("#plane-view").select_option("width")
+    assert shown.evaluate(f"{paths}[1].y") == [1.5] * 10
+    assert shown.locator("#rounds tbody tr").count() == 2
+    assert "undone" in shown.locator("#rounds tbody tr").nth(1).inner_text()
+    assert opened("cmi").locator("#plane, #rounds").count() == 0
 
 
 def test_the_matrix_is_ordered_with_removed_filters_behind_the_lines(opened, runs):

@@ -40,6 +40,14 @@ def test_a_run_is_the_same_after_writing_and_reading(runs, tmp_path):
     assert all(torch.equal(maps, runs["qsfm"].pictures.maps[layer]) for layer, maps in again.pictures.maps.items())
 
 
+def test_candidates_and_the_plane_are_kept(rounds_run):
+    first, second = layer_views(rounds_run)[:2]
+    assert [(one.count, one.accuracy) for one in first.candidates] == [(3, 90.5), (5, None), (8, 97.25)]
+    assert second.candidates == ()
+    assert len(rounds_run.plane) == 20
+    assert rounds_run.plane[-1].round == 1
+
+
 def test_runs_are_not_replaced_unasked(runs, tmp_path):
     write_run(runs["l1"], tmp_path / "run")
     with pytest.raises(InputError, match="exists already"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from infoprune.cli.parsing import check_outputs
 from infoprune.console import messages, results, shown_progress
 from infoprune.errors import InputError
 from infoprune.output import write_text
+from infoprune.plane import read_points
 from infoprune.report.figures import comparison_figures, run_figures
 
 Page = Annotated[Path | None, typer.Option("--out", "-o", help="The HTML page to write.")]
@@ -25,6 +27,7 @@ def write_report(
     run: Annotated[Path, typer.Argument(help="A folder that 'prune --run' wrote.")],
     page: Page = None,
     against: Annotated[list[Path] | None, typer.Option(help="Another run to lay beside it.")] = None,
+    plane: Annotated[Path | None, typer.Option(help="Points of an information plane to show with it.")] = None,
     figures: Figures = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -32,6 +35,8 @@ def write_report(
     """Show a run: one page that opens offline, and figures for papers."""
     _check_page(page, figures, force=force)
     opened, others = report.read_run(run), [report.read_run(one) for one in against or ()]
+    if plane is not None:
+        opened = replace(opened, plane=tuple(read_points(plane)))
     with shown_progress(messages(), quiet=quiet) as progress:
         files = [] if figures is None else run_figures(opened, figures, force=force, progress=progress)
     if page is not None:

@@ -108,6 +108,10 @@ def _curve(axes: Any, view: LayerView, criterion: str) -> None:
     for name, inside, tone, marker in (("kept", True, KEPT, "o"), ("removed", False, GONE, "x")):
         some = [place for place, chosen in enumerate(view.order) if (chosen in kept) is inside]
         axes.plot([i + 1 for i in some], [curve[i] for i in some], marker, color=tone, ms=4, label=name)
+    places = [one.count for one in view.candidates]
+    if len(places) > 1:
+        axes.plot(places, [curve[place - 1] for place in places], "D", color="black", mfc="none", ms=8,
+                  label="candidates")  # fmt: skip
     axes.axvline(len(decision.kept) + 0.5, color=GONE, lw=1.2, label=f"cut: {len(decision.kept)} stay")
     if view.saturated_at is not None and view.saturated_at < decision.filters:
         axes.axvline(view.saturated_at + 0.5, color=SOFT, ls=":", label=f"saturated after {view.saturated_at}")

@@ -43,6 +43,13 @@
       });
       traces.unshift({ type: "scatter", mode: "lines", x: all.map((o) => o.x), y: all.map((o) => o.y), showlegend: false,
         hoverinfo: "skip", line: { color: color("--soft"), width: 1 } });
+      if (layer.candidates.length > 1) {
+        const told = layer.candidates.map(([count, accuracy]) => `keep the first ${count}` +
+          (accuracy === null ? "" : `<br>${accuracy.toFixed(2)} % on held-out images`));
+        traces.push({ name: "candidates", mode: "markers", type: "scatter", x: layer.candidates.map(([count]) => count),
+          y: layer.candidates.map(([count]) => layer.curve[count - 1]), text: told, hovertemplate: "%{text}<extra></extra>",
+          marker: { symbol: "diamond-open", size: 16, color: color("--ink"), line: { width: 2 } } });
+      }
       const cut = layer.kept.length + 0.5, late = cut > layer.filters * 0.6;
       const shapes = [upright(cut, "--gone", "solid").line];
       const annotations = [label(cut, `cut: ${layer.kept.length} stay`, 1, late)];
@@ -54,7 +61,9 @@
       draw("curve", traces, { shapes, annotations, xaxis: { title: { text: "filters in the order of the criterion" }, rangemode: "tozero" },
         yaxis: { title: { text: data.criterion === "cmi" ? "information left (bits)" : "value left" }, rangemode: "tozero" } });
       return "Each point is a filter, the most informative first; its height is what the filters after it could still tell. " +
-        "The line is where the layer was cut.";
+        "The line is where the layer was cut" +
+        (layer.candidates.length > 1 ? ", the diamonds are where it could have been." : ".") +
+        (layer.saturation === null ? "" : ` All filters together tell ${(100 * layer.saturation).toFixed(1)} % of the labels' entropy.`);
     },
     scores(layer, kept) {
       const traces = [["kept", true, "--kept", ""], ["removed", false, "--gone", "/"]].map(([name, is, tone, shape]) => {
@@ -206,8 +215,29 @@
     ], { xaxis: { title: { text: names[cost] }, rangemode: "tozero" }, yaxis: { title: { text: "accuracy (%)" } } });
   }
 
+  // Colours that are told apart on light and dark, also by people who do not see red and green.
+  const hues = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f7ee7", "#a08060"];
+  function plane() {
+    const what = at("plane-view").value, over = what !== "plane";
+    const names = { label: "bits of the labels, I(L;Y)", input: "bits of the images, I(X;L)", width: "kernel width" };
+    const traces = data.plane.map((path, i) => {
+      const last = Math.max(path.step.length - 1, 1), tone = hues[i % hues.length];
+      const begins = path.round.map((round, k) => k > 0 && round !== path.round[k - 1]);
+      return { name: path.layer, type: "scatter", mode: "lines+markers", x: over ? path.step.map((_, k) => k + 1) : path.input,
+        y: over ? path[what] : path.label, line: { color: tone, width: 1 },
+        marker: { color: tone, opacity: path.step.map((_, k) => 0.25 + 0.75 * k / last), size: begins.map((is) => is ? 13 : 7) },
+        text: path.step.map((step, k) => `${path.layer}, round ${path.round[k]}, step ${step}`),
+        hovertemplate: "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>" };
+    });
+    Plotly.react(at("plane"), traces, layout({ showlegend: traces.length <= 16 && !phone(),
+      xaxis: { title: { text: over ? "moments, first to last" : names.input } },
+      yaxis: { title: { text: over ? names[what] : names.label } } }), config);
+  }
+
   function redraw() {
-    if (at("cost")) comparison(); else if (data.layers.length) show(chosen);
+    if (at("cost")) { comparison(); return; }
+    if (data.layers.length) show(chosen);
+    if (at("plane-view")) plane();
   }
   function nameTheme() { at("theme").textContent = root.dataset.theme === "dark" ? "Light theme" : "Dark theme"; }
   at("theme").addEventListener("click", () => {
@@ -218,4 +248,5 @@
   });
   nameTheme();
   if (at("cost")) { at("cost").addEventListener("change", comparison); comparison(); } else page();
+  if (at("plane-view")) { at("plane-view").addEventListener("change", plane); plane(); }
 })();

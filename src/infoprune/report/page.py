@@ -15,12 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from infoprune.errors import InputError
+from infoprune.plane import PlanePoint, averaged
 from infoprune.report import views
 from infoprune.report.run import Run
 from infoprune.report.views import LayerView, layer_views
 from infoprune.version import __version__
 
 _FOLDER = Path(__file__).parent
+# So many points of a layer's path are told apart by eye.
+_MOMENTS = 40
 # Tiles side by side in the one picture that holds all maps of a layer.
 _COLUMNS = 32
 
@@ -46,7 +49,11 @@ def page(run: Run, against: Sequence[Run] = ()) -> str:
         layers=[_layer_row(view) for view in layers],
         widest=max((view.decision.filters for view in layers), default=1),
         images=[] if run.pictures is None else [picture(image) for image in run.pictures.images],
-        data={"layers": [layer_values(view) for view in layers], "criterion": views.criterion_of(run)},
+        data={
+            "layers": [layer_values(view) for view in layers],
+            "criterion": views.criterion_of(run),
+            "plane": plane_values(run.plane),
+        },
         short=views.short,
     )
 
@@ -120,11 +127,35 @@ def layer_values(view: LayerView) -> dict[str, Any]:
         "scores": None if decision.scores is None else [_digits(score) for score in decision.scores],
         "curve": None if decision.curve is None else [_digits(value) for value in decision.curve],
         "saturated_at": view.saturated_at,
+        "saturation": None if view.saturation is None else _digits(view.saturation),
+        "candidates": [[one.count, one.accuracy] for one in view.candidates],
         "matrix": None if view.similarity is None else _matrix(view.similarity),
         "maps": None if view.maps is None else sprite(view.maps),
         "pairs": [[pair.removed, pair.kept, _digits(pair.alike)] for pair in view.pairs],
         "pairs_by": view.pairs_by,
     }
+
+
+def plane_values(points: Sequence[PlanePoint]) -> list[dict[str, Any]]:
+    """Return the paths of the layers in the information plane, a few dozen points each, as JSON values."""
+    if not points:
+        return []
+    moments = len({(point.round, point.step) for point in points})
+    shown = averaged(points, max(1, moments // _MOMENTS))
+    paths = []
+    for layer in dict.fromkeys(point.layer for point in shown):
+        path = [point for point in shown if point.layer == layer]
+        paths.append(
+            {
+                "layer": layer,
+                "input": [_digits(point.input_bits) for point in path],
+                "label": [_digits(point.label_bits) for point in path],
+                "width": [_digits(point.width) for point in path],
+                "round": [point.round for point in path],
+                "step": [point.step for point in path],
+            }
+        )
+    return paths
 
 
 def sprite(maps: Tensor) -> dict[str, Any]:

@@ -17,13 +17,15 @@ from infoprune.criteria.base import Importance
 from infoprune.errors import InputError
 from infoprune.output import write_text, written_whole
 from infoprune.plan import Plan
+from infoprune.plane import PlanePoint, read_points, write_points
 
-RECORD, PLAN, EVIDENCE, PICTURES, EXPORT = (
+RECORD, PLAN, EVIDENCE, PICTURES, EXPORT, PLANE = (
     "record.json",
     "plan.json",
     "evidence.safetensors",
     "pictures.safetensors",
     "export.json",
+    "plane.csv",
 )
 # Between a layer and the name of a tensor in one file; names of modules cannot hold it.
 _SEPARATOR = "|"
@@ -53,6 +55,7 @@ class Run:
         pictures: Feature maps of a few images, where they were taken.
         export: The record of ``infoprune export``, where one lies in the folder.
         name: What the run is called in tables.
+        plane: What every layer knew while the network was trained or pruned, where that was recorded.
     """
 
     record: Mapping[str, Any]
@@ -61,6 +64,7 @@ class Run:
     pictures: Pictures | None = None
     export: Mapping[str, Any] | None = None
     name: str = ""
+    plane: tuple[PlanePoint, ...] = ()
 
 
 def evidence_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, Tensor]]:
@@ -88,6 +92,8 @@ def write_run(run: Run, folder: Path, *, force: bool = False) -> None:
         maps = {f"{layer}{_SEPARATOR}maps": maps for layer, maps in run.pictures.maps.items()}
         with written_whole(folder / PICTURES, force=force) as temporary:
             save_file({"images": run.pictures.images, **maps}, temporary)
+    if run.plane:
+        write_points(run.plane, folder / PLANE, force=force)
     write_text(folder / PLAN, run.plan.to_json() + "\n", force=force)
     write_text(folder / RECORD, json.dumps(run.record, indent=1) + "\n", force=force)
 
@@ -109,7 +115,8 @@ def read_run(folder: Path) -> Run:
     if not isinstance(record.get("base"), dict) or not isinstance(record.get("pruned"), dict):
         raise InputError(f"'{folder / RECORD}' is not the record of a pruning: it has no figures of base and pruned")
     plan = Plan.from_dict(_json(folder / PLAN))
-    return Run(record, plan, evidence, _pictures(_tensors(folder / PICTURES)), export, folder.resolve().name)
+    plane = tuple(read_points(folder / PLANE)) if (folder / PLANE).is_file() else ()
+    return Run(record, plan, evidence, _pictures(_tensors(folder / PICTURES)), export, folder.resolve().name, plane)
 
 
 def _pictures(tensors: dict[str, Tensor]) -> Pictures | None:

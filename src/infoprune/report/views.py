@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A number of filters that a cut-off rule proposed to keep, and what held-out images (percent) said to it."""
+
+    count: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
 class LayerView:
     """One coupled group of a run.
 
@@ -36,6 +45,8 @@ class LayerView:
         macs: Multiply-adds of the layers that lose filters of this group, before.
         macs_after: The same, afterwards.
         saturated_at: After how many filters the curve resolves nothing, where the criterion says so.
+        saturation: Share of the labels' entropy that all filters together tell, where the criterion says so.
+        candidates: Where else the layer could have been cut, where a cut-off rule proposed several places.
         similarity: ``(filters, filters)`` float64, where the criterion gives it.
         maps: ``(images, filters, h, w)`` uint8, where there are pictures.
         pairs: The removed filters most like a kept one, most alike first.
@@ -48,6 +59,8 @@ class LayerView:
     macs: int | None
     macs_after: int | None
     saturated_at: int | None
+    saturation: float | None
+    candidates: tuple[Candidate, ...]
     similarity: Tensor | None
     maps: Tensor | None
     pairs: tuple[Pair, ...]
@@ -115,7 +128,7 @@ def _view(run: Run, decision: LayerDecision) -> LayerView:
     similarity = evidence.get("similarity")
     maps = None if run.pictures is None else run.pictures.maps.get(decision.layer)
     alike, by = _likeness(similarity, maps, decision)
-    saturated = evidence.get("saturated_at")
+    saturated, saturation = evidence.get("saturated_at"), evidence.get("saturation")
     members = [decision.layer, *decision.coupled]
     costs = [run.record.get("layers", {}).get(layer) for layer in members]
     known = [each for each in costs if each is not None]
@@ -126,10 +139,24 @@ def _view(run: Run, decision: LayerDecision) -> LayerView:
         sum(each["macs"] for each in known) if known else None,
         sum(each["macs_after"] for each in known) if known else None,
         None if saturated is None else int(saturated),
+        None if saturation is None else float(saturation),
+        _candidates(evidence),
         None if similarity is None else similarity.double(),
         maps,
         () if alike is None else closest_pairs(alike, decision.kept, decision.removed),
         by,
+    )
+
+
+def _candidates(evidence: Mapping[str, Tensor]) -> tuple[Candidate, ...]:
+    counts = evidence.get("candidates")
+    if counts is None:
+        return ()
+    unknown = torch.full((len(counts),), math.nan)
+    accuracies = evidence.get("candidate_accuracy", unknown).tolist()
+    return tuple(
+        Candidate(int(count), None if math.isnan(accuracy) else accuracy)
+        for count, accuracy in zip(counts.tolist(), accuracies, strict=True)
     )
 
 
