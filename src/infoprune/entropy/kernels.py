@@ -96,12 +96,19 @@ def gram_of(
 
     def quickly(part: Which) -> Tensor:
         some = samples(part, torch.float32)
-        found = exponents(some, scale / squared_widths(some, some, part))
-        return precisely(part) if found is None else found
+        found, trusted = exponents(some, scale / squared_widths(some, some, part))
+        if bool(trusted.all()):
+            return found
+        others = (~trusted).nonzero().squeeze(-1)
+        return found.index_copy_(0, others, precisely(_indices(part, len(x), x.device)[others]))
 
     # A width that is a rank among the distances must not change with their rounding, so they are taken precisely.
     found = quickly if dtype == torch.float32 and not looks_at_distances(rule.width) else precisely
     return found if logarithm else lambda part: exp_(found(part))
+
+
+def _indices(part: Which, count: int, device: torch.device) -> Tensor:
+    return torch.arange(count, device=device)[part] if isinstance(part, slice) else part
 
 
 def exp_(powers: Tensor) -> Tensor:
@@ -126,7 +133,8 @@ def gram(
         kernel: ``"gaussian"`` or ``"cosine"`` (the linear kernel with its diagonal brought to 1).
         width: Width s of the Gaussian: a positive number, a ``(C,)`` tensor, or a rule: ``"median"`` (each
             variable's median positive distance), ``"mean"`` (the root of its mean squared distance), ``"silverman"``
-            (5 n^(-1/(4+d))), ``"layer"`` (s^2 = C/2 times the median squared distance) or ``"alignment"`` (one width
+            (5 n^(-1/(4+d))), ``"layer"`` (s^2 = C/2 times the median squared distance), ``"output"`` (one width for all,
+            at which their joint is 1/e at the median distance between whole outputs) or ``"alignment"`` (one width
             for all, best aligned with the labels, see :func:`~infoprune.entropy.alignment_width`).
         convention: ``"2s2"``: exp(-d^2 / (2 s^2)) (arXiv 2411.18578). ``"s2"``: exp(-d^2 / s^2) (arXiv 2202.10716).
         labels: ``(n,)`` class indices, for the rule ``"alignment"``.

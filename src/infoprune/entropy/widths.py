@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -13,7 +14,7 @@ from infoprune.entropy.labels import Convention, exponent_scale, silverman_width
 from infoprune.entropy.threads import in_chunks
 from infoprune.errors import InputError, unknown
 
-Width: TypeAlias = float | Tensor | Literal["median", "mean", "silverman", "layer", "alignment"]
+Width: TypeAlias = float | Tensor | Literal["median", "mean", "silverman", "layer", "output", "alignment"]
 WidthOf: TypeAlias = Callable[[Tensor, Tensor, Which], Tensor]
 
 RULES = {
@@ -21,6 +22,8 @@ RULES = {
     "mean": "each variable's mean squared distance, by its root: free of scale, and for nothing",
     "silverman": "5 n^(-1/(4+d)), as published by the CMI work: depends on the scale of the maps",
     "layer": "s^2 = C/2 times the median squared distance: the joint of all C variables does not saturate",
+    "output": "one width for all variables, at which the joint of all C falls to 1/e at the median distance between "
+    "whole outputs: what varies more weighs more, and the joint does not saturate",
     "alignment": "one width for all variables, best aligned with the labels over the whole layer output (HRel)",
 }
 
@@ -148,6 +151,10 @@ _OF_DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"median": _median, "mean
 def _number(rule: str, x: Tensor, convention: Convention, labels: Tensor | None) -> float:
     if rule == "silverman":
         return silverman_width(x.shape[1], x.shape[2])
+    if rule == "output":
+        squared = float(_median(_whole_output_distances(x)[None])) * exponent_scale(convention)
+        # Where the output is the same for all samples, any width gives ones.
+        return math.sqrt(squared) or 1.0
     if rule != "alignment":
         raise unknown("width rule", rule, RULES)
     if labels is None:
