@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from infoprune.device import device_of
 from infoprune.evaluation import evaluate
 from infoprune.network import surgery
 from infoprune.network.groups import Groups
@@ -32,6 +34,7 @@ class Judge:
         repair: A repair that each cut network is given before it is measured, by name; by default none is.
         repair_images: What it is given, without a look at labels.
         base_accuracy: What losses are counted from; by default the accuracy of the whole network.
+        half: Measure in bfloat16, which takes a third of the time on processors made for it.
     """
 
     model: nn.Module
@@ -41,13 +44,19 @@ class Judge:
     repair: str | None = None
     repair_images: Iterable[Any] = ()
     base_accuracy: float | None = None
+    half: bool = False
     _known: dict[tuple[Any, ...], float] = field(init=False, default_factory=dict)
 
     def accuracy(self, kept: Kept) -> float:
         """Return the top-1 accuracy in percent with only these filters of the named groups."""
         key = tuple(sorted((name, tuple(some)) for name, some in kept.items()))
         if key not in self._known:
-            self._known[key] = evaluate(self.cut(kept), self.held_out).accuracy
+            network = self.cut(kept)
+            device = device_of(network).type
+            if self.half and network is not self.model:
+                network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            with torch.autocast(device, torch.bfloat16, enabled=self.half):
+                self._known[key] = evaluate(network, self.held_out).accuracy
         return self._known[key]
 
     @property

@@ -91,12 +91,15 @@ def check_layerwise(choice: Choice) -> None:
         InputError: The choice does not hold together.
     """
     if not choice.layer_by_layer:
-        for word, usual in (("direction", "forward"), ("tolerance", None), ("parallel", False)):
-            if getattr(choice, word) != usual:
-                raise InputError(f"{word} is for layers that are cut one after the other: choose a cut-off with it")
+        usual = {"direction": "forward", "tolerance": None, "parallel": False}
+        word = next((word for word, value in usual.items() if getattr(choice, word) != value), None)
+        if word is not None:
+            raise InputError(f"{word} is for layers that are cut one after the other: choose a cut-off with it")
         return
-    if choice.budget is not None:
-        raise InputError("a budget cuts all layers at once: leave out the conditioning and the iterative form with it")
+    way = next((way for way in ("budget", "threshold") if getattr(choice, way) is not None), None)
+    if way is not None:
+        rest = "leave out the conditioning and the iterative form with it"
+        raise InputError(f"a {way} cuts all layers at once: {rest}")
     if choice.keep is not None and not all(isinstance(count, int) for count in choice.keep.values()):
         raise InputError("filters that are listed need no order: give counts, or leave out the conditioning")
     if choice.conditioning != "none" and choice.criterion != "cmi":
@@ -173,7 +176,7 @@ def plan_layer_by_layer(
     in_order = tuple(by_name[name] for name in following.order)
     told = {name: value for name, value in asdict(choice).items() if name != "parallel"}
     state = State(resume, "" if resume is None else fingerprint(told, model, batches, judged))
-    judge = Judge(model, example, groups, judged, choice.judge_after, batches)
+    judge = Judge(model, example, groups, judged, choice.judge_after, batches, half=choice.judge_half)
     maps = LayerMaps(model, in_order, batches, choice.tap or info.tap, info.images, progress=progress)
     orders: Orders
     if choice.criterion == "cmi":

@@ -34,6 +34,9 @@ from infoprune.version import __version__
 Batches = Iterable[Any]
 Keep = Mapping[str, int | Sequence[int]]
 
+# Settings that say nothing where all layers are cut at once.
+_LAYER_BY_LAYER = ("conditioning", "direction", "parallel", "judge_half")
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -44,8 +47,9 @@ class Choice:
         ratio: Share of the filters removed from every layer, below 1.
         keep: By layer, how many filters stay or which; layers not named are left alone.
         budget: What may remain of the whole network.
-        cutoff: Name of a rule that cuts each layer's curve, one of ``infoprune.all_rules()``. Exactly one of
-            ``ratio``, ``keep``, ``budget`` and ``cutoff`` is given.
+        cutoff: Name of a rule that cuts each layer's curve, one of ``infoprune.all_rules()``.
+        threshold: Filters that score below it go from every layer, in the criterion's own unit. Exactly one of
+            ``ratio``, ``keep``, ``budget``, ``cutoff`` and ``threshold`` is given.
         layers: Patterns of layer names that may lose filters; by default every convolution.
         skip: Patterns of layer names that may not.
         tap: Where the feature maps are read; by default where the criterion's paper reads them.
@@ -63,6 +67,7 @@ class Choice:
         parallel: Whether the branches of direction ``"both"`` run in two processes.
         between: The iterative form: a repair given to the network after each layer, before the next one is read.
         judge_after: A repair given to each candidate before its accuracy is measured.
+        judge_half: Whether candidates are measured in bfloat16, which is quicker.
     """
 
     criterion: str = "cmi"
@@ -77,6 +82,7 @@ class Choice:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     budget_by: str | None = None
+    threshold: float | None = None
     cutoff: str | None = None
     cutoff_options: Mapping[str, Any] = field(default_factory=dict)
     conditioning: Conditioning = "none"
@@ -85,6 +91,7 @@ class Choice:
     parallel: bool = False
     between: str | None = None
     judge_after: str | None = None
+    judge_half: bool = False
 
     def words(self) -> dict[str, Any]:
         """Return the choice as keyword arguments of ``prune`` and ``plan``."""
@@ -100,11 +107,13 @@ class Choice:
         return self.cutoff is not None or self.conditioning != "none" or self.between is not None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("ratio", "keep", "budget", "cutoff") if getattr(self, name) is not None]
+        ways = ("ratio", "keep", "budget", "cutoff", "threshold")
+        given = [name for name in ways if getattr(self, name) is not None]
         if len(given) != 1:
             said = " and ".join(given) if given else "nothing"
             raise InputError(
-                f"say how much goes by one of a ratio, explicit counts, a budget, or a cut-off, not by {said}"
+                "say how much goes by one of a ratio, explicit counts, a budget, a cut-off or a threshold, "
+                f"not by {said}"
             )
         if self.budget_by is not None and self.budget is None:
             raise InputError("budget_by shares a budget out between the layers: give a budget with it")
@@ -289,7 +298,9 @@ def _cut(
         return cutoff.cut_by_counts(groups, importances, choice.keep)
     if choice.ratio is not None:
         return cutoff.cut_by_ratio(groups, importances, choice.ratio, limits=choice.limits())
-    assert choice.budget is not None  # one of the three is given
+    if choice.threshold is not None:
+        return cutoff.cut_by_threshold(groups, importances, choice.threshold, limits=choice.limits())
+    assert choice.budget is not None  # one of them is given
     if choice.budget.latency is None:
         return cutoff.cut_to_budget(groups, importances, network.costs, choice.budget, limits=choice.limits())
     return cutoff.cut_to_latency(
@@ -304,10 +315,16 @@ def _decision(group: CoupledGroup, cut: Cut, importance: Importance | None) -> L
             "scores": tuple(importance.scores.tolist()),
             "order": importance.order,
             "curve": importance.curve,
+            "partner": _partner(importance),
         }
     return LayerDecision(
         group.name, group.filters, tuple(cut.kept), coupled=group.producers[1:], reason=cut.reason, **told
     )
+
+
+def _partner(importance: Importance) -> tuple[int, ...] | None:
+    found = importance.evidence.get("partner")
+    return None if found is None else tuple(found.tolist())
 
 
 def _matches(group: CoupledGroup, patterns: Sequence[str]) -> bool:
@@ -325,7 +342,7 @@ def _check_pattern(pattern: str, groups: Groups) -> None:
 def _settings(choice: Choice, example: Tensor, batches: Batches) -> dict[str, Any]:
     told = {name: value for name, value in asdict(choice).items() if value not in (None, (), {})}
     if not choice.layer_by_layer:
-        told = {name: value for name, value in told.items() if name not in ("conditioning", "direction", "parallel")}
+        told = {name: value for name, value in told.items() if name not in _LAYER_BY_LAYER}
     if choice.budget is not None:
         told["budget"] = choice.budget.shares()
     return {

@@ -63,6 +63,7 @@ def prune(
     criterion: Annotated[str, typer.Option(help="A name of 'infoprune criteria', or package.module:function.")] = "cmi",
     ratio: Annotated[float | None, typer.Option(help="Share of the filters removed from every layer.")] = None,
     keep: Annotated[Path | None, typer.Option(help="JSON: a plan, or by layer how many filters stay or which.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Filters that score below it go from every layer.")] = None,
     macs: Annotated[float | None, typer.Option(help="Share of the MACs that may remain.")] = None,
     params: Annotated[float | None, typer.Option(help="Share of the parameters that may remain.")] = None,
     latency: Annotated[float | None, typer.Option(help="Share of the measured latency that may remain.")] = None,
@@ -78,6 +79,7 @@ def prune(
     parallel: Annotated[bool, typer.Option("--parallel", help="The branches of both in two processes.")] = False,
     between: Annotated[str | None, typer.Option(help="Repair after each layer, before the next is read.")] = None,
     judge_after: Annotated[str | None, typer.Option(help="Repair given to each candidate of a cut-off.")] = None,
+    judge_half: Annotated[bool, typer.Option("--judge-half", help="Measure candidates in bfloat16.")] = False,
     stability: Annotated[int, typer.Option(min=1, help="Samples of images to make the plan with, to compare.")] = 1,
     layers: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may lose filters.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may not.")] = None,
@@ -114,6 +116,7 @@ def prune(
         seed=seed,
         options=json_object(options, "--options"),
         budget_by=budget_by,
+        threshold=threshold,
         cutoff=cutoff,
         cutoff_options=json_object(cutoff_options, "--cutoff-options"),
         conditioning=one_of(conditioning, Conditioning, "--conditioning"),
@@ -122,6 +125,7 @@ def prune(
         parallel=parallel,
         between=between,
         judge_after=judge_after,
+        judge_half=judge_half,
         **cuts,
     )
     network = network_choice(model, weights, model_args, mean, std, input_shape)

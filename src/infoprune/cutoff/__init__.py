@@ -17,6 +17,7 @@ from infoprune.cutoff.curve import Curve, RuleInfo, all_rules, candidates, check
 from infoprune.cutoff.latency import cut_to_latency
 from infoprune.cutoff.ratio import cut_by_ratio
 from infoprune.cutoff.reach import Potential, Reach, check_reach, reach
+from infoprune.cutoff.threshold import cut_by_threshold
 
 __all__ = [
     "Cost",
@@ -34,6 +35,7 @@ __all__ = [
     "check_rule",
     "cut_by_counts",
     "cut_by_ratio",
+    "cut_by_threshold",
     "cut_by_worth",
     "cut_to_budget",
     "cut_to_latency",
