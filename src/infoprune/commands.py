@@ -329,7 +329,7 @@ def choice_or_plan(**given: Any) -> Choice | Plan:
     plan: Plan | None = given.pop("plan", None)
     if plan is None:
         return Choice(**given)
-    if given.get("ratio") is not None or given.get("budget") is not None:
+    if any(given.get(way) is not None for way in ("ratio", "budget", "threshold")):
         raise InputError("a plan says already how much goes: give it without a ratio and without a budget")
     return plan
 

@@ -39,3 +39,17 @@ def test_budget_by_without_a_budget_is_one_sentence(infoprune, base, folder):
                      "--out", "small.safetensors")  # fmt: skip
     assert done.code == 2
     assert "give a budget with it" in done.err
+
+
+def test_a_threshold_on_the_similarity_and_merging_into_remembered_partners(infoprune, base, folder):
+    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "qsfm-ssim", "--threshold", 0.35, "--repair",
+                     "merge", "--out", "small.safetensors", "--json", "out.json", "--run", "run")  # fmt: skip
+    assert done.code == 0, done.err
+    record = json.loads((folder / "out.json").read_text())
+    assert record["pruned"]["accuracy"] > record["as_cut"]["accuracy"]
+    layers = json.loads((folder / "run" / "plan.json").read_text())["layers"]
+    assert 0 < sum(len(layer["kept"]) for layer in layers.values()) < sum(layer["filters"] for layer in layers.values())
+    for layer in layers.values():
+        below = [i for i, score in enumerate(layer["scores"]) if score < 0.35]
+        assert layer["kept"] == [i for i in range(layer["filters"]) if i not in below]
+        assert all(layer["partner"][i] >= 0 for i in below)
