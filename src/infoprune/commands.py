@@ -96,6 +96,7 @@ def prune(
     keep_evidence: bool = False,
     held_out: int = 1000,
     stability: int = 1,
+    free: bool = False,
     seed: int = 0,
     device: str = "auto",
     force: bool = False,
@@ -114,6 +115,7 @@ def prune(
         held_out: At most so many held-out training images choose among the candidates of a cut-off rule.
         stability: With this many samples of calibration images, this run's among them, the plan is made to see how far
             it depends on them.
+        free: Whether filters that no repair image moves go first, at no loss.
         seed: Of every draw.
         device: Where it is done.
         force: Whether a file at ``out`` is replaced.
@@ -130,8 +132,11 @@ def prune(
     calibration, test = (experiment.batches(part, model, images) for part in (parts.calibration, parts.test))
     given: dict[str, Any] = {"plan": choice} if isinstance(choice, Plan) else choice.words()
     if repair is not None:
-        unlabelled = data.random_sample(parts.train, repair.images, seed)
-        given |= {"repair": repair.method, "repair_batches": experiment.batches(unlabelled, model, images)}
+        given |= {"repair": repair.method}
+    if repair is not None or free:
+        count = RepairChoice.images if repair is None else repair.images
+        unlabelled = data.random_sample(parts.train, count, seed)
+        given |= {"free": free, "repair_batches": experiment.batches(unlabelled, model, images)}
     if isinstance(choice, Choice) and choice.layer_by_layer:
         judges = parts.calibration if parts.held_out is None else data.balanced_sample(
             parts.held_out, min(held_out, len(parts.held_out)), seed)  # fmt: skip
@@ -147,7 +152,8 @@ def prune(
         others = [experiment.batches(sample, model, images) for sample in samples]
         plans = further_plans(model, others, choice, held_out=given.get("held_out"), progress=progress)
         record["stability"] = spread([result.plan, *plans])
-    figures: dict[str, Any] = {name: record[name] for name in ("base", "as_cut", "pruned", "seconds") if name in record}
+    told = ("base", "free", "as_cut", "pruned", "seconds")
+    figures: dict[str, Any] = {name: record[name] for name in told if name in record}
     checkpoint.save(result.model, out, settings=record["settings"], figures=figures, force=force)
     kept = kept_run(model, result, record, calibration, name=out.stem) if keep_evidence else None
     return PruneRun(result, record, kept)

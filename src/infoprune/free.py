@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.errors import InputError
 from infoprune.network import surgery
+from infoprune.network.cost import Cost
 from infoprune.network.equivalence import copied
 from infoprune.network.groups import CoupledGroup, find_groups
 from infoprune.origin import origin_of, set_origin
-from infoprune.plan import LayerDecision, Plan
+from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair.base import Pair, batches_in, images_of
 from infoprune.repair.channels import ChannelMoments, Stand, put_in
@@ -40,6 +41,50 @@ class Freed:
     model: nn.Module
     plan: Plan
     filters: int
+
+    def budget(self, asked: Budget, whole: Cost, left: Cost) -> Budget:
+        """Return what may remain of the smaller network for a budget that was asked of the whole one.
+
+        Args:
+            asked: Shares of the whole network. A share of the latency stays as it is: nobody has measured yet what
+                the free filters took.
+            whole: Cost of the whole network.
+            left: Cost of the one without the free filters.
+        """
+        shares = asked.shares()
+        for what in shares.keys() & {"macs", "parameters"}:
+            shares[what] = min(1.0, shares[what] * getattr(whole, what) / getattr(left, what))
+        return Budget(**shares)
+
+    def then(self, later: Plan) -> Plan:
+        """Return the one plan for the whole network: the free filters first, then those of a plan for the smaller one.
+
+        Scores stay with their filters; the free ones get the least score of their layer, or 0 where that is less, and
+        the last places of its order.
+        """
+        joined = self.plan.then(later)
+        lifted = {name: _lifted(self.plan.decisions.get(name), one) for name, one in later.decisions.items()}
+        return replace(joined, decisions={**joined.decisions, **lifted})
+
+
+def _lifted(first: LayerDecision | None, second: LayerDecision) -> LayerDecision:
+    """Return a decision in the indices of the layer before its free filters went."""
+    if first is None:
+        return second
+    place, free = first.kept, first.removed
+    told: dict[str, Any] = {}
+    if second.scores is not None:
+        scores = dict.fromkeys(free, min(0.0, *second.scores)) | dict(zip(place, second.scores, strict=True))
+        told["scores"] = tuple(scores[filter_] for filter_ in range(first.filters))
+    if second.order is not None:
+        told["order"] = (*(place[filter_] for filter_ in second.order), *free)
+    if second.curve is not None:
+        told["curve"] = (*second.curve, *(second.curve[-1] for _ in free))
+    if second.partner is not None:
+        pairs = {mine: -1 if other < 0 else place[other] for mine, other in zip(place, second.partner, strict=True)}
+        told["partner"] = tuple(pairs.get(filter_, -1) for filter_ in range(first.filters))
+    kept = tuple(place[filter_] for filter_ in second.kept)
+    return replace(first, kept=kept, reason=f"{first.reason}; {second.reason}", **told)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
+from infoprune.errors import InputError
+from infoprune.free import Freed, remove_free
 from infoprune.measuring import dead_filters, example_for, example_of, figures, latencies
-from infoprune.network import surgery
+from infoprune.network import cost, surgery
+from infoprune.network.cost import Cost
 from infoprune.network.groups import find_groups
 from infoprune.network.verify import verify as verify_cut
 from infoprune.origin import origin_of, set_origin
 from infoprune.plan import Plan
-from infoprune.planning import Planned, chosen, make_plan
+from infoprune.planning import Choice, Planned, chosen, make_plan
 from infoprune.progress import Progress, silent
 from infoprune.record import Figures, Stopwatch
 from infoprune.repair import find as find_repair
@@ -40,6 +43,8 @@ class Result:
         seconds: Wall time by stage.
         as_cut: Figures of the smaller one before it was repaired, ``None`` where nothing was.
         repair: How it was repaired, ``None`` where it was not.
+        free: How many ``filters``, ``macs`` and ``parameters`` went before everything else at no loss, ``None`` where
+            nobody asked.
     """
 
     model: nn.Module
@@ -50,12 +55,14 @@ class Result:
     seconds: Mapping[str, float]
     as_cut: Figures | None = None
     repair: str | None = None
+    free: Mapping[str, int] | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the record of the run as JSON values."""
         repaired = {} if self.as_cut is None else {"as_cut": asdict(self.as_cut), "repair": self.repair}
         return {
             "base": asdict(self.base),
+            **({} if self.free is None else {"free": dict(self.free)}),
             **repaired,
             "pruned": asdict(self.pruned),
             "plan": {layer: list(kept) for layer, kept in self.plan.kept.items()},
@@ -127,6 +134,7 @@ def prune(
     resume: Path | None = None,
     repair: str | None = None,
     repair_batches: Batches | None = None,
+    free: bool = False,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
     **choice: Any,
@@ -142,46 +150,87 @@ def prune(
         resume: File in which layers that are done are kept, as in ``plan``; removed at the end.
         repair: How the cut network is repaired, a name of ``infoprune.all_repairs()``; by default it is not.
         repair_batches: Images to repair with; their labels are not read. By default the calibration images.
+        free: Whether filters that none of these images moves go first, as in ``remove_free``. A budget is of the whole
+            network all the same; a ratio and a threshold are of what is left.
         progress: Told while feature maps are scored and images are evaluated.
         on_reach: Told, before anything is scored, how small the network can get and which layers bind.
         choice: The words of ``Choice``: ``criterion="hrel", budget=Budget(macs=0.5)``.
 
     Raises:
-        InputError: As in ``plan`` and ``apply``.
+        InputError: As in ``plan`` and ``apply``; a plan or listed filters are given together with ``free``.
         infoprune.VerificationError: The cut network would not compute what the masked one does.
     """
     watch = Stopwatch()
     if repair is not None:
         find_repair(repair)
     example = example_of(batches, model)
+    images = batches if repair_batches is None else repair_batches
+    asked = None if plan is not None else chosen(**choice)
+    start, freed = model, None
+    if free:
+        with watch.stage("free"):
+            _check_can_be_freed(asked)
+            freed = remove_free(model, images, progress=progress)
+            start = freed.model
+            asked = _of_what_is_left(asked, freed, *(cost.count(one, example) for one in (model, start)))
     with watch.stage("plan"):
-        if plan is None:
-            planned = make_plan(model, batches, chosen(**choice), held_out=held_out, resume=resume, progress=progress,
+        if asked is not None:
+            planned = make_plan(start, batches, asked, held_out=held_out, resume=resume, progress=progress,
                                 on_reach=on_reach)  # fmt: skip
         else:
+            assert plan is not None
             planned = Planned(plan, {}, find_groups(model, example))
     with watch.stage("cut"):
-        pruned = _with_origin(surgery.apply(planned.plan, model, example, groups=planned.groups), model, planned.plan)
+        pruned = _with_origin(surgery.apply(planned.plan, start, example, groups=planned.groups), start, planned.plan)
     with watch.stage("verify"):
-        verify_cut(planned.plan, model, example, pruned, groups=planned.groups)
+        verify_cut(planned.plan, start, example, pruned, groups=planned.groups)
     if planned.model is not None:
-        pruned = _with_origin(planned.model, model, planned.plan)
+        pruned = _with_origin(planned.model, start, planned.plan)
     final = pruned
     if repair is not None:
         with watch.stage("repair"):
-            some = batches if repair_batches is None else repair_batches
-            final = repaired(pruned, model, some, planned.plan, planned.groups, method=repair, progress=progress)
+            final = repaired(pruned, start, images, planned.plan, planned.groups, method=repair, progress=progress)
+    whole = planned.plan if freed is None else freed.then(planned.plan)
     with watch.stage("dead filters"):
-        dead = dead_filters(model, batches, planned.groups.groups)
+        groups = planned.groups if freed is None else find_groups(model, example)
+        dead = dead_filters(model, batches, groups.groups)
     with watch.stage("latency"):
         times = latencies((model, final), example)
     with watch.stage("evaluate"):
-        left = _still_there(dead, planned.plan)
+        left = _still_there(dead, whole)
         base = figures(model, example, times[0], test, dead=sum(map(len, dead.values())), progress=progress)
         after = figures(final, example, times[1], test, dead=left, progress=progress)
         as_cut = None if repair is None else figures(pruned, example, times[1], test, dead=left, progress=progress)
     remove_state(resume)
-    return Result(final, planned.plan, base, after, planned.importances, watch.seconds, as_cut, repair)
+    importances, saved = planned.importances, None
+    if freed is not None:
+        # What a criterion shows of a layer is of the filters it was asked about.
+        importances = {name: found for name, found in importances.items() if name not in freed.plan.decisions}
+        saved = _saved(freed.filters, base, cost.count(start, example))
+    return Result(final, whole, base, after, importances, watch.seconds, as_cut, repair, saved)
+
+
+def _saved(filters: int, base: Figures, left: Cost) -> dict[str, int]:
+    return {"filters": filters, "macs": base.macs - left.macs, "parameters": base.parameters - left.parameters}
+
+
+def _check_can_be_freed(asked: Choice | None) -> None:
+    listed = asked is not None and asked.keep is not None and not all(isinstance(n, int) for n in asked.keep.values())
+    if asked is None or listed:
+        raise InputError("a plan or a list of filters says already which filters stay: leave out free, or the plan")
+
+
+def _of_what_is_left(asked: Choice | None, freed: Freed, whole: Cost, left: Cost) -> Choice | None:
+    """Return the choice for the network without its free filters, that asks for what was asked of the whole one."""
+    if asked is None:
+        return None
+    if asked.budget is not None:
+        return replace(asked, budget=freed.budget(asked.budget, whole, left))
+    if asked.keep is not None:
+        there = {name: len(kept) for name, kept in freed.plan.kept.items()}
+        return replace(asked, keep={name: min(count, there.get(name, count)) for name, count in asked.keep.items()
+                                    if isinstance(count, int)})  # fmt: skip
+    return asked
 
 
 def saturation_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, float]]:

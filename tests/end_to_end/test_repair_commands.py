@@ -53,3 +53,15 @@ def test_a_threshold_on_the_similarity_and_merging_into_remembered_partners(info
         below = [i for i, score in enumerate(layer["scores"]) if score < 0.35]
         assert layer["kept"] == [i for i in range(layer["filters"]) if i not in below]
         assert all(layer["partner"][i] >= 0 for i in below)
+
+
+def test_free_filters_are_counted_apart(infoprune, base, folder):
+    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--macs", 0.5, "--free",
+                     "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
+    assert done.code == 0, done.err
+    record = json.loads((folder / "out.json").read_text())
+    assert record["free"].keys() == {"filters", "macs", "parameters"}
+    assert f"for free: {record['free']['filters']} filters" in done.out
+    assert 0.45 < record["pruned"]["macs"] / record["base"]["macs"] <= 0.5
+    shown = infoprune("show", "small.safetensors", "--json", "shown.json")
+    assert shown.code == 0, shown.err

@@ -81,3 +81,63 @@ def test_what_went_for_free_can_be_cut_further():
 def test_images_that_can_be_read_once_are_refused():
     with pytest.raises(InputError, match="more than once"):
         remove_free(Plain().eval(), iter(images()))
+
+
+def labelled_images():
+    return [(x, torch.zeros(len(x), dtype=torch.long)) for x in images()]
+
+
+def half_dead():
+    model = Residual().eval()
+    for filter_ in (1, 4, 7):
+        silence(model.inner1[1], filter_, -0.5)
+    return model
+
+
+def test_prune_counts_free_filters_apart_and_keeps_to_the_budget_of_the_whole_network():
+    model = half_dead()
+    found = infoprune.prune(model, labelled_images(), criterion="l1", budget=infoprune.Budget(macs=0.7), free=True)
+    whole = infoprune.prune(model, labelled_images(), criterion="l1", budget=infoprune.Budget(macs=0.7))
+    assert found.free["filters"] == 3
+    # A hidden filter of a block is read and written by a 3x3 convolution of 6 channels, on 8 x 8 positions.
+    assert found.free["macs"] == 3 * 2 * 6 * 9 * 64
+    assert found.record()["free"] == found.free
+    assert "free" not in whole.record()
+    assert 0.6 < found.pruned.macs / found.base.macs <= 0.7
+    assert not {1, 4, 7} & set(found.plan.kept["inner1.0"])
+    again = infoprune.apply(found.plan, model)
+    assert [tuple(p.shape) for p in again.parameters()] == [tuple(p.shape) for p in found.model.parameters()]
+
+
+def test_the_joint_plan_tells_of_all_filters():
+    model = half_dead()
+    found = infoprune.prune(model, labelled_images(), criterion="qsfm", ratio=0.34, free=True).plan
+    decision = found.decisions["inner1.0"]
+    assert len(decision.scores) == len(decision.partner) == decision.filters == 12
+    assert decision.order[-3:] == (1, 4, 7)
+    assert sorted(decision.order) == list(range(12))
+    assert decision.kept == tuple(sorted(decision.order[:6]))
+    assert all(decision.scores[gone] == 0 == decision.partner[gone] + 1 for gone in (1, 4, 7))
+    assert all(decision.stands_in(gone) in decision.kept for gone in decision.removed if gone not in (1, 4, 7))
+
+
+def test_counts_are_of_the_whole_layer():
+    model = half_dead()
+    found = infoprune.prune(model, labelled_images(), criterion="l1", keep={"inner1.0": 11}, free=True)
+    assert found.plan.kept == {"inner1.0": (0, 2, 3, 5, 6, 8, 9, 10, 11)}
+    assert found.free["filters"] == 3
+
+
+def test_with_a_ratio_nothing_is_lost_by_what_went_for_free():
+    model = half_dead()
+    found = infoprune.prune(model, labelled_images(), criterion="l1", ratio=0.0, free=True)
+    assert gap(model, found.model, images()) < 1e-6
+    assert found.pruned.macs < found.base.macs
+
+
+@pytest.mark.parametrize("keep", [None, {"inner1.0": [0, 1]}])
+def test_free_filters_do_not_go_with_a_plan(keep):
+    model = half_dead()
+    choice = {"plan": infoprune.Plan({})} if keep is None else {"keep": keep}
+    with pytest.raises(InputError, match="says already which filters stay"):
+        infoprune.prune(model, labelled_images(), free=True, **choice)

@@ -89,6 +89,7 @@ def prune(
     options: Annotated[str, typer.Option(help="JSON object of options of the criterion.")] = "{}",
     repair: Annotated[str | None, typer.Option(help=f"Repair without labels or gradient: {_REPAIRS}.")] = None,
     repair_images: Annotated[int, typer.Option(min=1, help="Training images to repair with.")] = 1000,
+    free: Annotated[bool, typer.Option("--free", help="First remove filters that no image moves, at no loss.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
     run_out: Annotated[Path | None, typer.Option("--run", help="Folder for record, plan and evidence.")] = None,
@@ -141,6 +142,7 @@ def prune(
             keep_evidence=run_out is not None or report_out is not None,
             held_out=held_out,
             stability=stability,
+            free=free,
             seed=seed,
             device=device,
             force=force,
@@ -154,6 +156,11 @@ def prune(
         if report_out is not None:
             write_text(report_out, report.page(run.kept), force=force)
     if not quiet:
+        if run.result.free is not None:
+            gone = run.result.free
+            results().print(
+                f"for free: {gone['filters']} filters, {gone['macs']:,} MACs and {gone['parameters']:,} parameters"
+            )
         title = f"{out} by {_named(choice)}" + ("" if repair is None else f", repaired by {repair}")
         for table in (saturation_table(run.record), stability_table(run.record)):
             if table is not None:
