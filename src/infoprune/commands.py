@@ -47,10 +47,17 @@ class PruneRun:
 
 @dataclass(frozen=True)
 class RepairChoice:
-    """How a cut network is repaired: a method, and how many training images without labels, drawn at random."""
+    """How a cut network is repaired.
+
+    Args:
+        method: A name of ``infoprune.all_repairs()``.
+        images: Number of training images, without labels, drawn at random.
+        minutes: How long the repair by gradient may take, by default as long as it needs.
+    """
 
     method: str
     images: int = 1000
+    minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def prune(
     calibration, test = (experiment.batches(part, model, images) for part in (parts.calibration, parts.test))
     given: dict[str, Any] = {"plan": choice} if isinstance(choice, Plan) else choice.words()
     if repair is not None:
-        given |= {"repair": repair.method}
+        given |= {"repair": repair.method, "repair_minutes": repair.minutes}
     if repair is not None or free:
         count = RepairChoice.images if repair is None else repair.images
         unlabelled = data.random_sample(parts.train, count, seed)

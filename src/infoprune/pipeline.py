@@ -134,6 +134,7 @@ def prune(
     resume: Path | None = None,
     repair: str | None = None,
     repair_batches: Batches | None = None,
+    repair_minutes: float | None = None,
     free: bool = False,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
@@ -150,6 +151,7 @@ def prune(
         resume: File in which layers that are done are kept, as in ``plan``; removed at the end.
         repair: How the cut network is repaired, a name of ``infoprune.all_repairs()``; by default it is not.
         repair_batches: Images to repair with; their labels are not read. By default the calibration images.
+        repair_minutes: How long the repair ``distil`` may take, by default as long as its epochs need.
         free: Whether filters that none of these images moves go first, as in ``remove_free``. A budget is of the whole
             network all the same; a ratio and a threshold are of what is left.
         progress: Told while feature maps are scored and images are evaluated.
@@ -189,7 +191,8 @@ def prune(
     final = pruned
     if repair is not None:
         with watch.stage("repair"):
-            final = repaired(pruned, start, images, planned.plan, planned.groups, method=repair, progress=progress)
+            final = repaired(pruned, start, images, planned.plan, planned.groups, method=repair, minutes=repair_minutes,
+                             progress=progress)  # fmt: skip
     whole = planned.plan if freed is None else freed.then(planned.plan)
     with watch.stage("dead filters"):
         groups = planned.groups if freed is None else find_groups(model, example)

@@ -1,9 +1,13 @@
 """Label-free training towards the original."""
 
+import time
+
+import pytest
 import torch
 from nets import Residual, gap, images, pair_of, quiet
 
 import infoprune
+from infoprune.errors import InputError
 from infoprune.repair.both import divergence
 from infoprune.repair.distil import distil
 from infoprune.repair.least_squares import least_squares
@@ -48,3 +52,33 @@ def test_the_same_images_give_the_same_weights():
     pair = cut()
     first, second = (distil(pair, quiet, start=pair.small, epochs=2) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_it_ends_in_the_time_it_is_given_with_the_rate_at_its_end():
+    pair = cut()
+    begun = time.perf_counter()
+    told = []
+    found = distil(pair, quiet, start=pair.small, epochs=3, seconds=1e9)
+    once = (time.perf_counter() - begun) / 3
+    begun = time.perf_counter()
+    distil(
+        pair, lambda stage, done, total: told.append((done, total)), start=pair.small, epochs=10**6, seconds=10 * once
+    )
+    assert time.perf_counter() - begun < 20 * once
+    assert 1 < told[-1][0] < 100
+    assert told[-1][0] == told[-1][1]
+    whole = distil(pair, quiet, start=pair.small, epochs=3)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), whole.parameters(), strict=True))
+
+
+def test_without_time_for_an_epoch_it_is_what_it_began_with():
+    pair = cut()
+    found = distil(pair, quiet, start=pair.small, seconds=0.0)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), pair.small.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan")])
+def test_no_time_at_all_is_refused(minutes):
+    pair = cut()
+    with pytest.raises(InputError, match="so many minutes"):
+        infoprune.repair(pair.small, pair.original, pair.batches, pair.plan, method="distil", minutes=minutes)

@@ -29,6 +29,7 @@ class Pair:
         groups: What ``find_groups`` said of the original.
         removal: What went, by layer and side, in the numbering of the original.
         batches: Images, with or without labels, iterable more than once. Labels are not read.
+        minutes: How long the repair may take, ``None`` for as long as it needs. Only those by gradient can stop early.
     """
 
     original: nn.Module
@@ -37,6 +38,7 @@ class Pair:
     groups: Groups
     removal: Removal
     batches: Iterable[Any]
+    minutes: float | None = None
 
     def images(self) -> Iterator[Tensor]:
         """Yield the images of every batch, where the networks are and in their precision."""

@@ -25,6 +25,7 @@ def repair(
     plan: Plan | None = None,
     *,
     method: str = "bn",
+    minutes: float | None = None,
     progress: Progress = silent,
 ) -> nn.Module:
     """Return a better pruned network of the same shape: closed form, no labels, no gradient.
@@ -35,6 +36,8 @@ def repair(
         batches: Images, ``(n, C, H, W)``, with or without labels (they are not read), iterable more than once.
         plan: What stayed; by default what is noted on the pruned network.
         method: A name of ``infoprune.repair.all_repairs()``.
+        minutes: How long ``distil`` may take altogether, by default as long as its epochs need; the others take what
+            they take.
         progress: Told how far the repair is.
 
     Returns:
@@ -51,7 +54,8 @@ def repair(
             raise InputError("nothing is noted on the pruned network: give the plan it was cut by")
         plan = origin.plan
     example = next(iter(images_of(batches, model)))[:2]
-    return repaired(small, model, batches, plan, find_groups(model, example), method=method, progress=progress)
+    groups = find_groups(model, example)
+    return repaired(small, model, batches, plan, groups, method=method, minutes=minutes, progress=progress)
 
 
 def repaired(
@@ -62,6 +66,7 @@ def repaired(
     groups: Groups,
     *,
     method: str,
+    minutes: float | None = None,
     progress: Progress = silent,
 ) -> nn.Module:
     """Return a better pruned network, as ``repair``, where the groups of the original are known already.
@@ -70,11 +75,13 @@ def repaired(
         InputError: As for ``repair``.
     """
     info = find(method)
+    if minutes is not None and not minutes > 0:
+        raise InputError(f"a repair may take so many minutes, more than none, not {minutes}")
     if iter(batches) is batches:
         raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")
     removal = surgery.removal_of(plan, groups, model)
     modes = {name: module.training for name, module in small.named_modules()}
-    pair = Pair(copied(model), copied(small), plan, groups, removal, batches)
+    pair = Pair(copied(model), copied(small), plan, groups, removal, batches, minutes)
     with torch.no_grad():
         better = info.function(pair, progress)
     stored = next((p.dtype for p in small.parameters() if p.is_floating_point()), torch.float32)
