@@ -151,6 +151,16 @@ def averaged(points: Sequence[PlanePoint], window: int) -> list[PlanePoint]:
     return sorted(means, key=lambda point: (point.round, point.step, place[point.layer]))
 
 
+def check_points_file(path: Path) -> None:
+    """Refuse a file that points could not be written to, before any work is done for it.
+
+    Raises:
+        InputError: The ending is neither .csv nor .parquet, or pyarrow is missing.
+    """
+    if _kind(path) == ".parquet":
+        _arrow(path)
+
+
 def write_points(points: Iterable[PlanePoint], path: Path, *, force: bool = False) -> None:
     """Write points as a table, one row a point: CSV, or Parquet where pyarrow is installed, by the file's ending.
 

@@ -8,7 +8,16 @@ from infoprune.zoo import registry
 
 def test_the_networks_of_the_papers_are_there():
     resnets = {f"resnet{depth}{option}" for depth in (20, 32, 44, 56, 110) for option in ("", "_b")}
-    others = {"lenet5", "lenet5_hrel", "vgg16", "vgg16_hrel", "mobilenet_v2", "mobilenet_v2_imagenet", "digits"}
+    others = {
+        "lenet5",
+        "lenet5_hrel",
+        "vgg16",
+        "vgg16_hrel",
+        "mobilenet_v2",
+        "mobilenet_v2_imagenet",
+        "resnet50",
+        "digits",
+    }
     assert set(zoo.names()) == resnets | others
 
 

@@ -34,7 +34,7 @@ from infoprune.console import messages, results, shown_progress
 from infoprune.criteria.base import Tap
 from infoprune.errors import InputError
 from infoprune.experiment import DataChoice
-from infoprune.plane import InformationPlane
+from infoprune.plane import InformationPlane, check_points_file
 from infoprune.record import removed
 from infoprune.schedule import LayerPace, Pace, PruningSchedule, named_schedule, named_schedules
 from infoprune.tune import Recipe
@@ -86,6 +86,8 @@ def iterate(
 ) -> None:
     """Prune in rounds: score, cut, retrain, until all layers are at their limits. After a kill the same goes on."""
     check_outputs(out, json_out, plane, force=force)
+    if plane is not None:
+        check_points_file(plane)
     chosen = _schedule(schedule, remove or [])
     chosen = _trained(chosen, epochs, last_epochs, learning_rate, distillation)
     words: dict[str, Any] = {
