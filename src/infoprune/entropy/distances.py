@@ -14,6 +14,9 @@ from infoprune.errors import InputError
 # Some of several variables: a run of them, or their indices.
 Which: TypeAlias = slice | Tensor
 
+# What half of the rounding of exponents may come to in a sum over all pairs, as a share of it, were it all of one sign.
+_SHARE_OF_ROUNDING = 2e-4
+
 
 def variables(maps: Tensor) -> Tensor:
     """Return the feature maps ``(n, C, ...)`` of a layer as C variables ``(C, n, d)``, each map laid flat.
@@ -93,29 +96,31 @@ def unit_distances(x: Tensor) -> tuple[Tensor, Tensor]:
     return distances, torch.where(nothing, 1.0, unit)
 
 
-def exponents(x: Tensor, rates: Tensor) -> Tensor | None:
+def exponents(x: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
     """Return -rate d^2 for every two samples, in one pass where :func:`unit_distances` takes three.
 
-    Nothing keeps copies of a sample at a distance of zero here: None where rounding could show in a kernel.
+    Nothing keeps copies of a sample at a distance of zero here, and rounding is as large as the norms are.
 
     Args:
         x: ``(B, n, d)``, floating point.
         rates: ``(B,)``, not negative.
 
+    Returns:
+        ``(B, n, n)``, and whether rounding is too small to show in a sum over all pairs: ``(B,)``.
+
     Raises:
         InputError: The variables are not finite.
     """
     centred = x - x.mean(dim=-2, keepdim=True)
-    norms = torch.linalg.vector_norm(centred, dim=-1).square()
     rates = rates.to(x.dtype)[:, None]
-    across = -rates * norms
-    largest = -float(across.min())
-    if not largest * _rounding(x) < 2e-4:
-        check_finite(norms)
-        return None
+    across = torch.linalg.vector_norm(centred, dim=-1).square() * -rates
+    check_finite(across)
     found = _expanded(centred, across.unsqueeze(-1), 2 * rates.unsqueeze(-1))
     found.diagonal(dim1=-2, dim2=-1).zero_()
-    return found
+    # An exponent is out by e (r_i + r_j), e the rounding and r = rate |x|^2. The sum of a positive semi-definite s with a
+    # unit diagonal is then out by the share 2 e r's1 / 1's1 <= 2 e (r's r / 1's1)^1/2 <= 2 e sum(r) / n^1/2.
+    share = -across.sum(dim=-1) * (_rounding(x) / math.sqrt(x.shape[-2]))
+    return found, share < _SHARE_OF_ROUNDING
 
 
 def _rounding(x: Tensor) -> float:
@@ -124,11 +129,10 @@ def _rounding(x: Tensor) -> float:
 
 
 def _expanded(centred: Tensor, across: Tensor, factor: Tensor) -> Tensor:
-    """across_i + across_j + factor x_i x_j: few features take the first two along, many would pay for the copy."""
+    """across_i + across_j + factor x_i x_j: many features are not worth a scaled copy."""
     if centred.shape[-1] >= centred.shape[-2]:
         return (centred @ centred.mT).mul_(factor).add_(across).add_(across.mT)
-    ones = torch.ones_like(across)
-    return torch.cat([centred * factor, across, ones], dim=-1) @ torch.cat([centred, ones, across], dim=-1).mT
+    return (across + across.mT).baddbmm_(centred * factor, centred.mT)
 
 
 def upper_pairs(matrices: Tensor) -> Tensor:

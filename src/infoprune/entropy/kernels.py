@@ -77,7 +77,7 @@ def gram_of(
     check_variables(x)
 
     def samples(part: Which, precision: torch.dtype) -> Tensor:
-        return (x[part] if order is None else x[part][:, order]).to(precision)
+        return (x[part] if order is None else x[part].index_select(1, order)).to(precision)
 
     if rule.kernel == "cosine":
         if logarithm:

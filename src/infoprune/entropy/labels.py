@@ -94,10 +94,10 @@ def label_gram(labels: Tensor, kernel: LabelKernel = "indicator", convention: Co
     return torch.where(same, 1.0, torch.full((), outside, dtype=torch.float64, device=labels.device))
 
 
-def label_spectrum(blocks: ClassBlocks) -> Tensor:
-    """Return the nonzero eigenvalues of K_Y / n, ``(classes,)`` float64, from the class counts alone."""
-    roots = torch.tensor(blocks.counts, dtype=torch.float64).div(blocks.samples).sqrt()
-    small = torch.outer(roots, roots) * blocks.outside
+def label_spectrum(counts: tuple[int, ...], outside: float) -> Tensor:
+    """Return the nonzero eigenvalues of K_Y / n, ``(classes,)`` float64, from what :class:`ClassBlocks` calls so."""
+    roots = torch.tensor(counts, dtype=torch.float64).div(sum(counts)).sqrt()
+    small = torch.outer(roots, roots) * outside
     small.diagonal().copy_(roots.square())
     eigenvalues: Tensor = torch.linalg.eigvalsh(small)
     return eigenvalues

@@ -127,7 +127,8 @@ def greedy_order(
         prefix = _resolved_prefix(layer, method, steps, resolution / nats, screen, switch / nats)
         order = _with_tail(layer, prefix, tail)
         left = left_along(layer, order, prefix.left) * nats
-        before = float(equivocation(matrix(layer.given)[None], blocks, alpha)) * nats if layer.given.members else None
+        given_alone = matrix(layer.given).clone()[None]
+        before = float(equivocation(given_alone, blocks, alpha)) * nats if layer.given.members else None
     entropy = label_entropy(blocks, alpha) * nats
     return GreedyOrder(
         order=order,

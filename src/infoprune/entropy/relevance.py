@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -70,20 +71,29 @@ def relevance(
         left = _in_chunks_of(maps, lambda part: _left_by_covariance(maps[part][:, blocks.order], blocks, alpha))
     else:
         grams = gram_of(maps, rule, torch.float64, order=blocks.order)
-        left = _in_chunks_of(maps, lambda part: equivocation(grams(part), blocks, alpha))
+        if is_power(alpha):
+            left = _in_chunks_of(maps, lambda part: equivocation(grams(part), blocks, alpha))
+        else:
+            left = _left_of_spectra(_in_chunks_of(maps, lambda part: _spectra(grams(part), blocks)), alpha)
     return (label_entropy(blocks, alpha) - left) * in_unit(unit)
 
 
 def label_entropy(blocks: ClassBlocks, alpha: float) -> float:
     """Return S(Y) in nats."""
-    return float(nats_of_spectrum(label_spectrum(blocks), alpha))
+    return _label_entropy(blocks.counts, blocks.outside, alpha)
+
+
+@functools.lru_cache(maxsize=16)
+def _label_entropy(counts: tuple[int, ...], outside: float, alpha: float) -> float:
+    # Layer after layer has the same labels.
+    return float(nats_of_spectrum(label_spectrum(counts, outside), alpha))
 
 
 def equivocation(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
     """Return S(X,Y) - S(X), what is left to know of the labels, in nats.
 
     Args:
-        K: ``(B, n, n)`` Gram matrices, unit diagonal, whose samples are sorted by class.
+        K: ``(B, n, n)`` Gram matrices, unit diagonal, whose samples are sorted by class. They are overwritten.
         blocks: The classes.
         alpha: Order in (0, inf].
 
@@ -92,8 +102,9 @@ def equivocation(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
     """
     if alpha == 2:
         return equivocation_of_squares(K.square(), blocks.members, blocks.outside)
-    alone = nats_of_gram(K, alpha) if is_power(alpha) else nats_of_spectrum(eigenvalues_of_copies(K), alpha)
-    return joint_with_labels(K, blocks, alpha) - alone
+    if is_power(alpha):
+        return _joint_of_power(K, blocks, int(alpha)) - nats_of_gram(K, alpha)
+    return _left_of_spectra(_spectra(K, blocks), alpha)
 
 
 def equivocation_of_squares(squares: Tensor, members: Tensor, outside: float) -> Tensor:
@@ -102,28 +113,11 @@ def equivocation_of_squares(squares: Tensor, members: Tensor, outside: float) ->
     a and b are the sums over all pairs of samples of one class, each with itself too, and of two.
     """
     members = members.to(squares.dtype)
-    by_class = (squares.reshape(-1, len(members)) @ members).reshape(-1, *members.shape)
-    own = (by_class * members).sum(dim=(-2, -1), dtype=torch.float64)
-    between = by_class.sum(dim=(-2, -1), dtype=torch.float64) - own
+    by_class = (members.mT @ squares @ members).double()
+    own = by_class.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    between = by_class.sum(dim=(-2, -1)) - own
     r2 = outside**2
     return torch.log1p((1 - r2) * between / (own + r2 * between))
-
-
-def joint_with_labels(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
-    """Return S(X,Y) in nats of ``(B, n, n)`` Gram matrices whose samples are sorted by class, as ``(B,)``.
-
-    Under the indicator the spectrum of K o K_Y is that of its class blocks; otherwise K o K_Y is
-    (1 - r) blockdiag(K) + r K, of full size.
-    """
-    if blocks.outside:
-        same = (blocks.members @ blocks.members.T).bool()
-        return nats_of_gram(torch.where(same, K, K * blocks.outside), alpha)
-    same_size = _blocks_by_size(K, blocks)
-    if is_power(alpha):
-        traces = torch.stack([trace_of_power(each, int(alpha)).sum(dim=-1) for each in same_size]).sum(dim=0)
-        return nats_of_power(traces, torch.full_like(traces, blocks.samples), alpha)
-    spectra = [eigenvalues(each).flatten(-2) for each in same_size]
-    return nats_of_spectrum(torch.cat(spectra, dim=-1), alpha)
 
 
 def check_samples(maps: Tensor, labels: Tensor) -> None:
@@ -154,8 +148,43 @@ def _in_chunks_of(maps: Tensor, work: Callable[[slice], Tensor]) -> Tensor:
     return in_chunks(work, maps.shape, maps.device)
 
 
+def _spectra(K: Tensor, blocks: ClassBlocks) -> Tensor:
+    """The eigenvalues of the joint with the labels and of K, ``(B, 2, n)``, which K is overwritten for.
+
+    Under the indicator those of K o K_Y are those of its class blocks; otherwise K o K_Y is of full size.
+    """
+    if blocks.outside:
+        joint = eigenvalues(_joint_matrix(K, blocks), overwrite=True)
+    else:
+        joint = torch.cat([eigenvalues(each).flatten(-2) for each in _blocks_by_size(K, blocks)], dim=-1)
+    return torch.stack([joint, eigenvalues_of_copies(K, overwrite=True)], dim=-2)
+
+
+def _left_of_spectra(spectra: Tensor, alpha: float) -> Tensor:
+    joint, alone = nats_of_spectrum(spectra, alpha).unbind(dim=-1)
+    return joint - alone
+
+
+def _joint_of_power(K: Tensor, blocks: ClassBlocks, alpha: int) -> Tensor:
+    if blocks.outside:
+        return nats_of_gram(_joint_matrix(K, blocks), alpha)
+    traces = torch.stack([trace_of_power(each, alpha).sum(dim=-1) for each in _blocks_by_size(K, blocks)]).sum(dim=0)
+    return nats_of_power(traces, torch.full_like(traces, blocks.samples), alpha)
+
+
+def _joint_matrix(K: Tensor, blocks: ClassBlocks) -> Tensor:
+    """K o K_Y = (1 - r) blockdiag(K) + r K."""
+    same = (blocks.members @ blocks.members.T).bool()
+    return torch.where(same, K, K * blocks.outside)
+
+
 def _blocks_by_size(K: Tensor, blocks: ClassBlocks) -> list[Tensor]:
+    """The blocks ``(B, how many, size, size)`` of each size."""
     sizes = sorted(set(blocks.counts))
+    if len(sizes) == 1:
+        of_classes = (len(blocks.counts), sizes[0])
+        tiles = K.unflatten(-1, of_classes).unflatten(-3, of_classes)
+        return [tiles.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)]
     return [
         torch.stack([K[:, start:end, start:end] for start, end in blocks.edges if end - start == size], dim=1)
         for size in sizes

@@ -11,6 +11,10 @@ from infoprune.errors import InputError
 
 # Whole orders up to this one take matrix products, at most three of them, instead of eigenvalues.
 _LARGEST_POWER = 8
+# Copies of one sample are taken together where they are at least this share of the samples, 1 in so many.
+_FEWEST_COPIES = 8
+# Gram matrices of about as many copies that are solved in one go.
+_SOLVED_TOGETHER = 8
 
 
 def check_order(alpha: float) -> None:
@@ -79,39 +83,64 @@ def nats_of_spectrum(spectrum: Tensor, alpha: float) -> Tensor:
     return power_sum / (1 - alpha)
 
 
-def eigenvalues(K: Tensor) -> Tensor:
-    """Return the eigenvalues ``(B, n)`` of symmetric ``(B, n, n)`` matrices, smallest first.
+def eigenvalues(K: Tensor, *, overwrite: bool = False) -> Tensor:
+    """Return the eigenvalues ``(..., n)`` of symmetric, positive semi-definite ``(..., n, n)`` matrices, ascending.
 
     They are computed on a CPU whatever the device: on CUDA torch solves matrices of more than 32 rows one after
     another, each slower than a core does.
+
+    Args:
+        K: The matrices.
+        overwrite: They are not needed any more; their diagonals may be written over.
     """
-    spectrum: Tensor = torch.linalg.eigvalsh(K.cpu())
+    matrices = K.cpu()
+    if K.dtype != torch.float64:
+        spectrum: Tensor = torch.linalg.eigvalsh(matrices)
+        return spectrum.to(K.device)
+    if K.requires_grad or not overwrite:
+        matrices = matrices.clone()
+    # The solver iterates until what it neglects is small beside the eigenvalue it is at, and those near zero take the
+    # longest. Their mean, which is no larger than the largest, adds little rounding to what the solver has anyway.
+    diagonal = matrices.diagonal(dim1=-2, dim2=-1)
+    shift = diagonal.detach().mean(dim=-1, keepdim=True)
+    diagonal += shift
+    # Transposed, its rows are the columns that the solver wants.
+    spectrum = torch.linalg.eigvalsh(matrices.mT, UPLO="U") - shift
     return spectrum.to(K.device)
 
 
-def eigenvalues_of_copies(K: Tensor) -> Tensor:
-    """Return :func:`eigenvalues` of unit-diagonal Gram matrices; samples that are copies of one another count as one.
+def eigenvalues_of_copies(K: Tensor, *, overwrite: bool = False) -> Tensor:
+    """Return :func:`eigenvalues` of unit-diagonal ``(B, n, n)`` Gram matrices; copies of one sample count as one.
 
     Where a ReLU leaves m samples all zero, their rows are the same, and the spectrum is that of the matrix with one
-    of them, its row and column scaled by sqrt(m), and m - 1 zeros.
+    of them, its row and column scaled by sqrt(m), and m - 1 zeros. Only some samples are looked at: enough to find
+    copies that are many.
     """
     n = K.shape[-1]
-    alike = K == 1
-    sizes, leaders = alike.sum(dim=-1).max(dim=-1)
-    if K.requires_grad or int(sizes.max()) <= n // 8:
-        return eigenvalues(K)
-    each = zip(K.cpu(), alike.cpu(), leaders.tolist(), sizes.tolist(), strict=True)
-    return torch.stack([_of_one_with_copies(*one) for one in each]).to(K.device)
+    fewest = max(2, n // _FEWEST_COPIES)
+    looked_at = K[:, :: max(1, fewest // 2)] == 1
+    sizes, leaders = looked_at.sum(dim=-1, dtype=torch.int32).max(dim=-1)
+    several = int((sizes >= fewest).sum())
+    if K.requires_grad or not several:
+        return eigenvalues(K, overwrite=overwrite)
+    by_size = sizes.argsort(descending=True, stable=True)
+    others = by_size[several:]
+    spectra = K.new_empty(K.shape[:-1])
+    spectra[others] = eigenvalues(K[others], overwrite=True)
+    # Those that are alike come last, and with them the sample that stands for them.
+    alike = looked_at[torch.arange(len(K), device=K.device), leaders]
+    kept = alike.sort(dim=-1, stable=True).indices
+    for some in by_size[:several].split(_SOLVED_TOGETHER):
+        spectra[some] = _of_one_with_copies(K, some, kept[some], int(sizes[some[-1]]))
+    return spectra
 
 
-def _of_one_with_copies(K: Tensor, alike: Tensor, leader: int, size: int) -> Tensor:
-    n = len(K)
-    if size <= n // 8:
-        spectrum: Tensor = torch.linalg.eigvalsh(K)
-        return spectrum
-    others = (~alike[leader]).nonzero().flatten()
-    kept = torch.cat([others, torch.tensor([leader])])
-    reduced = K[kept][:, kept]
-    reduced[-1] *= math.sqrt(size)
-    reduced[:, -1] *= math.sqrt(size)
-    return torch.cat([K.new_zeros(size - 1), torch.linalg.eigvalsh(reduced)])
+def _of_one_with_copies(K: Tensor, some: Tensor, kept: Tensor, copies: int) -> Tensor:
+    """The eigenvalues of ``some`` of the matrices, whose last so many of the samples ``kept`` are copies of one."""
+    n = K.shape[-1]
+    kept = kept[:, : n - copies + 1]
+    entries = kept.unsqueeze(-1) * n + (kept + some.unsqueeze(-1) * (n * n)).unsqueeze(-2)
+    reduced = K.flatten().index_select(0, entries.flatten()).view(entries.shape)
+    reduced[:, -1] *= math.sqrt(copies)
+    reduced[:, :, -1] *= math.sqrt(copies)
+    return torch.nn.functional.pad(eigenvalues(reduced, overwrite=True), (copies - 1, 0))
