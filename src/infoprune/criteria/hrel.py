@@ -156,7 +156,9 @@ class Relevance:
         if self.rule == "average" and self.used:
             return self.used[:1] * len(pieces)
         known = len(self.found)
-        self.found += [self._best(maps, labels, first=not known + i) for i, (maps, labels) in enumerate(pieces)]
+        # Only the first ones count for the average, however many come at once.
+        some = pieces[:HELD] if self.rule == "average" else pieces
+        self.found += [self._best(maps, labels, first=not known + i) for i, (maps, labels) in enumerate(some)]
         if self.rule == "batch":
             return self.found[known:]
         if self.rule == "average":
