@@ -6,7 +6,8 @@
 
 Every row is one variant, one kernel width and one calibration seed. It is written as soon as it is measured; the same
 command goes on where it stopped. A cut is chosen on held-out training images; the test set measures and chooses
-nothing. Channels that are cut are really gone. At the counts of ``--beside`` variants, L1, random and variance choose the filters.
+nothing. Channels that are cut are really gone. At the counts of ``--beside`` variants, L1, random and variance choose
+the filters.
 
 ``--curves`` orders every layer once per width and writes the curves with the candidates of every rule, those of the
 released code with its defects among them; ``--figure`` draws them.
