@@ -15,6 +15,7 @@ from infoprune.pipeline import Result, apply, plan, prune, verify
 from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.planning import Choice
 from infoprune.repair import all_repairs, repair
+from infoprune.reselection import reselect
 from infoprune.tune import Recipe, train
 from infoprune.version import __version__
 
@@ -41,6 +42,7 @@ __all__ = [
     "register_criterion",
     "remove_free",
     "repair",
+    "reselect",
     "save",
     "train",
     "verify",

@@ -27,6 +27,7 @@ from infoprune.network.groups import CoupledGroup, Groups, find_groups
 from infoprune.network.layers import is_convolution
 from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.progress import Progress, silent
+from infoprune.reselection import reselected
 from infoprune.scoring import score
 from infoprune.sequential import Conditioning, Direction
 from infoprune.version import __version__
@@ -59,6 +60,8 @@ class Choice:
         options: Further options of the criterion.
         budget_by: Criterion that says how many filters of each layer a budget takes, by what is lost for what is saved;
             by default ``criterion`` does, by one ranking relative to the layers' means.
+        reselect: Whether the filters that stay are chosen anew, as many of them, front to back in the network that is
+            left, see :func:`infoprune.reselect`.
         cutoff_options: Options of the cut-off rule.
         conditioning: What the criterion ``cmi`` conditions each layer on: ``"none"``, ``"compact"``, ``"full"`` or
             ``"all"``, see :class:`infoprune.sequential.Cutting`.
@@ -83,6 +86,7 @@ class Choice:
     options: Mapping[str, Any] = field(default_factory=dict)
     budget_by: str | None = None
     threshold: float | None = None
+    reselect: bool = False
     cutoff: str | None = None
     cutoff_options: Mapping[str, Any] = field(default_factory=dict)
     conditioning: Conditioning = "none"
@@ -119,6 +123,10 @@ class Choice:
             raise InputError("budget_by shares a budget out between the layers: give a budget with it")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise InputError(f"the ratio is the share of the filters to remove, from 0 to below 1, not {self.ratio}")
+        if self.reselect and self.layer_by_layer:
+            raise InputError(
+                "filters are chosen anew where all layers are cut at once: leave out reselect, or the rest"
+            )
         check_layerwise(self)
 
 
@@ -191,7 +199,10 @@ def make_plan(
     }
     skipped = {g.name: "was not chosen to lose filters" for g in groups.groups if g.name not in decisions}
     settings = _settings(choice, example, batches)
-    return Planned(Plan(decisions, {**groups.left_alone, **skipped}, settings), importances, groups, finished)
+    plan = Plan(decisions, {**groups.left_alone, **skipped}, settings)
+    if choice.reselect:
+        plan = reselected(plan, model, batches, groups, progress=progress)
+    return Planned(plan, importances, groups, finished)
 
 
 def chosen(**choice: Any) -> Choice:
@@ -341,6 +352,8 @@ def _check_pattern(pattern: str, groups: Groups) -> None:
 
 def _settings(choice: Choice, example: Tensor, batches: Batches) -> dict[str, Any]:
     told = {name: value for name, value in asdict(choice).items() if value not in (None, (), {})}
+    if not choice.reselect:
+        del told["reselect"]
     if not choice.layer_by_layer:
         told = {name: value for name, value in told.items() if name not in _LAYER_BY_LAYER}
     if choice.budget is not None:

@@ -242,7 +242,6 @@ def _shares(
     module = model.get_submodule(layer)
     weights = as_matrix(module) * behind.scale
     member = next(one for one in group.members if one.layer == layer and one.side == "in")
-    taps = _taps(module)
     floor = ridge * gram.diagonal(dim1=1, dim2=2).mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
     eye = torch.eye(gram.shape[1], dtype=torch.float64, device=gram.device)
     inverses = torch.cholesky_inverse(torch.linalg.cholesky(gram + floor * eye))
@@ -252,14 +251,16 @@ def _shares(
         rows = []
         for unit in group.units:
             channels = [channel for filter_ in unit for channel in member.channels[filter_]]
-            features = torch.tensor([c * taps + t - first for c in channels for t in range(taps)], dtype=torch.long)
+            features = features_of(module, channels) - first
             rows.append(features[(features >= 0) & (features < len(inverse))].to(gram.device))
         shares.append(Share(inverse.clone(), mine.clone(), rows, behind.worth))
     return shares
 
 
-def _taps(module: nn.Module) -> int:
-    return prod(module.kernel_size) if isinstance(module, _ConvNd) else 1
+def features_of(module: nn.Module, channels: Iterable[int]) -> Tensor:
+    """Return the features of a convolution or linear layer that some of its inputs make: a channel's, tap by tap."""
+    taps = prod(module.kernel_size) if isinstance(module, _ConvNd) else 1
+    return torch.tensor([channel * taps + tap for channel in channels for tap in range(taps)], dtype=torch.long)
 
 
 def score_network(

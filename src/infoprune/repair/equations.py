@@ -74,6 +74,15 @@ class NormalEquations:
             self.count + other.count,
         )
 
+    def among(self, rows: Tensor) -> NormalEquations:
+        """Return the moments of some of the features, the same ones of every group."""
+        gram, cross = self.gram[:, rows][:, :, rows], self.cross[:, rows]
+        return NormalEquations(gram, cross, self.features[:, rows], self.targets, self.squares, self.count)
+
+    def moments(self, *, centred: bool) -> Tensor:
+        """Return ``(g, F, F)``: the mean of x x^T, or the covariance of the features."""
+        return (self._centred()[0] if centred else self.gram) / max(1, self.count)
+
     def scale(self) -> Tensor:
         """Return ``(g, 1, 1)``: the mean variance of the features times their number, to measure a ridge by."""
         centred = self.gram.diagonal(dim1=1, dim2=2) - self.features.square() / max(1, self.count)

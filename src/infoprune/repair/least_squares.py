@@ -97,13 +97,13 @@ def least_squares(pair: Pair, progress: Progress, *, every: bool = True, memory:
             less the same result takes longer.
     """
     small = duplicate(pair.small)
-    layers = _layers(pair, small, every)
+    layers = layers_to_refit(pair, small, every)
     walks = Walks.of(pair, small, memory)
     for done, layer in enumerate(layers, 1):
-        site = _site(pair, small, layer)
+        site = site_of(pair, small, layer)
         if site is not None:
-            fit, held_out = _moments(walks, site)
-            _write(site, _best(site, fit, held_out))
+            fit, held_out = moments_of(walks, site)
+            write_solution(site, best_solution(site, fit, held_out))
         progress("least squares", done, len(layers))
     return small
 
@@ -155,7 +155,7 @@ def _groups(layer: nn.Module) -> int:
     return layer.groups if isinstance(layer, _ConvNd) else 1
 
 
-def _layers(pair: Pair, small: nn.Module, every: bool) -> list[str]:
+def layers_to_refit(pair: Pair, small: nn.Module, every: bool) -> list[str]:
     """Return the layers to refit, in the order in which they run."""
     modules = dict(small.named_modules())
     ran = calls(small, [name for name, module in modules.items() if is_producer(module)], next(pair.images())[:2])
@@ -183,7 +183,8 @@ def _obstacle(layer: nn.Module, times: int) -> str:
     return ""
 
 
-def _site(pair: Pair, small: nn.Module, layer: str) -> Site | None:
+def site_of(pair: Pair, small: nn.Module, layer: str) -> Site | None:
+    """Return a layer as it is repaired, ``None`` (with a warning) where what follows it cannot be followed."""
     images = next(pair.images())[:2]
     mine, theirs = read(small, layer, images), read(pair.original, layer, images)
     if mine.norm != theirs.norm or (mine.added is None) != (theirs.added is None):
@@ -196,7 +197,7 @@ def _site(pair: Pair, small: nn.Module, layer: str) -> Site | None:
     return Site(layer, module, norm, torch.tensor(pair.kept(layer, "out", whole), device=images.device))
 
 
-def _moments(walks: Walks, site: Site) -> tuple[NormalEquations, NormalEquations]:
+def moments_of(walks: Walks, site: Site) -> tuple[NormalEquations, NormalEquations]:
     """Return the normal equations of the images that fit and of those that choose the ridge."""
     start = as_matrix(site.small)
     fit, held_out = NormalEquations.of(start), NormalEquations.of(start)
@@ -239,10 +240,20 @@ def _chunks(
         yield patches(layer, some, places), _grouped(wanted.flatten(0, 1).T, _groups(layer))
 
 
-def _best(site: Site, fit: NormalEquations, held_out: NormalEquations) -> Solution | None:
-    """Return the solution with the ridge that does best on held-out images, ``None`` where the cut weights do."""
-    scale, shift = _norm_scale(site), _norm_shift(site)
+def best_solution(
+    site: Site, fit: NormalEquations, held_out: NormalEquations, rows: Tensor | None = None
+) -> Solution | None:
+    """Return the solution with the ridge that does best on held-out images, ``None`` where the cut weights do.
+
+    Args:
+        site: The layer.
+        fit: Of the images that fit.
+        held_out: Of those that choose the ridge.
+        rows: Which features of the layer the equations are of, by default all.
+    """
+    scale, shift = norm_scale_of(site), _norm_shift(site)
     start = as_matrix(site.small) * scale[:, None, :]
+    start = start if rows is None else start[:, rows]
     as_cut = Solution(start, shift)
     if not fit.count or not held_out.count:
         return (fit + held_out).solve(start, _USUAL_RIDGE, constant=site.has_constant())
@@ -254,7 +265,7 @@ def _best(site: Site, fit: NormalEquations, held_out: NormalEquations) -> Soluti
     return (fit + held_out).solve(start, RIDGES[index], constant=site.has_constant())
 
 
-def _norm_scale(site: Site) -> Tensor:
+def norm_scale_of(site: Site) -> Tensor:
     """Return what the norm multiplies each output by, ``(g, O)`` float64."""
     ones = torch.ones(len(site.outputs), dtype=torch.float64, device=site.outputs.device)
     return _grouped(ones if site.norm is None else norm_scale(site.norm), _groups(site.small))
@@ -280,7 +291,7 @@ def norm_scale(norm: _BatchNorm) -> Tensor:
     return root if norm.weight is None else root * norm.weight.double()
 
 
-def _write(site: Site, found: Solution | None) -> None:
+def write_solution(site: Site, found: Solution | None) -> None:
     """Put a solution into the layer and its norm."""
     if found is None:
         return
@@ -288,7 +299,7 @@ def _write(site: Site, found: Solution | None) -> None:
         raise InputError(f"layer '{site.name}' cannot be repaired: its feature maps are not finite")
     if site.norm is not None:
         _lift_small_scales(site.norm)
-    scale = _norm_scale(site)
+    scale = norm_scale_of(site)
     matrix = found.weights / scale[:, None, :]
     weight, bias = _weight(site.small), getattr(site.small, "bias", None)
     weight.copy_(matrix.mT.reshape(weight.shape))
