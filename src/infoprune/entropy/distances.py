@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -16,6 +17,9 @@ Which: TypeAlias = slice | Tensor
 
 # What half of the rounding of exponents may come to in a sum over all pairs, as a share of it, were it all of one sign.
 _SHARE_OF_ROUNDING = 2e-4
+# Numbers that are centred and multiplied at a time where samples have many features: half of a cache, or a GPU's fill.
+_ENTRIES_OF_A_CORE = 1 << 17
+_ENTRIES_OF_A_GPU = 1 << 26
 
 
 def variables(maps: Tensor) -> Tensor:
@@ -68,11 +72,12 @@ def squared_distances(x: Tensor) -> Tensor:
     return (distances * unit[:, None, None]).reshape(*x.shape[:-1], x.shape[-2])
 
 
-def unit_distances(x: Tensor) -> tuple[Tensor, Tensor]:
+def unit_distances(x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """Return squared distances as multiples of each variable's largest squared norm, and those norms.
 
     Args:
         x: ``(B, n, d)``, floating point.
+        dtype: Precision of the result and of all that leads to it; that of ``x`` where None.
 
     Returns:
         ``(B, n, n)`` and ``(B,)``; a variable whose samples are all alike has the unit 1.
@@ -80,23 +85,20 @@ def unit_distances(x: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: The variables are not finite.
     """
-    eps = torch.finfo(x.dtype).eps
-    mean = x.mean(dim=-2, keepdim=True)
-    centred = x - mean
-    norms = torch.linalg.vector_norm(centred, dim=-1).square()
-    unit = norms.amax(dim=-1)
+    samples = _centred(x, dtype or x.dtype)
+    unit = samples.norms.amax(dim=-1)
     check_finite(unit)
     # Where all samples are alike, centring leaves the rounding of the mean: that is no unit, and no distance.
-    nothing = unit <= (16 * eps) ** 2 * mean.square().sum(dim=(-2, -1))
-    divisor = torch.where(nothing, torch.inf, unit)[:, None, None]
-    distances = _expanded(centred, norms.unsqueeze(-1) / divisor, -2 / divisor)
+    nothing = unit <= (16 * torch.finfo(unit.dtype).eps) ** 2 * samples.offset
+    divisor = torch.where(nothing, torch.inf, unit)[:, None]
+    distances = _expanded(samples, samples.norms / divisor, -2 / divisor)
     # What is below the rounding of the product is a distance of zero: copies of a sample stay copies.
-    distances = torch.threshold_(distances, _rounding(x), 0.0)
+    distances = torch.threshold_(distances, _rounding(unit.dtype, x.shape[-1]), 0.0)
     distances.diagonal(dim1=-2, dim2=-1).zero_()
     return distances, torch.where(nothing, 1.0, unit)
 
 
-def exponents(x: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+def exponents(x: Tensor, rates: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return -rate d^2 for every two samples, in one pass where :func:`unit_distances` takes three.
 
     Nothing keeps copies of a sample at a distance of zero here, and rounding is as large as the norms are.
@@ -104,6 +106,7 @@ def exponents(x: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         x: ``(B, n, d)``, floating point.
         rates: ``(B,)``, not negative.
+        dtype: Precision of the result and of all that leads to it.
 
     Returns:
         ``(B, n, n)``, and whether rounding is too small to show in a sum over all pairs: ``(B,)``.
@@ -111,28 +114,69 @@ def exponents(x: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: The variables are not finite.
     """
-    centred = x - x.mean(dim=-2, keepdim=True)
-    rates = rates.to(x.dtype)[:, None]
-    across = torch.linalg.vector_norm(centred, dim=-1).square() * -rates
+    samples = _centred(x, dtype)
+    rates = rates.to(dtype)[:, None]
+    across = samples.norms * -rates
     check_finite(across)
-    found = _expanded(centred, across.unsqueeze(-1), 2 * rates.unsqueeze(-1))
+    found = _expanded(samples, across, 2 * rates)
     found.diagonal(dim1=-2, dim2=-1).zero_()
-    # An exponent is out by e (r_i + r_j), e the rounding and r = rate |x|^2. The sum of a positive semi-definite s with a
-    # unit diagonal is then out by the share 2 e r's1 / 1's1 <= 2 e (r's r / 1's1)^1/2 <= 2 e sum(r) / n^1/2.
-    share = -across.sum(dim=-1) * (_rounding(x) / math.sqrt(x.shape[-2]))
+    # An exponent is out by e (r_i + r_j), e the rounding and r = rate |x|^2. The sum of a positive semi-definite s
+    # with a unit diagonal is then out by the share 2 e r's1 / 1's1 <= 2 e (r's r / 1's1)^1/2 <= 2 e sum(r) / n^1/2.
+    share = -across.sum(dim=-1) * (_rounding(dtype, x.shape[-1]) / math.sqrt(x.shape[-2]))
     return found, share < _SHARE_OF_ROUNDING
 
 
-def _rounding(x: Tensor) -> float:
+def is_wide(x: Tensor) -> bool:
+    """Return whether ``(..., n, d)`` samples hold more numbers than their distances."""
+    return x.shape[-1] >= x.shape[-2]
+
+
+def _rounding(dtype: torch.dtype, features: int) -> float:
     """What a distance may be out by, as a share of the largest squared norm."""
-    return 4 * torch.finfo(x.dtype).eps * math.sqrt(x.shape[-1] + 16)
+    return 4 * torch.finfo(dtype).eps * math.sqrt(features + 16)
 
 
-def _expanded(centred: Tensor, across: Tensor, factor: Tensor) -> Tensor:
-    """across_i + across_j + factor x_i x_j: many features are not worth a scaled copy."""
-    if centred.shape[-1] >= centred.shape[-2]:
-        return (centred @ centred.mT).mul_(factor).add_(across).add_(across.mT)
-    return (across + across.mT).baddbmm_(centred * factor, centred.mT)
+@dataclass(frozen=True)
+class _Centred:
+    """Samples about their mean: themselves ``(B, n, d)`` where they are few numbers, else their products ``(B, n, n)``.
+
+    ``norms`` are squared, ``(B, n)``, and so is ``offset``, that of the mean, ``(B,)``.
+    """
+
+    values: Tensor
+    norms: Tensor
+    offset: Tensor
+    wide: bool
+
+
+def _centred(x: Tensor, dtype: torch.dtype) -> _Centred:
+    if not is_wide(x):
+        centred, offset = _about_mean(x, dtype)
+        return _Centred(centred, torch.linalg.vector_norm(centred, dim=-1).square(), offset, wide=False)
+    entries = _ENTRIES_OF_A_CORE if x.device.type == "cpu" else _ENTRIES_OF_A_GPU
+    size = max(1, entries // (x.shape[-2] * x.shape[-1]))
+    pieces = [_product_about_mean(x[start : start + size], dtype) for start in range(0, len(x), size)]
+    products, offset = (torch.cat(each) for each in zip(*pieces, strict=True))
+    return _Centred(products, products.diagonal(dim1=-2, dim2=-1).clone(), offset, wide=True)
+
+
+def _about_mean(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    x = x.to(dtype)
+    mean = x.mean(dim=-2, keepdim=True)
+    return x - mean, mean.square().sum(dim=(-2, -1))
+
+
+def _product_about_mean(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    centred, offset = _about_mean(x, dtype)
+    return centred @ centred.mT, offset
+
+
+def _expanded(samples: _Centred, across: Tensor, factor: Tensor) -> Tensor:
+    """across_i + across_j + factor x_i x_j."""
+    across, factor = across.unsqueeze(-1), factor.unsqueeze(-1)
+    if samples.wide:
+        return samples.values.mul_(factor).add_(across).add_(across.mT)
+    return (across + across.mT).baddbmm_(samples.values * factor, samples.values.mT)
 
 
 def upper_pairs(matrices: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from infoprune.entropy.distances import Which, check_finite, check_variables, exponents, unit_distances
+from infoprune.entropy.distances import Which, check_finite, check_variables, exponents, is_wide, unit_distances
 from infoprune.entropy.labels import Convention, exponent_scale
 from infoprune.entropy.threads import in_chunks
 from infoprune.entropy.widths import Width, looks_at_distances, squared_widths_of
@@ -76,31 +76,35 @@ def gram_of(
     """
     check_variables(x)
 
-    def samples(part: Which, precision: torch.dtype) -> Tensor:
-        return (x[part] if order is None else x[part].index_select(1, order)).to(precision)
+    def samples(part: Which) -> Tensor:
+        return x[part] if order is None else x[part].index_select(1, order)
 
     if rule.kernel == "cosine":
         if logarithm:
             raise InputError("the geometric mean of Gram matrices needs the Gaussian kernel: a cosine can be negative")
-        return lambda part: cosine(samples(part, dtype)).pow(power)
+        return lambda part: cosine(samples(part).to(dtype)).pow(power)
     if rule.kernel != "gaussian":
         raise unknown("kernel", str(rule.kernel), ["gaussian", "cosine"])
     squared_widths = squared_widths_of(rule.width, x, rule.convention, rule.labels)
     scale = power * exponent_scale(rule.convention)
 
     def precisely(part: Which) -> Tensor:
-        distances, unit = unit_distances(samples(part, torch.float64))
+        # Where there are more features than samples, it is the distances that are brought into order.
+        distances, unit = unit_distances(x[part] if is_wide(x) else samples(part), torch.float64)
         squared = squared_widths(distances, unit, part)
         rates = torch.where(squared > 0, scale * unit / squared, 0.0)
+        if order is not None and is_wide(x):
+            distances = distances.index_select(1, order).index_select(2, order)
         return distances.mul_(-rates[:, None, None]).to(dtype)
 
     def quickly(part: Which) -> Tensor:
-        some = samples(part, torch.float32)
-        found, trusted = exponents(some, scale / squared_widths(some, some, part))
+        some = samples(part)
+        found, trusted = exponents(some, scale / squared_widths(some, some, part), torch.float32)
         if bool(trusted.all()):
             return found
-        others = (~trusted).nonzero().squeeze(-1)
-        return found.index_copy_(0, others, precisely(_indices(part, len(x), x.device)[others]))
+        others = (~trusted).nonzero()
+        indices = _indices(part, len(x), x.device)
+        return found.index_copy_(0, others.squeeze(-1), torch.cat([precisely(indices[each]) for each in others]))
 
     # A width that is a rank among the distances must not change with their rounding, so they are taken precisely.
     found = quickly if dtype == torch.float32 and not looks_at_distances(rule.width) else precisely

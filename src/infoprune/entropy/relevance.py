@@ -65,16 +65,16 @@ def relevance(
         # Single precision: its rounding is below a millionth of a bit here.
         squares = gram_of(maps, rule, torch.float32, power=2)
         members = torch.empty_like(blocks.members).index_copy_(0, blocks.order, blocks.members).float()
-        left = _in_chunks_of(maps, lambda part: equivocation_of_squares(squares(part), members, blocks.outside))
+        left = _in_chunks_of(maps, kernel, lambda part: equivocation_of_squares(squares(part), members, blocks.outside))
     elif kernel == "cosine" and maps.shape[-1] + 1 < maps.shape[1] and not blocks.outside:
         check_variables(maps)
-        left = _in_chunks_of(maps, lambda part: _left_by_covariance(maps[part][:, blocks.order], blocks, alpha))
+        left = _in_chunks_of(maps, kernel, lambda part: _left_by_covariance(maps[part][:, blocks.order], blocks, alpha))
     else:
         grams = gram_of(maps, rule, torch.float64, order=blocks.order)
         if is_power(alpha):
-            left = _in_chunks_of(maps, lambda part: equivocation(grams(part), blocks, alpha))
+            left = _in_chunks_of(maps, kernel, lambda part: equivocation(grams(part), blocks, alpha))
         else:
-            left = _left_of_spectra(_in_chunks_of(maps, lambda part: _spectra(grams(part), blocks)), alpha)
+            left = _left_of_spectra(_in_chunks_of(maps, kernel, lambda part: _spectra(grams(part), blocks)), alpha)
     return (label_entropy(blocks, alpha) - left) * in_unit(unit)
 
 
@@ -144,8 +144,10 @@ def _smaller_square(factor: Tensor) -> Tensor:
     return factor @ factor.mT if factor.shape[-2] <= factor.shape[-1] else factor.mT @ factor
 
 
-def _in_chunks_of(maps: Tensor, work: Callable[[slice], Tensor]) -> Tensor:
-    return in_chunks(work, maps.shape, maps.device)
+def _in_chunks_of(maps: Tensor, kernel: Kernel, work: Callable[[slice], Tensor]) -> Tensor:
+    count, n, d = maps.shape
+    # Distances are taken of wide samples in pieces: it is the Gram matrices that fill the cache.
+    return in_chunks(work, (count, n, d if kernel == "cosine" else n), maps.device)
 
 
 def _spectra(K: Tensor, blocks: ClassBlocks) -> Tensor:
@@ -182,8 +184,7 @@ def _blocks_by_size(K: Tensor, blocks: ClassBlocks) -> list[Tensor]:
     """The blocks ``(B, how many, size, size)`` of each size."""
     sizes = sorted(set(blocks.counts))
     if len(sizes) == 1:
-        of_classes = (len(blocks.counts), sizes[0])
-        tiles = K.unflatten(-1, of_classes).unflatten(-3, of_classes)
+        tiles = K.reshape(-1, len(blocks.counts), sizes[0], len(blocks.counts), sizes[0])
         return [tiles.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)]
     return [
         torch.stack([K[:, start:end, start:end] for start, end in blocks.edges if end - start == size], dim=1)

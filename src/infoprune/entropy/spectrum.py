@@ -130,7 +130,8 @@ def eigenvalues_of_copies(K: Tensor, *, overwrite: bool = False) -> Tensor:
     # Those that are alike come last, and with them the sample that stands for them.
     alike = looked_at[torch.arange(len(K), device=K.device), leaders]
     kept = alike.sort(dim=-1, stable=True).indices
-    for some in by_size[:several].split(_SOLVED_TOGETHER):
+    for start in range(0, several, _SOLVED_TOGETHER):
+        some = by_size[start : min(start + _SOLVED_TOGETHER, several)]
         spectra[some] = _of_one_with_copies(K, some, kept[some], int(sizes[some[-1]]))
     return spectra
 
