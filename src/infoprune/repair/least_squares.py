@@ -13,7 +13,7 @@ that does best on every fifth image; the solution is then found from all of them
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -197,18 +197,28 @@ def site_of(pair: Pair, small: nn.Module, layer: str) -> Site | None:
     return Site(layer, module, norm, torch.tensor(pair.kept(layer, "out", whole), device=images.device))
 
 
-def moments_of(walks: Walks, site: Site) -> tuple[NormalEquations, NormalEquations]:
-    """Return the normal equations of the images that fit and of those that choose the ridge."""
+def moments_of(
+    walks: Walks, site: Site, keep: Callable[[Tensor, Tensor], None] | None = None
+) -> tuple[NormalEquations, NormalEquations]:
+    """Return the normal equations of the images that fit and of those that choose the ridge.
+
+    Args:
+        walks: The networks, read.
+        site: The layer.
+        keep: Told, batch by batch, what the layer is fed and what it should give.
+    """
     start = as_matrix(site.small)
     fit, held_out = NormalEquations.of(start), NormalEquations.of(start)
     drawn = torch.Generator().manual_seed(0)
     seen = 0
     for mine, theirs in walks.towards(site.name):
         targets = _targets(site, mine, theirs)
+        if keep is not None:
+            keep(mine.inputs, targets)
         held = (torch.arange(len(targets)) + seen) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
         seen += len(targets)
         for chosen, equations in ((~held, fit), (held, held_out)):
-            for inputs, wanted in _chunks(site.small, mine.inputs[chosen], targets[chosen], drawn):
+            for inputs, wanted in chunks(site.small, mine.inputs[chosen], targets[chosen], drawn):
                 equations.add(inputs, wanted)
     return fit, held_out
 
@@ -221,7 +231,7 @@ def _targets(site: Site, mine: Reading, theirs: Reading) -> Tensor:
     return wanted
 
 
-def _chunks(
+def chunks(
     layer: nn.Module, inputs: Tensor, targets: Tensor, drawn: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield patches and targets of a few images at a time, at a random choice of positions where there are many."""
@@ -251,7 +261,7 @@ def best_solution(
         held_out: Of those that choose the ridge.
         rows: Which features of the layer the equations are of, by default all.
     """
-    scale, shift = norm_scale_of(site), _norm_shift(site)
+    scale, shift = norm_scale_of(site), norm_shift_of(site)
     start = as_matrix(site.small) * scale[:, None, :]
     start = start if rows is None else start[:, rows]
     as_cut = Solution(start, shift)
@@ -271,7 +281,7 @@ def norm_scale_of(site: Site) -> Tensor:
     return _grouped(ones if site.norm is None else norm_scale(site.norm), _groups(site.small))
 
 
-def _norm_shift(site: Site) -> Tensor:
+def norm_shift_of(site: Site) -> Tensor:
     """Return what norm and bias add to each output together, ``(g, O)`` float64."""
     bias = getattr(site.small, "bias", None)
     shift = torch.zeros(len(site.outputs), dtype=torch.float64, device=site.outputs.device)
@@ -305,7 +315,7 @@ def write_solution(site: Site, found: Solution | None) -> None:
     weight.copy_(matrix.mT.reshape(weight.shape))
     if not site.has_constant():
         return
-    missing = (found.constant - _norm_shift(site)).flatten()
+    missing = (found.constant - norm_shift_of(site)).flatten()
     if site.norm is not None and site.norm.bias is not None:
         site.norm.bias.add_(missing)
     elif bias is not None:

@@ -35,6 +35,14 @@ class _Stop:
     passed: Mapping[str, torch.Size] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Place:
+    """A layer that a walk has come to, and what it keeps there."""
+
+    stop: _Stop
+    kept: Mapping[int, Outputs]
+
+
 class Walk:
     """Reads the layers of a network in the order in which they run, batch by batch, the same batches every time.
 
@@ -77,6 +85,14 @@ class Walk:
             return found
 
         return read_batch
+
+    def place(self) -> Place:
+        """Return where the walk is: at the layer that was read last."""
+        return Place(self.stop, dict(self.kept))
+
+    def go_back(self, place: Place) -> None:
+        """Go back to a layer that was read before, so that weights may change from there on."""
+        self.stop, self.kept = place.stop, dict(place.kept)
 
     def _check_same(self, number: int, images: Tensor) -> None:
         total = images.double().sum().item()

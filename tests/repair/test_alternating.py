@@ -1,0 +1,89 @@
+"""Couples of layers fitted in turns."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
+from torch import nn
+
+import infoprune
+from infoprune.repair.alternating import alternating
+from infoprune.repair.both import divergence
+from infoprune.repair.least_squares import least_squares
+
+
+@pytest.fixture
+def cut():
+    torch.manual_seed(3)
+    return pair_of(Residual(), images(300, 8, 3), {"inner1.0": range(4), "inner2.0": range(5)})
+
+
+@torch.no_grad()
+def block_error(pair, small):
+    """Of the first block, on images nobody saw."""
+    x = torch.cat(images(900, 8, 9)[3:])
+    sums = [net.norm1(net.outer1(net.inner1(net.stem(x)))) + net.stem(x) for net in (pair.original, small)]
+    return float((sums[0] - sums[1]).square().mean())
+
+
+def test_it_comes_nearer_than_least_squares_on_images_it_never_saw(cut):
+    assert block_error(cut, alternating(cut, quiet)) < 0.9 * block_error(cut, least_squares(cut, quiet))
+
+
+def test_without_rounds_it_is_least_squares(cut):
+    found, plain = alternating(cut, quiet, rounds=0), least_squares(cut, quiet)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), plain.parameters(), strict=True))
+
+
+def test_memory_changes_nothing(cut):
+    found, poor = alternating(cut, quiet), alternating(cut, quiet, memory=0)
+    assert gap(found, poor, cut.batches) < 1e-4
+
+
+def test_where_least_squares_is_exact_it_stays():
+    torch.manual_seed(1)
+    model = Plain(conv_bn(8, 6))
+    with torch.no_grad():
+        model.first[0].weight[3], model.first[1].bias[3], model.first[1].running_mean[3] = 0, -1, 0
+    pair = pair_of(model, images(), {"first.0": [0, 1, 2, 4, 5, 6, 7]})
+    assert gap(model, alternating(pair, quiet), images(16, 8, 1)) < 1e-5
+
+
+class Strided(nn.Module):
+    """A stride, a dilation and a bias between two ReLUs, and a pooling that parts what follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 3, dilation=2, padding=1)
+        self.third, self.fc = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.second(F.relu(self.first(x)))), 2)
+        return self.fc(F.relu(self.third(x)).mean((2, 3)))
+
+
+def test_strides_dilations_and_biases_are_part_of_it():
+    torch.manual_seed(2)
+    pair = pair_of(Strided(), images(400, 16, 2), {"first": range(4), "second": range(5), "third": range(6)})
+    fresh = images(900, 16, 3)[2:]
+    found, plain = alternating(pair, quiet), least_squares(pair, quiet)
+    assert not torch.equal(found.first.weight, plain.first.weight)
+    with torch.no_grad():
+        x = torch.cat(fresh)
+        wanted = pair.original.second(F.relu(pair.original.first(x)))[:, :5]
+        errors = [float((net.second(F.relu(net.first(x))) - wanted).square().mean()) for net in (found, plain)]
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_networks_without_couples_are_repaired_by_least_squares():
+    torch.manual_seed(4)
+    pair = pair_of(Separable(), images(), {"expand.0": range(6)})
+    found, plain = alternating(pair, quiet), least_squares(pair, quiet)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), plain.parameters(), strict=True))
+
+
+def test_as_a_repair_it_leaves_both_networks_as_they_were(cut):
+    before = {name: tensor.clone() for name, tensor in (*cut.small.state_dict().items(),)}
+    found = infoprune.repair(cut.small, cut.original, cut.batches, cut.plan, method="alternating")
+    assert all(torch.equal(before[name], tensor) for name, tensor in cut.small.state_dict().items())
+    assert divergence(cut, found) < divergence(cut, cut.small)
