@@ -1,13 +1,17 @@
-"""Accuracy without labels, training or gradient: criteria by repairs, at the same filters kept for every repair.
+"""Accuracy without labels or training: criteria by repairs, at the same filters kept for every repair.
 
-    python benchmarks/no_gradient.py --network resnet56 --weights FILE --data-dir DIR [--quick] [--json out.json]
+    python benchmarks/no_gradient.py --network resnet56 --weights FILE --data-dir DIR --rows rows.jsonl [--quick]
 
-Without ``--macs`` the ResNets keep 10, 17 and 24 of the 16, 32 and 64 filters in the first convolution of every block,
-the size of the QSFM headline (48.7 % of the MACs and 58.1 % of the parameters go); every other network keeps half of
-the filters of every layer. With ``--macs 0.8,0.6,0.4`` one ranking over the network is cut to each of these shares.
+Without ``--macs`` and ``--ratios`` the ResNets keep 10, 17 and 24 of the 16, 32 and 64 filters in the first convolution
+of every block, the size of the QSFM headline (48.7 % of the MACs and 58.1 % of the parameters go); every other network
+keeps half of the filters of every layer, which in VGG-16 is QSFM's published point. With ``--macs 0.8,0.6,0.4`` one
+ranking over the network is cut to each of these shares; ``--ratios 0.2,0.5`` takes the same share from every layer.
 Calibration and repair images come from the training set (the first chosen with balanced classes, the second at random,
 labels unseen); every seed draws both anew. The test set measures and chooses nothing. ``--quick`` is one seed, the
 criteria l1 and random, 500 repair images and the first 2,000 test images.
+
+Every row is written to ``--rows`` as soon as it is measured; the same command goes on where it was interrupted, and
+``--show`` prints what is there. Repairs by gradient come into a table of their own.
 """
 
 from __future__ import annotations
@@ -31,13 +35,15 @@ from infoprune import criteria, data, experiment, measuring, pipeline
 from infoprune.evaluation import evaluate
 from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.network import cost
-from infoprune.network.groups import find_groups
-from infoprune.plan import Budget
+from infoprune.network.groups import Groups, find_groups
+from infoprune.plan import Budget, Plan
 from infoprune.record import removed
 from infoprune.repair import all_repairs, repaired
 
 KEPT = {1: 10, 2: 17, 3: 24}
 DATA = {"lenet5": "mnist", "mobilenet_v2_imagenet": "folder", "digits": "digits"}
+BY_GRADIENT = ("distil",)
+KEY = ("network", "weights", "criterion", "size", "reselected", "seed", "repair", "images", "test_images")
 
 
 @dataclass(frozen=True)
@@ -47,76 +53,151 @@ class Case:
     model: nn.Module
     images: DataChoice
     test: Any
-    base: float
+    arguments: argparse.Namespace
+
+    def told(self, criterion: str, size: str, seed: int, repair: str, images: int) -> dict[str, Any]:
+        """Return what a row is known by."""
+        a = self.arguments
+        return {
+            "network": a.network,
+            "weights": a.weights.name,
+            "criterion": criterion,
+            "size": size,
+            "reselected": a.reselect,
+            "seed": seed,
+            "repair": repair,
+            "images": images,
+            "test_images": a.test_images or 0,
+        }
 
 
-def rule(model: nn.Module, network: str, share: float | None, budget_by: str | None) -> dict[str, Any]:
-    if share is not None:
-        return {"budget": Budget(macs=share), "budget_by": budget_by}
-    if not network.startswith("resnet"):
+class Rows:
+    """Measured rows, one JSON object a line."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self.found = [json.loads(line) for line in lines]
+        self.known = {_key(row) for row in self.found}
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row, print it and write it."""
+        row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        self.found.append(row)
+        self.known.add(_key(row))
+        print(" | ".join(cells([row])), flush=True)
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in KEY)
+
+
+def rule(model: nn.Module, arguments: argparse.Namespace, size: str) -> dict[str, Any]:
+    kind, _, value = size.partition(" ")
+    if kind == "macs":
+        return {"budget": Budget(macs=float(value)), "budget_by": arguments.budget_by}
+    if kind == "ratio":
+        return {"ratio": float(value)}
+    if not arguments.network.startswith("resnet"):
         return {"ratio": 0.5}
     blocks = {name for name, _ in model.named_modules() if name.endswith("conv1") and name.startswith("layer")}
     return {"keep": {name: KEPT[int(name[5])] for name in sorted(blocks)}}
 
 
-def rows(case: Case, arguments: argparse.Namespace, criterion: str, share: float | None) -> Iterator[dict[str, Any]]:
-    """Measure one criterion with every repair and number of images, seed by seed."""
-    seeds = arguments.seeds if criteria.find(criterion).needs_maps or criterion == "random" else 1
-    for seed in range(seeds):
-        parts = experiment.open_parts(case.images, seed)
-        calibration = experiment.batches(parts.calibration, case.model, case.images)
-        example = measuring.example_of(calibration, case.model)
-        groups = find_groups(case.model, example)
+def measure(case: Case, rows: Rows, criterion: str, size: str, seed: int) -> None:
+    """Measure one plan as cut and with every repair and number of images, what is known already left out."""
+    a = case.arguments
+    asked = [("as cut", 0), *((repair, count) for count in a.images for repair in a.repairs)]
+    missing = [one for one in asked if _key(case.told(criterion, size, seed, *one)) not in rows.known]
+    if not missing:
+        return
+    parts = experiment.open_parts(case.images, seed)
+    calibration = experiment.batches(parts.calibration, case.model, case.images)
+    example = measuring.example_of(calibration, case.model)
+    groups = find_groups(case.model, example)
+    start = time.perf_counter()
+    tap = {"hrel": "convolution"}.get(criterion)
+    chosen = rule(case.model, a, size)
+    plan = pipeline.plan(
+        case.model, calibration, criterion=criterion, seed=seed, tap=tap, reselect=a.reselect, **chosen
+    )
+    seconds = time.perf_counter() - start
+    small = pipeline.apply(plan, case.model, example)
+    figures = {**sizes(case, small, example), **dead(case, calibration, groups, plan)}
+    for repair, count in missing:
+        row = {**case.told(criterion, size, seed, repair, count), **figures}
+        if repair == "as cut":
+            rows.add({**row, "accuracy": evaluate(small, case.test).accuracy, "seconds": seconds})
+            continue
+        unlabelled = data.random_sample(parts.train, count, seed)
+        batches = experiment.batches(unlabelled, case.model, case.images)
         start = time.perf_counter()
-        tap = {"hrel": "convolution"}.get(criterion)
-        chosen = rule(case.model, arguments.network, share, arguments.budget_by)
-        plan = pipeline.plan(case.model, calibration, criterion=criterion, seed=seed, tap=tap, **chosen)
+        better = repaired(small, case.model, batches, plan, groups, method=repair, minutes=a.minutes)
         seconds = time.perf_counter() - start
-        small = pipeline.apply(plan, case.model, example)
-        whole, left = cost.count(case.model, example), cost.count(small, example)
-        told = {
-            "criterion": criterion,
-            "seed": seed,
-            "macs_removed": removed(whole.macs, left.macs),
-            "parameters_removed": removed(whole.parameters, left.parameters),
-        }
-        dead = measuring.dead_filters(case.model, calibration, groups.groups)
-        told["dead_filters"] = sum(map(len, dead.values()))
-        told["dead_filters_removed"] = sum(len(dead[n] - set(kept)) for n, kept in plan.kept.items() if n in dead)
-        accuracy = evaluate(small, case.test).accuracy
-        yield {**told, "repair": "as cut", "images": 0, "accuracy": accuracy, "seconds": seconds}
-        for count in arguments.images:
-            unlabelled = data.random_sample(parts.train, count, seed)
-            batches = experiment.batches(unlabelled, case.model, case.images)
-            for method in arguments.repairs:
-                start = time.perf_counter()
-                better = repaired(small, case.model, batches, plan, groups, method=method)
-                seconds = time.perf_counter() - start
-                accuracy = evaluate(better, case.test).accuracy
-                yield {**told, "repair": method, "images": count, "accuracy": accuracy, "seconds": seconds}
+        rows.add({**row, "accuracy": evaluate(better, case.test).accuracy, "seconds": seconds})
 
 
-def told(some: list[dict[str, Any]]) -> tuple[str, ...]:
+def sizes(case: Case, small: nn.Module, example: torch.Tensor) -> dict[str, float]:
+    whole, left = cost.count(case.model, example), cost.count(small, example)
+    return {
+        "macs_removed": removed(whole.macs, left.macs),
+        "parameters_removed": removed(whole.parameters, left.parameters),
+    }
+
+
+def dead(case: Case, calibration: Any, groups: Groups, plan: Plan) -> dict[str, int]:
+    found = measuring.dead_filters(case.model, calibration, groups.groups)
+    gone = sum(len(found[name] - set(kept)) for name, kept in plan.kept.items() if name in found)
+    return {"dead_filters": sum(map(len, found.values())), "dead_filters_removed": gone}
+
+
+def cells(some: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the cells of the rows that differ in their seed alone."""
     accuracies = [row["accuracy"] for row in some]
     spread = f" ± {statistics.stdev(accuracies):.2f}" if len(some) > 1 else ""
     first = some[0]
     return (
-        first["criterion"],
+        first["criterion"] + (" *" if first["reselected"] else ""),
         first["repair"],
         str(first["images"]),
         f"{first['macs_removed']:.1f}",
         f"{first['parameters_removed']:.1f}",
+        f"{first['dead_filters_removed']} of {first['dead_filters']}",
         f"{statistics.mean(accuracies):.2f}{spread}",
+        str(len(some)),
         f"{statistics.mean(row['seconds'] for row in some):.0f}",
+        f"{max(row['peak_mib'] for row in some):,}",
     )
+
+
+HEADINGS = (
+    *("criterion", "repair", "images", "MACs gone %", "parameters gone %"),
+    *("dead gone", "accuracy %", "seeds", "s", "peak MiB"),
+)
+
+
+def show(rows: Rows, network: str, weights: str, title: str) -> None:
+    """Print the rows of a network, those by gradient apart, averaged over seeds."""
+    for gradient in (False, True):
+        table = Table(title=f"{title}, {'by gradient, without labels' if gradient else 'no gradient'}")
+        for heading in HEADINGS:
+            table.add_column(heading, justify="left" if heading in ("criterion", "repair") else "right")
+        by: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for row in rows.found:
+            if (row["network"], row["weights"], row["repair"] in BY_GRADIENT) == (network, weights, gradient):
+                by.setdefault(tuple(row[name] for name in KEY if name != "seed"), []).append(row)
+        for some in by.values():
+            table.add_row(*cells(some))
+        if by:
+            Console(width=140).print(table)
+    print("* filters chosen anew, front to back, in the network that is left")
 
 
 def numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
-
-
-def shares(text: str) -> list[float]:
-    return [float(number) for number in text.split(",")]
 
 
 def words(text: str) -> list[str]:
@@ -128,60 +209,62 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--network", default="resnet56")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--criteria", type=words, default=["qsfm-ssim", "qsfm-psnr", "cmi", "hrel", "l1", "random"])
-    parser.add_argument("--repairs", type=words, default=[info.name for info in all_repairs()])
+    every = ["qsfm-ssim", "qsfm-psnr", "cmi", "hrel", "reconstruction", "l1", "random"]
+    parser.add_argument("--criteria", type=words, default=every)
+    usual = [info.name for info in all_repairs() if info.name not in BY_GRADIENT]
+    parser.add_argument("--repairs", type=words, default=usual, help="empty for none")
     parser.add_argument("--images", type=numbers, default=[1000], help="repair images, one or several numbers")
-    parser.add_argument("--macs", type=shares, default=[None], help="shares of the MACs that remain")
+    parser.add_argument("--calibration", type=int, default=256, help="images that score the filters")
+    parser.add_argument("--macs", type=words, default=[], help="shares of the MACs that remain")
+    parser.add_argument("--ratios", type=words, default=[], help="shares of the filters that go from every layer")
     parser.add_argument("--budget-by", help="criterion that shares the MACs out to the layers")
+    parser.add_argument("--reselect", action="store_true", help="choose the filters anew, front to back")
+    parser.add_argument("--minutes", type=float, help="how long the repair distil may take")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test-images", type=int)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rows", type=Path, help="JSON lines; rows that are there are not measured again")
+    parser.add_argument("--show", action="store_true", help="measure nothing")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
+    arguments.repairs = [name for name in arguments.repairs if name]
     if arguments.quick:
         arguments.seeds, arguments.images, arguments.test_images = 1, [500], 2000
         arguments.criteria = [name for name in arguments.criteria if name in ("l1", "random")] or arguments.criteria
     return arguments
 
 
+def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
+    """Yield criterion, size and seed of every plan; what draws nothing has one seed."""
+    sizes = [*(f"macs {share}" for share in arguments.macs), *(f"ratio {share}" for share in arguments.ratios)]
+    for size in sizes or ["published"]:
+        for criterion in arguments.criteria:
+            drawn = criteria.find(criterion).needs_maps or criterion == "random" or arguments.repairs
+            for seed in range(arguments.seeds if drawn else 1):
+                yield criterion, size, seed
+
+
 def main() -> None:
     arguments = parsed()
+    rows = Rows(arguments.rows)
     model = experiment.open_network(NetworkChoice(arguments.network, arguments.weights), arguments.device)
-    images = DataChoice(DATA.get(arguments.network, "cifar10"), arguments.data_dir, batch_size=250)
+    images = DataChoice(
+        DATA.get(arguments.network, "cifar10"),
+        arguments.data_dir,
+        batch_size=50 if arguments.network == "mobilenet_v2_imagenet" else 250,
+        calibration=arguments.calibration,
+    )
     test = experiment.open_parts(images).test
     test = test if arguments.test_images is None else test.subset(torch.arange(min(len(test), arguments.test_images)))
-    batches = experiment.batches(test, model, images)
-    case = Case(model, images, batches, evaluate(model, batches).accuracy)
-    title = (
-        f"{arguments.network} ({arguments.weights.name}), {case.base:.2f} % on {len(test):,} test images, no gradient"
-    )
-    print(title, flush=True)
-    table = Table(title=title)
-    for column in ("criterion", "repair", "images", "MACs gone %", "parameters gone %", "accuracy %", "s"):
-        table.add_column(column, justify="left" if column in ("criterion", "repair") else "right")
-    found: list[dict[str, Any]] = []
-    for share in arguments.macs:
-        for criterion in arguments.criteria:
-            by_repair: dict[tuple[str, int], list[dict[str, Any]]] = {}
-            for row in rows(case, arguments, criterion, share):
-                found.append({**row, "macs_share": share})
-                by_repair.setdefault((row["repair"], row["images"]), []).append(row)
-                print(" | ".join(told([row])), flush=True)
-            for some in by_repair.values():
-                table.add_row(*told(some))
-    Console(width=120).print(table)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory {peak:,.0f} MiB")
-    if arguments.json:
-        whole = {
-            "network": arguments.network,
-            "base": case.base,
-            "test_images": len(test),
-            "rows": found,
-            "peak_mib": peak,
-        }
-        arguments.json.write_text(json.dumps({**whole, "rows": found}, indent=1) + "\n")
+    title = f"{arguments.network} ({arguments.weights.name})"
+    if not arguments.show:
+        batches = experiment.batches(test, model, images)
+        title = f"{title}, {evaluate(model, batches).accuracy:.2f} % on {len(test):,} test images"
+        print(title, flush=True)
+        case = Case(model, images, batches, arguments)
+        for criterion, size, seed in wanted(arguments):
+            measure(case, rows, criterion, size, seed)
+    show(rows, arguments.network, arguments.weights.name, title)
 
 
 if __name__ == "__main__":
