@@ -268,3 +268,15 @@ def test_an_unknown_normalisation_is_told():
     chain = Chain([4], [4])
     with pytest.raises(InputError, match="unknown normalisation 'means': did you mean 'mean'"):
         cut_to_budget(groups_of(chain), drawn(groups_of(chain)), chain, Budget(macs=0.5), normalise="means")
+
+
+def test_importances_that_compare_are_taken_as_they_are():
+    groups = (ToyGroup("a", 4, ((0,), (1,), (2,), (3,))), ToyGroup("b", 4, ((0,), (1,), (2,), (3,))))
+    scores = {"a": torch.tensor([8.0, 7.0, 6.0, 5.0]), "b": torch.tensor([4.0, 3.0, 2.0, 1.0])}
+
+    def steps(comparable):
+        found = {name: Importance(some.double(), comparable=comparable) for name, some in scores.items()}
+        return rank(groups, found).steps
+
+    assert steps(True) == (1, 1, 1, 0, 0, 0)
+    assert steps(False) != steps(True)

@@ -24,12 +24,15 @@ class Importance:
         order: All filters, most important first; by default the scores descending, equal ones by index.
         curve: Value of keeping the first 1, 2, ..., C filters of ``order`` (for CMI: bits left), where there is one.
         evidence: Tensors that show why, such as a ``(C, C)`` similarity matrix, by name.
+        comparable: Whether scores compare between groups as they are, so that a budget need not take them relative to
+            the mean of their group.
     """
 
     scores: Tensor
     order: tuple[int, ...] = ()
     curve: tuple[float, ...] | None = None
     evidence: Mapping[str, Tensor] = field(default_factory=dict)
+    comparable: bool = False
 
     def __post_init__(self) -> None:
         if not torch.isfinite(self.scores).all():

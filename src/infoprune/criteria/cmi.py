@@ -32,7 +32,7 @@ def conditional_mutual_information_order(
     label_kernel: Any = "indicator",
     joint: Any = "product",
     tail: Any = "pairs",
-    score: str = "rank",
+    score: str = "bits",
 ) -> Importance:
     """Order the filters so that I(Y; the rest | given, the first ones) falls as fast as possible.
 
@@ -49,9 +49,9 @@ def conditional_mutual_information_order(
         label_kernel: As for :func:`infoprune.entropy.greedy_order`.
         joint: As for :func:`infoprune.entropy.greedy_order`.
         tail: What ranks the filters once the joint is saturated.
-        score: What the importance of a filter is. ``"rank"``: its place in the order, C for the first, 1 for the last.
-            ``"bits"``: what is left to be told when it and all behind it go, the curve before it, which compares
-            between layers; behind saturation it goes on in a straight line to 0.
+        score: What the importance of a filter is. ``"bits"``: what is left to be told when it and all behind it go, the
+            curve before it, which compares between layers; behind saturation it goes on in a straight line to 0.
+            ``"rank"``: its place in the order, C for the first, 1 for the last.
 
     Returns:
         The importance; the evidence holds ``information`` I(Y; given, the first ones) and ``cmi`` in bits, ``(C,)``
@@ -68,7 +68,7 @@ def conditional_mutual_information_order(
     dead = dead_filters(maps)
     live = (~dead).nonzero().flatten().tolist()
     if not live:
-        return _without_information(len(dead))
+        return _without_information(len(dead), score)
     found = greedy_order(
         variables(maps)[live],
         labels,
@@ -99,6 +99,7 @@ def conditional_mutual_information_order(
             "saturated_at": torch.tensor(found.saturated_at),
             "dead": torch.tensor(silent),
         },
+        comparable=score == "bits",
     )
 
 
@@ -167,7 +168,8 @@ def _bits(order: list[int], curve: tuple[float, ...], found: GreedyOrder) -> Ten
     if resolved < len(found.order):
         # The last that is told from the next, and then so many steps down to nothing.
         steps = len(found.order) - resolved
-        before[resolved : len(found.order)] = before[resolved] * torch.linspace(1, 1 / steps, steps).double()
+        falling = torch.linspace(1, 1 / steps, steps, dtype=torch.float64)
+        before[resolved : len(found.order)] = before[resolved] * falling
     before[len(found.order) :] = 0
     scores = torch.empty_like(before)
     scores[order] = before
@@ -184,10 +186,11 @@ def _places(order: list[int]) -> Tensor:
     return places
 
 
-def _without_information(filters: int) -> Importance:
+def _without_information(filters: int, score: str) -> Importance:
     order, nothing = list(range(filters)), torch.zeros(filters, dtype=torch.float64)
     evidence = {"information": nothing, "cmi": nothing, "whole": _tensor(0.0), "saturated_at": torch.tensor(0)}
-    return Importance(_places(order), tuple(order), (0.0,) * filters, evidence)
+    scores = nothing if score == "bits" else _places(order)
+    return Importance(scores, tuple(order), (0.0,) * filters, evidence, comparable=score == "bits")
 
 
 INFO = register(

@@ -108,7 +108,8 @@ def rank(
         groups: What is ranked.
         importances: By the groups' names.
         limits: How far each may be cut.
-        normalise: ``"mean"``: a score counts relative to the mean absolute score of its group; ``"none"``: as it is.
+        normalise: ``"mean"``: a score counts relative to the mean absolute score of its group, unless all importances
+            say that they are comparable; ``"none"``: as it is.
 
     Returns:
         The ranking; steps of equal importance are taken by all groups alike, in the order of the groups.
@@ -119,9 +120,10 @@ def rank(
     if normalise not in ("mean", "none"):
         raise unknown("normalisation", normalise, ("mean", "none"))
     ladders = [ladder(group, importance_of(group, importances), limits) for group in groups]
+    relative = normalise == "mean" and not all(importances[group.name].comparable for group in groups)
     keys: list[tuple[float, float, int]] = []
     for index, (group, rungs) in enumerate(zip(groups, ladders, strict=True)):
-        scale = _scale(importances[group.name]) if normalise == "mean" else 1.0
+        scale = _scale(importances[group.name]) if relative else 1.0
         keys += [(rung.importance / scale, i / len(rungs), index) for i, rung in enumerate(rungs)]
     return Ranking(tuple(groups), tuple(ladders), tuple(index for _, _, index in sorted(keys)))
 
