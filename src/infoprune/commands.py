@@ -237,6 +237,7 @@ def iterate(
     schedule: PruningSchedule,
     *,
     out: Path,
+    train_images: int | None = None,
     state: Path | None = None,
     plane: tuple[Path, InformationPlane] | None = None,
     device: str = "auto",
@@ -254,6 +255,7 @@ def iterate(
         images: Which images; the schedule says how many score the filters.
         schedule: What goes in each round, and how the network is trained.
         out: The checkpoint to write.
+        train_images: Train on a sample of so many images, of balanced classes; by default on all.
         state: Where the state is kept.
         plane: A file for the points of an information plane, and the plane that notes them.
         device: Where the network is.
@@ -273,7 +275,8 @@ def iterate(
     if schedule.tap is None:
         schedule = replace(schedule, tap=_paper_tap(model, schedule.criterion))
     folder = isinstance(parts.train, data.FolderImages)
-    training = experiment.batches(parts.train, model, images, shuffle=True, random_crop=folder)
+    some = parts.train if train_images is None else data.balanced_sample(parts.train, train_images, schedule.seed)
+    training = experiment.batches(some, model, images, shuffle=True, random_crop=folder)
     others = [experiment.batches(part, model, images) for part in (parts.calibration, parts.held_out, parts.test)]
     done = run_rounds(
         model,
@@ -285,7 +288,12 @@ def iterate(
         progress=progress,
         on_round=lambda one, last: tell(_told_round(one, last)),
     )
-    settings = {**_settings(network, images, model), "schedule": schedule.to_dict(), "seed": schedule.seed}
+    settings = {
+        **_settings(network, images, model),
+        "schedule": schedule.to_dict(),
+        "seed": schedule.seed,
+        "train_images": len(some),
+    }
     record = {**done.record(), "figures": _figures(done.model, experiment.batches(parts.test, model, images), progress)}
     checkpoint.save(done.model, out, settings=settings, figures=record["figures"], force=force)
     if plane is not None:

@@ -62,6 +62,7 @@ def iterate(
     options: Annotated[str | None, typer.Option(help="JSON object of options of the criterion.")] = None,
     tap: Annotated[str | None, typer.Option(help="Where maps are read: convolution, norm or activation.")] = None,
     calibration: Annotated[int | None, typer.Option(min=1, help="Training images that score the filters.")] = None,
+    train_images: Annotated[int | None, typer.Option(min=1, help="Train on a sample of so many images.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
     floor: Annotated[
         float | None, typer.Option(help="Held-out accuracy (%) below which the last round is undone and all ends.")
@@ -114,6 +115,7 @@ def iterate(
             images,
             chosen,
             out=out,
+            train_images=train_images,
             state=state,
             plane=None if plane is None else (plane, InformationPlane(tap=_plane_tap(chosen), every=plane_every)),
             device=device,

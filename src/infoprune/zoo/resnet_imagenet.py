@@ -57,19 +57,18 @@ class ImageNetResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        channels = 64
-        for stage, (count, filters) in enumerate(zip(blocks, WIDTHS, strict=True), 1):
-            stride = 1 if stage == 1 else 2
-            setattr(self, f"layer{stage}", nn.Sequential(*_stage(channels, filters, stride, count)))
-            channels = EXPANSION * filters
+        first, second, third, fourth = WIDTHS
+        self.layer1 = nn.Sequential(*_stage(64, first, 1, blocks[0]))
+        self.layer2 = nn.Sequential(*_stage(EXPANSION * first, second, 2, blocks[1]))
+        self.layer3 = nn.Sequential(*_stage(EXPANSION * second, third, 2, blocks[2]))
+        self.layer4 = nn.Sequential(*_stage(EXPANSION * third, fourth, 2, blocks[3]))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, classes)
+        self.fc = nn.Linear(EXPANSION * fourth, classes)
         he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:  # noqa: D102
         maps = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            maps = stage(maps)
+        maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
         logits: Tensor = self.fc(self.avgpool(maps).flatten(1))
         return logits
 
