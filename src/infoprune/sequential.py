@@ -431,6 +431,7 @@ def _noted(decided: Decided) -> dict[str, Any]:
         "scores": to_json(importance.scores),
         "order": importance.order,
         "curve": importance.curve,
+        "comparable": importance.comparable,
         "evidence": {name: to_json(tensor) for name, tensor in importance.evidence.items()},
         "kept": decided.cut.kept,
         "reason": decided.cut.reason,
@@ -443,5 +444,6 @@ def _from_note(note: Mapping[str, Any]) -> Decided:
         tuple(note["order"]),
         None if note["curve"] is None else tuple(note["curve"]),
         {name: from_json(values) for name, values in note["evidence"].items()},
+        note["comparable"],
     )
     return Decided(importance, Cut(tuple(note["kept"]), note["reason"]))
