@@ -117,13 +117,15 @@ def exponents(x: Tensor, rates: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
     samples = _centred(x, dtype)
     rates = rates.to(dtype)[:, None]
     across = samples.norms * -rates
-    check_finite(across)
     found = _expanded(samples, across, 2 * rates)
     found.diagonal(dim1=-2, dim2=-1).zero_()
     # An exponent is out by e (r_i + r_j), e the rounding and r = rate |x|^2. The sum of a positive semi-definite s
     # with a unit diagonal is then out by the share 2 e r's1 / 1's1 <= 2 e (r's r / 1's1)^1/2 <= 2 e sum(r) / n^1/2.
-    share = -across.sum(dim=-1) * (_rounding(dtype, x.shape[-1]) / math.sqrt(x.shape[-2]))
-    return found, share < _SHARE_OF_ROUNDING
+    share = _rounding(dtype, x.shape[-1]) / math.sqrt(x.shape[-2])
+    trusted = across.sum(dim=-1) > -_SHARE_OF_ROUNDING / share
+    if not bool(trusted.all()):
+        check_finite(across)
+    return found, trusted
 
 
 def is_wide(x: Tensor) -> bool:

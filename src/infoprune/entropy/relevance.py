@@ -65,7 +65,8 @@ def relevance(
         # Single precision: its rounding is below a millionth of a bit here.
         squares = gram_of(maps, rule, torch.float32, power=2)
         members = torch.empty_like(blocks.members).index_copy_(0, blocks.order, blocks.members).float()
-        left = _in_chunks_of(maps, kernel, lambda part: equivocation_of_squares(squares(part), members, blocks.outside))
+        sums = _in_chunks_of(maps, kernel, lambda part: sums_of_squares(squares(part), members))
+        left = equivocation_of_sums(sums, blocks.outside)
     elif kernel == "cosine" and maps.shape[-1] + 1 < maps.shape[1] and not blocks.outside:
         check_variables(maps)
         left = _in_chunks_of(maps, kernel, lambda part: _left_by_covariance(maps[part][:, blocks.order], blocks, alpha))
@@ -74,7 +75,8 @@ def relevance(
         if is_power(alpha):
             left = _in_chunks_of(maps, kernel, lambda part: equivocation(grams(part), blocks, alpha))
         else:
-            left = _left_of_spectra(_in_chunks_of(maps, kernel, lambda part: _spectra(grams(part), blocks)), alpha)
+            spectra = _in_chunks_of(maps, kernel, lambda part: _spectra(grams(part), blocks), caches=2)
+            left = _left_of_spectra(spectra, alpha)
     return (label_entropy(blocks, alpha) - left) * in_unit(unit)
 
 
@@ -101,21 +103,27 @@ def equivocation(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
         ``(B,)``.
     """
     if alpha == 2:
-        return equivocation_of_squares(K.square(), blocks.members, blocks.outside)
+        return equivocation_of_sums(sums_of_squares(K.square(), blocks.members.to(K.dtype)), blocks.outside)
     if is_power(alpha):
         return _joint_of_power(K, blocks, int(alpha)) - nats_of_gram(K, alpha)
     return _left_of_spectra(_spectra(K, blocks), alpha)
 
 
-def equivocation_of_squares(squares: Tensor, members: Tensor, outside: float) -> Tensor:
-    """Return :func:`equivocation` of order 2 from the squared entries, unit diagonal: log(1 + (1-r^2) b / (a + r^2 b)).
+def sums_of_squares(squares: Tensor, members: Tensor) -> Tensor:
+    """Return the sums of ``(B, n, n)`` entries over the pairs of one class, and over all, ``(B, 2)`` float64."""
+    by_class = members.mT @ squares @ members
+    own = by_class.diagonal(dim1=-2, dim2=-1).sum(dim=-1, dtype=torch.float64)
+    return torch.stack([own, by_class.sum(dim=(-2, -1), dtype=torch.float64)], dim=-1)
 
-    a and b are the sums over all pairs of samples of one class, each with itself too, and of two.
+
+def equivocation_of_sums(sums: Tensor, outside: float) -> Tensor:
+    """Return :func:`equivocation` of order 2 from the :func:`sums_of_squares` of entries, unit diagonal.
+
+    It is log(1 + (1-r^2) b / (a + r^2 b)), a and b the sums over all pairs of samples of one class, each with itself
+    too, and of two.
     """
-    members = members.to(squares.dtype)
-    by_class = (members.mT @ squares @ members).double()
-    own = by_class.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-    between = by_class.sum(dim=(-2, -1)) - own
+    own = sums[..., 0]
+    between = sums[..., 1] - own
     r2 = outside**2
     return torch.log1p((1 - r2) * between / (own + r2 * between))
 
@@ -144,10 +152,10 @@ def _smaller_square(factor: Tensor) -> Tensor:
     return factor @ factor.mT if factor.shape[-2] <= factor.shape[-1] else factor.mT @ factor
 
 
-def _in_chunks_of(maps: Tensor, kernel: Kernel, work: Callable[[slice], Tensor]) -> Tensor:
+def _in_chunks_of(maps: Tensor, kernel: Kernel, work: Callable[[slice], Tensor], caches: int = 1) -> Tensor:
     count, n, d = maps.shape
     # Distances are taken of wide samples in pieces: it is the Gram matrices that fill the cache.
-    return in_chunks(work, (count, n, d if kernel == "cosine" else n), maps.device)
+    return in_chunks(work, (count, n, d if kernel == "cosine" else n), maps.device, caches)
 
 
 def _spectra(K: Tensor, blocks: ClassBlocks) -> Tensor:

@@ -121,7 +121,7 @@ def eigenvalues_of_copies(K: Tensor, *, overwrite: bool = False) -> Tensor:
     looked_at = K[:, :: max(1, fewest // 2)] == 1
     sizes, leaders = looked_at.sum(dim=-1, dtype=torch.int32).max(dim=-1)
     several = int((sizes >= fewest).sum())
-    if K.requires_grad or not several:
+    if K.requires_grad or several <= len(K) // 4:
         return eigenvalues(K, overwrite=overwrite)
     by_size = sizes.argsort(descending=True, stable=True)
     others = by_size[several:]

@@ -37,7 +37,7 @@ def one_blas_thread() -> Iterator[int]:
         _workers.reset(token)
 
 
-def in_chunks(work: Callable[[slice], Tensor], shape: Sequence[int], device: torch.device) -> Tensor:
+def in_chunks(work: Callable[[slice], Tensor], shape: Sequence[int], device: torch.device, caches: int = 1) -> Tensor:
     """Return what ``work`` gives for runs of variables, in one tensor, from as many workers as the caller had threads.
 
     Args:
@@ -45,10 +45,11 @@ def in_chunks(work: Callable[[slice], Tensor], shape: Sequence[int], device: tor
         shape: ``(C, n, d)`` of the variables. A run is as long as its ``(n, n)`` and ``(n, d)`` matrices stay in the
             cache of a core, or fill a GPU, whatever the number of workers: the result does not depend on that.
         device: Where the work is done.
+        caches: A run may be so many times as long, where most of the work is on one matrix after another.
     """
     variables, samples, features = shape
     entries = _ENTRIES_OF_A_CORE if device.type == "cpu" else _ENTRIES_OF_A_GPU
-    size = max(1, entries // (samples * max(samples, features)))
+    size = max(1, caches * entries // (samples * max(samples, features)))
     runs = [slice(start, min(start + size, variables)) for start in range(0, variables, size)]
     with one_blas_thread() as workers:
         if workers == 1 or len(runs) < 2:
