@@ -9,13 +9,16 @@ from infoprune.criteria import all_criteria, register_criterion
 from infoprune.errors import InputError
 from infoprune.evaluation import Evaluation, evaluate
 from infoprune.free import Freed, remove_free
+from infoprune.iterative import iterate
 from infoprune.network.verify import VerificationError
 from infoprune.origin import Origin
 from infoprune.pipeline import Result, apply, plan, prune, verify
 from infoprune.plan import Budget, LayerDecision, Plan
+from infoprune.plane import InformationPlane
 from infoprune.planning import Choice
 from infoprune.repair import all_repairs, repair
 from infoprune.reselection import reselect
+from infoprune.schedule import PruningSchedule
 from infoprune.tune import Recipe, train
 from infoprune.version import __version__
 
@@ -24,10 +27,12 @@ __all__ = [
     "Choice",
     "Evaluation",
     "Freed",
+    "InformationPlane",
     "InputError",
     "LayerDecision",
     "Origin",
     "Plan",
+    "PruningSchedule",
     "Recipe",
     "Result",
     "VerificationError",
@@ -36,6 +41,7 @@ __all__ = [
     "all_repairs",
     "apply",
     "evaluate",
+    "iterate",
     "load",
     "plan",
     "prune",
