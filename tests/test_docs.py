@@ -19,7 +19,7 @@ NEEDED = {
     "compare": "plotly",
     "--figures": "matplotlib",
 }
-GUIDES = [DOCS / name for name in ("start.md", "own-network.md", "report.md", "extend.md")]
+GUIDES = [DOCS / name for name in ("start.md", "own-network.md", "small-without-training.md", "report.md", "extend.md")]
 PAGES = [
     *GUIDES,
     *(page for page in sorted(DOCS.glob("methods/*.md")) if BLOCK.search(page.read_text(encoding="utf-8"))),

@@ -8,7 +8,7 @@ from safetensors import safe_open
 DIGITS = ("--data", "digits")
 
 
-@pytest.mark.parametrize("repair", ["merge", "channels", "fold", "least-squares", "all"])
+@pytest.mark.parametrize("repair", ["merge", "channels", "fold", "least-squares", "all", "alternating"])
 def test_every_repair_ends_in_a_checkpoint_that_measures_as_recorded(infoprune, base, folder, repair):
     done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--macs", 0.4, "--repair", repair,
                      "--repair-images", 400, "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
@@ -65,3 +65,14 @@ def test_free_filters_are_counted_apart(infoprune, base, folder):
     assert 0.45 < record["pruned"]["macs"] / record["base"]["macs"] <= 0.5
     shown = infoprune("show", "small.safetensors", "--json", "shown.json")
     assert shown.code == 0, shown.err
+
+
+def test_filters_chosen_anew_and_a_repair_by_gradient_that_ends_in_time(infoprune, base, folder):
+    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "random", "--macs", 0.5, "--reselect",
+                     "--repair", "distil", "--repair-images", 300, "--repair-minutes", 0.05,
+                     "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
+    assert done.code == 0, done.err
+    record = json.loads((folder / "out.json").read_text())
+    assert record["settings"]["reselect"] is True
+    assert record["seconds"]["repair"] < 60
+    assert record["pruned"]["accuracy"] > record["as_cut"]["accuracy"]
