@@ -151,7 +151,8 @@ def prune(
     result = pipeline.prune(model, calibration, test=test, progress=progress, on_reach=on_reach, **given)
     settings = {**_settings(network, images, model), "seed": seed}
     if repair is not None:
-        settings["repair"] = {**asdict(repair), "images": min(repair.images, len(parts.train))}
+        how = {"method": repair.method, "images": min(repair.images, len(parts.train)), "minutes": repair.minutes}
+        settings["repair"] = {name: value for name, value in how.items() if value is not None}
     record = result.record()
     record["settings"] = {**record["settings"], **settings}
     if isinstance(choice, Choice) and stability > 1:
