@@ -142,6 +142,18 @@ def test_widths_may_differ_by_variable():
     assert torch.allclose(both[1], gram(x[1], width=2.0), atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_maps_of_many_features_are_the_definition_in_pieces_too(dtype):
+    # Forty variables of 8,000 numbers: three pieces.
+    x = 3 + torch.relu(torch.randn(40, 40, 200, generator=torch.Generator().manual_seed(4)))
+    x[7, 5:9] = x[7, 4]
+    expected = torch.exp(-broadcast_distances(x.double()) / (2 * 12.0**2))
+    found = gram(x, width=12.0, dtype=dtype)
+    assert torch.allclose(found.double(), expected, atol=1e-5 if dtype == torch.float32 else 1e-12)
+    assert torch.equal(gram(x[7:8], width="median"), gram(x, width="median")[7:8])
+    assert gram(x, width="median")[7, 4:9, 4:9].eq(1).all()
+
+
 def test_far_samples_do_not_reach_the_numbers_that_processors_are_slow_with():
     x = torch.linspace(0, 1e4, 20)[None, :, None]
     for dtype in (torch.float32, torch.float64):

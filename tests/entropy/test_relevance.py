@@ -64,6 +64,25 @@ def test_silent_samples_counted_as_one_change_nothing(alpha):
     assert torch.allclose(relevance(x, labels, alpha, width=1.0), expected, atol=1e-6 if alpha == 2 else 1e-10)
 
 
+@given(SEEDS, st.sampled_from([1.0, 1.01, 2.0, 3.0]), st.sampled_from(["median", 9.0]))
+def test_maps_of_many_features_in_any_order_of_samples(seed, alpha, width):
+    x = torch.relu(points(seed, 20, d=90, variables=4)).float()
+    labels = class_labels(seed, 20)
+    expected = written_out(x, labels, alpha, width=width)
+    assert torch.allclose(relevance(x, labels, alpha, width), expected, atol=2e-6 if alpha == 2 else 1e-9)
+
+
+@given(SEEDS, st.integers(1, 6), st.floats(1, 6))
+def test_samples_far_away_and_near_each_other_cost_order_two_no_digits(seed, far, power):
+    # Expanded distances between them drown in the rounding of their norms.
+    x = points(seed, 40, d=8, variables=3).float()
+    x[1, :far] += 10**power
+    labels = class_labels(seed, 40)
+    found = relevance(x, labels, 2.0, width=2.0)
+    assert torch.allclose(found, written_out(x, labels, 2.0, width=2.0), atol=1e-6)
+    assert torch.allclose(found[[0, 2]], relevance(x[[0, 2]], labels, 2.0, width=2.0), atol=1e-6)
+
+
 def test_few_features_under_the_cosine_go_by_their_covariance():
     x = torch.relu(torch.randn(5, 80, 3, generator=torch.Generator().manual_seed(3)))
     x[0, 7] = 0.0

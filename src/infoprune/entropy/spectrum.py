@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from infoprune.entropy.threads import in_chunks
 from infoprune.errors import InputError
 
 # Whole orders up to this one take matrix products, at most three of them, instead of eigenvalues.
@@ -86,19 +87,26 @@ def nats_of_spectrum(spectrum: Tensor, alpha: float) -> Tensor:
 def eigenvalues(K: Tensor, *, overwrite: bool = False) -> Tensor:
     """Return the eigenvalues ``(..., n)`` of symmetric, positive semi-definite ``(..., n, n)`` matrices, ascending.
 
-    They are computed on a CPU whatever the device: on CUDA torch solves matrices of more than 32 rows one after
-    another, each slower than a core does.
+    They are computed on a CPU whatever the device, by as many workers as the caller had threads: on CUDA torch solves
+    matrices of more than 32 rows one after another, each slower than a core does.
 
     Args:
         K: The matrices.
         overwrite: They are not needed any more; their diagonals may be written over.
     """
-    matrices = K.cpu()
+    if K.device.type == "cpu":
+        return _solved(K, overwrite=overwrite)
+    matrices = K.cpu().flatten(0, -3)
+    found = in_chunks(lambda part: _solved(matrices[part], overwrite=True), matrices.shape, matrices.device)
+    return found.reshape(K.shape[:-1]).to(K.device)
+
+
+def _solved(K: Tensor, *, overwrite: bool) -> Tensor:
+    spectrum: Tensor
     if K.dtype != torch.float64:
-        spectrum: Tensor = torch.linalg.eigvalsh(matrices)
-        return spectrum.to(K.device)
-    if K.requires_grad or not overwrite:
-        matrices = matrices.clone()
+        spectrum = torch.linalg.eigvalsh(K)
+        return spectrum
+    matrices = K if overwrite and not K.requires_grad else K.clone()
     # The solver iterates until what it neglects is small beside the eigenvalue it is at, and those near zero take the
     # longest. Their mean, which is no larger than the largest, adds little rounding to what the solver has anyway.
     diagonal = matrices.diagonal(dim1=-2, dim2=-1)
@@ -106,7 +114,7 @@ def eigenvalues(K: Tensor, *, overwrite: bool = False) -> Tensor:
     diagonal += shift
     # Transposed, its rows are the columns that the solver wants.
     spectrum = torch.linalg.eigvalsh(matrices.mT, UPLO="U") - shift
-    return spectrum.to(K.device)
+    return spectrum
 
 
 def eigenvalues_of_copies(K: Tensor, *, overwrite: bool = False) -> Tensor:
