@@ -190,22 +190,22 @@ def relevance_lines(args: argparse.Namespace, n: int, machine: dict[str, float])
     for x in layers:
         widths = median_width(x.double())
         few = x[: 4 if x.shape[-1] > 64 else 12].contiguous()
-        some = x[:128]
         works: list[Callable[[], Tensor]] = [
             lambda few=few, widths=widths: papers_relevance(few, widths[: len(few)], label, ALPHA),
-            lambda some=some, widths=widths: plain_relevance(some[:32], widths[: len(some[:32])], label, ALPHA),
-            lambda some=some, widths=widths: relevance(some, maps.labels, ALPHA, widths[: len(some)]),
-            lambda some=some: relevance(some, maps.labels, ALPHA),
-            lambda some=some, widths=widths: relevance(some, maps.labels, 2.0, widths[: len(some)]),
-            lambda some=some: relevance(some, maps.labels, ALPHA, kernel="cosine"),
+            lambda x=x, widths=widths: plain_relevance(x[:32], widths[:32], label, ALPHA),
+            lambda x=x, widths=widths: relevance(x, maps.labels, ALPHA, widths),
+            lambda x=x: relevance(x, maps.labels, ALPHA),
+            lambda x=x, widths=widths: relevance(x, maps.labels, 2.0, widths),
+            lambda x=x: relevance(x, maps.labels, ALPHA, kernel="cosine"),
         ]
-        counts = (len(few), len(some[:32]), len(some), len(some), len(some), len(some))
+        # Ours is timed on all filters of the layer, the references on some of them.
+        counts = (len(few), 32, len(x), len(x), len(x), len(x))
         with threads(1):
             for name, count, time_ in zip(totals, counts, in_turns(works, args.device, 2), strict=True):
                 totals[name] += time_ / count * len(x)
             for name, alpha in (("ours", ALPHA), ("two", 2.0)):
-                exact = plain_relevance(some[:32], widths[:32], label, alpha)
-                found = relevance(some[:32], maps.labels, alpha, widths[:32])
+                exact = plain_relevance(x[:32], widths[:32], label, alpha)
+                found = relevance(x, maps.labels, alpha, widths)[:32]
                 wrong[name] = max(wrong[name], float((found - exact).abs().max()))
     filters = sum(len(x) for x in layers)
     section = f"relevance of {filters:,} filters, n = {n}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from infoprune.entropy.distances import check_variables
+from infoprune.entropy.distances import check_variables, is_wide
 from infoprune.entropy.kernels import Kernel, KernelRule, cosine_factor, gram_of
 from infoprune.entropy.labels import ClassBlocks, Convention, LabelKernel, class_blocks, label_spectrum
 from infoprune.entropy.renyi import Unit, in_unit
@@ -75,7 +75,8 @@ def relevance(
         if is_power(alpha):
             left = _in_chunks_of(maps, kernel, lambda part: equivocation(grams(part), blocks, alpha))
         else:
-            spectra = _in_chunks_of(maps, kernel, lambda part: _spectra(grams(part), blocks), caches=2)
+            caches = 1 if is_wide(maps) else 2
+            spectra = _in_chunks_of(maps, kernel, lambda part: _spectra(grams(part), blocks), caches)
             left = _left_of_spectra(spectra, alpha)
     return (label_entropy(blocks, alpha) - left) * in_unit(unit)
 
