@@ -102,10 +102,12 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
             write_solution(site, best_solution(site, *moments_of(walks, site, maps)))
             begun = held.get(first_of.get(layer, ""))
             if maps is not None and begun is not None:
-                count = min(len(begun.inputs), len(maps.targets))
-                inputs, targets = torch.cat(begun.inputs[:count]), torch.cat(maps.targets[:count])
+                images = min(sum(map(len, begun.inputs)), sum(map(len, maps.targets)))
+                inputs, targets = torch.cat(begun.inputs)[:images], torch.cat(maps.targets)[:images]
                 _alternate(begun.site, site, inputs, targets, rounds)
                 walks.small.go_back(begun.place)
+                # Where this layer is the first of the next couple, it is fed something else now.
+                maps.inputs = [_Layer(begun.site)(inputs).relu()]
             if maps is not None:
                 held = {layer: _Begun(site, maps.inputs, walks.small.place())}
         progress("least squares in turns", done, len(layers))
