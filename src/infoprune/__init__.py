@@ -6,6 +6,7 @@ infoprune.save(result.model, "small.safetensors")
 
 from infoprune.checkpoint import load, save
 from infoprune.criteria import all_criteria, register_criterion
+from infoprune.cutoff import all_rules
 from infoprune.errors import InputError
 from infoprune.evaluation import Evaluation, evaluate
 from infoprune.free import Freed, remove_free
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "all_criteria",
     "all_repairs",
+    "all_rules",
     "apply",
     "evaluate",
     "iterate",

@@ -37,6 +37,12 @@ def test_a_cut_off_chooses_on_held_out_images_and_says_how(infoprune, base, fold
     assert not list(folder.glob("*.resume*"))
 
 
+def test_the_rules_are_listed(infoprune):
+    done = infoprune("cutoffs")
+    assert done.code == 0
+    assert all(name in done.out for name in ("scree", "xmeans", "permutation", "tolerance", "grid"))
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

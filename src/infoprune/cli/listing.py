@@ -12,6 +12,7 @@ from infoprune import criteria, zoo
 from infoprune.cli.app import app
 from infoprune.cli.options import Quiet, Seed
 from infoprune.console import messages, results, shown_progress
+from infoprune.cutoff import all_rules
 from infoprune.errors import InputError
 
 
@@ -23,6 +24,17 @@ def list_criteria() -> None:
         table.add_column(column)
     for info in criteria.all_criteria():
         table.add_row(info.name, info.description, "yes" if info.needs_labels else "", info.cost, info.paper)
+    results().print(table)
+
+
+@app.command("cutoffs")
+def list_cutoffs() -> None:
+    """List the rules that cut a curve."""
+    table = Table()
+    for column in ("name", "where it cuts", "paper"):
+        table.add_column(column)
+    for info in all_rules():
+        table.add_row(info.name, info.description, info.paper)
     results().print(table)
 
 
