@@ -287,7 +287,7 @@ def iterate(
         fabric=make_fabric(accelerator=_accelerator(device), precision=schedule.retraining.precision),
         plane=None if plane is None else plane[1],
         progress=progress,
-        on_round=lambda one, last: tell(_told_round(one, last)),
+        on_round=lambda one, last: tell(_told_round(one, last, schedule)),
     )
     settings = {
         **_settings(network, images, model),
@@ -393,14 +393,20 @@ def _told(epoch: Epoch, recipe: Recipe) -> str:
     return f"epoch {epoch.number + 1} of {recipe.epochs}: loss {epoch.loss:.4f}{held_out}, {epoch.seconds:.0f} s"
 
 
-def _told_round(one: Round, last: int) -> str:
+def _told_round(one: Round, last: int, schedule: PruningSchedule) -> str:
     accuracies = [
-        f"{name} accuracy {value:.2f} %" for name, value in (("held-out", one.held_out), ("test", one.test)) if value
+        f"{name} accuracy {value:.2f} %"
+        for name, value in (("held-out", one.held_out), ("test", one.test))
+        if value is not None
     ]
-    spent = sum(one.seconds.values())
-    left = f", at most about {spent * (last - one.number) / 60:.0f} minutes left" if last > one.number else ""
     cost = f"{one.macs:,} MACs, {one.parameters:,} parameters"
-    return f"round {one.number} of {last}: {cost}, {', '.join(accuracies)}, {spent:.0f} s{left}"
+    spent = sum(one.seconds.values())
+    told = f"round {one.number} of {last}: {cost}, {', '.join(accuracies)}, {spent:.0f} s"
+    epochs = sum(schedule.recipe(n, is_last=n == last).epochs for n in range(one.number + 1, last + 1))
+    if not epochs or not one.epochs:
+        return told
+    # Later rounds are cheaper: it can only be less.
+    return f"{told}, at most about {spent / one.epochs * epochs / 60:.0f} minutes left"
 
 
 def _accelerator(device: str) -> str:
