@@ -23,7 +23,7 @@ _UNRESOLVED_RUN = 3
 # What a sum of single-precision products may be wrong by, as a share of it.
 _SINGLE_PRECISION = 1e-6
 # How many candidates that order 2 cannot tell apart are evaluated first.
-_NEAR_TIES = 8
+_NEAR_TIES = 16
 # How often to look for pairs that no longer count.
 _LOOK_EVERY = 4
 # Joint Gram matrices whose entropies are computed in one go.
@@ -247,7 +247,7 @@ def _of_near_ties(layer: Layer, joint: Joint, ranked: _Ranked, resolution: float
         if (
             size >= len(close)
             or best * spread <= resolution / 10
-            or values[close[size]] * (min(shares) - spread) > best
+            or values[close[size]] * (min(shares) - 2 * spread) > best
         ):
             return exact
         size *= 2

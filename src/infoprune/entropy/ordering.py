@@ -76,7 +76,7 @@ def greedy_order(
     tail: Tail = "pairs",
     max_steps: int | None = None,
     resolution: float = 1e-12,
-    screen: int = 16,
+    screen: int = 32,
     switch: float = 2e-3,
     unit: Unit = "bits",
 ) -> GreedyOrder:
