@@ -135,7 +135,7 @@ def test_points_of_the_plane_survive_kills(network, images, whole, tmp_path):
     while True:
         plane = InformationPlane(["features.3"], every=10, images=32)
         try:
-            iterate(network, images, SCHEDULE, folder=tmp_path, plane=plane, progress=killer(25 + 20 * kills))
+            iterate(network, images, SCHEDULE, folder=tmp_path, plane=plane, progress=killer(16 + 6 * kills))
             break
         except KilledError:
             kills += 1

@@ -100,6 +100,13 @@ def test_a_step_that_is_repeated_replaces_what_came_of_it():
     assert plane.points[3].round == 1
 
 
+def test_a_smaller_batch_is_left_out():
+    model, plane = network(), InformationPlane(["0"], images=100)
+    for step, count in enumerate((40, 1, 30, 40, 50)):
+        plane(model, *draw(step, count), step)
+    assert [point.step for point in plane.points] == [0, 3, 4]
+
+
 def test_a_training_that_is_watched_ends_with_the_same_weights():
     images, labels = draw(n=64)
     batches = [(images[i : i + 16], labels[i : i + 16]) for i in range(0, 64, 16)]

@@ -83,9 +83,13 @@ class InformationPlane:
         self.input_width, self.alpha = input_width, alpha
         self.round = 0
         self.points: list[PlanePoint] = []
+        self._size = 0
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: int) -> None:
         """Note where every layer is, unless this step is left out; points of this step or later are replaced.
+
+        A batch of fewer images than the first one, such as the last of an epoch, is left out: its figures would not
+        compare.
 
         Args:
             model: The network; it is read in eval mode and left as it was.
@@ -100,6 +104,9 @@ class InformationPlane:
             return
         self.rewind(step)
         images, labels = images[: self.images], labels[: self.images]
+        self._size = self._size or len(images)
+        if len(images) < self._size:
+            return
         of_images = gram(images.flatten(1), width=self.input_width, convention="s2")
         of_labels = label_gram(labels)
         found: dict[str, tuple[float, float, float]] = {}
