@@ -66,8 +66,10 @@ NEW = {
     "alone-grid": {"conditioning": "none", "cutoff": "grid"},
     "compact-grid": {"conditioning": "compact", "cutoff": "grid"},
     "backward-grid": {"conditioning": "compact", "direction": "backward", "cutoff": "grid"},
+    "alone-fifth": {"ratio": 0.2},
+    "alone-two-fifths": {"ratio": 0.4},
     "compact-half": {"conditioning": "compact"},
-    "alone-half": {"conditioning": "none"},
+    "alone-half": {},
 }
 VARIANTS = {**PUBLISHED, **NEW}
 # Half of the filters of VGG-16 (2,080 of 4,224 stay), chosen by hand: the early layers, which are narrow, stay whole.
@@ -109,9 +111,7 @@ def choice_of(case: Case, variant: str, width: str, seed: int) -> Choice:
     words: dict[str, Any] = dict(VARIANTS[variant])
     if variant.endswith("-half"):
         words["keep"] = {f"features.{layer}": count for layer, count in HALF.items()}
-        if words["conditioning"] == "none":
-            words["cutoff"] = None
-    elif variant not in PUBLISHED or options.tolerance_for_all:
+    elif "cutoff" in words and (variant not in PUBLISHED or options.tolerance_for_all):
         words["tolerance"] = options.tolerance
     method = "pairs" if options.alpha == 2 else "hybrid"
     kernel = {**WIDTHS[width], "alpha": options.alpha, "method": method}
