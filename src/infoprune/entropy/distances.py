@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from infoprune.entropy.precision import full_precision
 from infoprune.errors import InputError
 
 # Some of several variables: a run of them, or their indices.
@@ -55,6 +56,7 @@ def check_finite(norms: Tensor) -> None:
         raise InputError("the variables hold NaN, infinity or numbers too large to square: did the network diverge?")
 
 
+@full_precision()
 def squared_distances(x: Tensor) -> Tensor:
     """Return the squared Euclidean distances between the samples of each variable, by one matrix product.
 

@@ -137,9 +137,9 @@ def gram(
         kernel: ``"gaussian"`` or ``"cosine"`` (the linear kernel with its diagonal brought to 1).
         width: Width s of the Gaussian: a positive number, a ``(C,)`` tensor, or a rule: ``"median"`` (each
             variable's median positive distance), ``"mean"`` (the root of its mean squared distance), ``"silverman"``
-            (5 n^(-1/(4+d))), ``"layer"`` (s^2 = C/2 times the median squared distance), ``"output"`` (one width for all,
-            at which their joint is 1/e at the median distance between whole outputs) or ``"alignment"`` (one width
-            for all, best aligned with the labels, see :func:`~infoprune.entropy.alignment_width`).
+            (5 n^(-1/(4+d))), ``"layer"`` (s^2 = C/2 times the median squared distance), ``"output"`` (one width for
+            all, at which their joint is 1/e at the median distance between whole outputs) or ``"alignment"`` (one
+            width for all, best aligned with the labels, see :func:`~infoprune.entropy.alignment_width`).
         convention: ``"2s2"``: exp(-d^2 / (2 s^2)) (arXiv 2411.18578). ``"s2"``: exp(-d^2 / s^2) (arXiv 2202.10716).
         labels: ``(n,)`` class indices, for the rule ``"alignment"``.
         dtype: Precision of the result and of all that leads to it.

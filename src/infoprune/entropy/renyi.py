@@ -11,6 +11,7 @@ from torch import Tensor
 from infoprune.entropy.distances import upper_pairs
 from infoprune.entropy.kernels import Kernel, KernelRule, gram_of
 from infoprune.entropy.labels import Convention
+from infoprune.entropy.precision import full_precision
 from infoprune.entropy.spectrum import check_order, nats_of_gram, nats_of_spectrum
 from infoprune.entropy.threads import in_chunks
 from infoprune.entropy.widths import Width
@@ -125,6 +126,7 @@ def conditional_mutual_information(
     return one_known - joint_entropy(K, L, given, alpha=alpha, unit=unit) - entropy(given, alpha, unit)
 
 
+@full_precision()
 def pairwise_redundancy(
     maps: Tensor,
     width: Width = "median",

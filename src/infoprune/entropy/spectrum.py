@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -94,10 +95,14 @@ def eigenvalues(K: Tensor, *, overwrite: bool = False) -> Tensor:
         K: The matrices.
         overwrite: They are not needed any more; their diagonals may be written over.
     """
+    return _on_cpu(lambda matrices: _solved(matrices, overwrite=overwrite), K)
+
+
+def _on_cpu(solved: Callable[[Tensor], Tensor], K: Tensor) -> Tensor:
     if K.device.type == "cpu":
-        return _solved(K, overwrite=overwrite)
-    matrices = K.cpu().flatten(0, -3)
-    found = in_chunks(lambda part: _solved(matrices[part], overwrite=True), matrices.shape, matrices.device)
+        return solved(K)
+    matrices = K.cpu().reshape(-1, *K.shape[-2:])
+    found = in_chunks(lambda part: solved(matrices[part]), matrices.shape, matrices.device)
     return found.reshape(K.shape[:-1]).to(K.device)
 
 
@@ -124,19 +129,23 @@ def eigenvalues_of_copies(K: Tensor, *, overwrite: bool = False) -> Tensor:
     of them, its row and column scaled by sqrt(m), and m - 1 zeros. Only some samples are looked at: enough to find
     copies that are many.
     """
+    return _on_cpu(lambda matrices: _solved_with_copies(matrices, overwrite=overwrite), K)
+
+
+def _solved_with_copies(K: Tensor, *, overwrite: bool) -> Tensor:
     n = K.shape[-1]
     fewest = max(2, n // _FEWEST_COPIES)
     looked_at = K[:, :: max(1, fewest // 2)] == 1
     sizes, leaders = looked_at.sum(dim=-1, dtype=torch.int32).max(dim=-1)
     several = int((sizes >= fewest).sum())
     if K.requires_grad or several <= len(K) // 4:
-        return eigenvalues(K, overwrite=overwrite)
+        return _solved(K, overwrite=overwrite)
     by_size = sizes.argsort(descending=True, stable=True)
     others = by_size[several:]
     spectra = K.new_empty(K.shape[:-1])
-    spectra[others] = eigenvalues(K[others], overwrite=True)
+    spectra[others] = _solved(K[others], overwrite=True)
     # Those that are alike come last, and with them the sample that stands for them.
-    alike = looked_at[torch.arange(len(K), device=K.device), leaders]
+    alike = looked_at[torch.arange(len(K)), leaders]
     kept = alike.sort(dim=-1, stable=True).indices
     for start in range(0, several, _SOLVED_TOGETHER):
         some = by_size[start : min(start + _SOLVED_TOGETHER, several)]
@@ -152,4 +161,4 @@ def _of_one_with_copies(K: Tensor, some: Tensor, kept: Tensor, copies: int) -> T
     reduced = K.flatten().index_select(0, entries.flatten()).view(entries.shape)
     reduced[:, -1] *= math.sqrt(copies)
     reduced[:, :, -1] *= math.sqrt(copies)
-    return torch.nn.functional.pad(eigenvalues(reduced, overwrite=True), (copies - 1, 0))
+    return torch.nn.functional.pad(_solved(reduced, overwrite=True), (copies - 1, 0))

@@ -10,6 +10,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from infoprune.entropy.precision import full_precision
+
 # Entries of (n, n) matrices worked on at a time by one worker, 2 MiB in float64; this bounds the memory of everything
 # that does not return Gram matrices itself.
 _ENTRIES_OF_A_CORE = 1 << 18
@@ -24,14 +26,16 @@ _workers: ContextVar[int | None] = ContextVar("workers", default=None)
 def one_blas_thread() -> Iterator[int]:
     """Hold BLAS at one thread in the calling thread and those it starts; give how many it had, to be used as workers.
 
-    What it had comes back at the end, whether or not something was raised. Within, another call gives the same.
+    Its products in single precision are those of :func:`full_precision`. What it had comes back at the end, whether
+    or not something was raised. Within, another call gives the same.
     """
     threads = torch.get_num_threads()
     workers = _workers.get() or threads
     token = _workers.set(workers)
     torch.set_num_threads(1)
     try:
-        yield workers
+        with full_precision():
+            yield workers
     finally:
         torch.set_num_threads(threads)
         _workers.reset(token)
@@ -45,11 +49,11 @@ def in_chunks(work: Callable[[slice], Tensor], shape: Sequence[int], device: tor
         shape: ``(C, n, d)`` of the variables. A run is as long as its ``(n, n)`` and ``(n, d)`` matrices stay in the
             cache of a core, or fill a GPU, whatever the number of workers: the result does not depend on that.
         device: Where the work is done.
-        caches: A run may be so many times as long, where most of the work is on one matrix after another.
+        caches: On a CPU a run may be so many times as long, where most of the work is on one matrix after another.
     """
     variables, samples, features = shape
-    entries = _ENTRIES_OF_A_CORE if device.type == "cpu" else _ENTRIES_OF_A_GPU
-    size = max(1, caches * entries // (samples * max(samples, features)))
+    entries = caches * _ENTRIES_OF_A_CORE if device.type == "cpu" else _ENTRIES_OF_A_GPU
+    size = max(1, entries // (samples * max(samples, features)))
     runs = [slice(start, min(start + size, variables)) for start in range(0, variables, size)]
     with one_blas_thread() as workers:
         if workers == 1 or len(runs) < 2:
