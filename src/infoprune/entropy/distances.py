@@ -18,9 +18,9 @@ Which: TypeAlias = slice | Tensor
 
 # What half of the rounding of exponents may come to in a sum over all pairs, as a share of it, were it all of one sign.
 _SHARE_OF_ROUNDING = 2e-4
-# Numbers that are centred and multiplied at a time where samples have many features: half of a cache, or a GPU's fill.
-_ENTRIES_OF_A_CORE = 1 << 17
-_ENTRIES_OF_A_GPU = 1 << 26
+# What is centred and multiplied at a time where samples have many features: half of a cache, or a GPU's fill.
+_BYTES_OF_A_CORE = 1 << 20
+_BYTES_OF_A_GPU = 1 << 29
 
 
 def variables(maps: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def unit_distances(x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor,
     unit = samples.norms.amax(dim=-1)
     check_finite(unit)
     # Where all samples are alike, centring leaves the rounding of the mean: that is no unit, and no distance.
-    nothing = unit <= (16 * torch.finfo(unit.dtype).eps) ** 2 * samples.offset
+    nothing = unit <= (16 * torch.finfo(unit.dtype).eps) ** 2 * samples.mean.square().sum(dim=-1)
     divisor = torch.where(nothing, torch.inf, unit)[:, None]
     distances = _expanded(samples, samples.norms / divisor, -2 / divisor)
     # What is below the rounding of the product is a distance of zero: copies of a sample stay copies.
@@ -144,35 +144,35 @@ def _rounding(dtype: torch.dtype, features: int) -> float:
 class _Centred:
     """Samples about their mean: themselves ``(B, n, d)`` where they are few numbers, else their products ``(B, n, n)``.
 
-    ``norms`` are squared, ``(B, n)``, and so is ``offset``, that of the mean, ``(B,)``.
+    ``mean`` is ``(B, d)``, and ``norms`` are squared, ``(B, n)``.
     """
 
     values: Tensor
     norms: Tensor
-    offset: Tensor
+    mean: Tensor
     wide: bool
 
 
 def _centred(x: Tensor, dtype: torch.dtype) -> _Centred:
     if not is_wide(x):
-        centred, offset = _about_mean(x, dtype)
-        return _Centred(centred, torch.linalg.vector_norm(centred, dim=-1).square(), offset, wide=False)
-    entries = _ENTRIES_OF_A_CORE if x.device.type == "cpu" else _ENTRIES_OF_A_GPU
-    size = max(1, entries // (x.shape[-2] * x.shape[-1]))
+        centred, mean = _about_mean(x, dtype)
+        return _Centred(centred, torch.linalg.vector_norm(centred, dim=-1).square(), mean, wide=False)
+    most = _BYTES_OF_A_CORE if x.device.type == "cpu" else _BYTES_OF_A_GPU
+    size = max(1, most // (x.shape[-2] * x.shape[-1] * dtype.itemsize))
     pieces = [_product_about_mean(x[start : start + size], dtype) for start in range(0, len(x), size)]
-    products, offset = (torch.cat(each) for each in zip(*pieces, strict=True))
-    return _Centred(products, products.diagonal(dim1=-2, dim2=-1).clone(), offset, wide=True)
+    products, mean = (torch.cat(each) for each in zip(*pieces, strict=True))
+    return _Centred(products, products.diagonal(dim1=-2, dim2=-1).clone(), mean, wide=True)
 
 
 def _about_mean(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     x = x.to(dtype)
     mean = x.mean(dim=-2, keepdim=True)
-    return x - mean, mean.square().sum(dim=(-2, -1))
+    return x - mean, mean.squeeze(-2)
 
 
 def _product_about_mean(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    centred, offset = _about_mean(x, dtype)
-    return centred @ centred.mT, offset
+    centred, mean = _about_mean(x, dtype)
+    return centred @ centred.mT, mean
 
 
 def _expanded(samples: _Centred, across: Tensor, factor: Tensor) -> Tensor:
