@@ -297,6 +297,7 @@ def draw(found: Mapping[str, Any], path: Path, widths: Sequence[str]) -> None:
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "cmi", "font.family": "sans-serif"}
     from matplotlib import pyplot
 
     marks = {"scree": ("#2464b4", "o"), "xmeans": ("#c25b12", "|"), "tolerance": ("#1a7f4e", "D")}
