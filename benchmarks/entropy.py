@@ -43,6 +43,7 @@ from infoprune.entropy import (
 from infoprune.zoo import load_network
 
 ALPHA = 1.01
+SECTIONS = ("relevance-100", "relevance-256", "greedy", "rankings", "approximations", "threads")
 # The geometric mean takes an exponential per pair, candidate and step: only layers of so many filters.
 LARGEST_MEAN = 256
 GREEDY = {"64 maps of 32x32": 1, "256 maps of 8x8": 5, "512 maps of 4x4": 8}
@@ -440,6 +441,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="where cifar-10-batches-py lies")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="fewer layers and samples, no large n")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="these sections of the table")
     parser.add_argument("--json", type=Path, help="write the lines here too")
     args = parser.parse_args()
     progress = Console(stderr=True)
@@ -447,9 +449,15 @@ def main() -> None:
     with threads(1):
         machine = floor(args)
     lines: list[Line] = []
-    parts = [relevance_lines(args, n, machine) for n in ((100,) if args.quick else (100, 256))]
-    parts += [greedy_lines(args, machine), ranking_lines(args), approximation_lines(args), thread_lines(args)]
-    for line in itertools.chain.from_iterable(parts):
+    sections: dict[str, Callable[[], Iterator[Line]]] = {
+        "relevance-100": lambda: relevance_lines(args, 100, machine),
+        "relevance-256": lambda: iter(()) if args.quick else relevance_lines(args, 256, machine),
+        "greedy": lambda: greedy_lines(args, machine),
+        "rankings": lambda: ranking_lines(args),
+        "approximations": lambda: approximation_lines(args),
+        "threads": lambda: thread_lines(args),
+    }
+    for line in itertools.chain.from_iterable(sections[name]() for name in SECTIONS if name in args.only):
         lines.append(line)
         progress.print(f"{time.perf_counter() - start:5.0f} s  {line.section}: {line.what}", style="dim")
     console = Console()
