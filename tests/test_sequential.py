@@ -261,6 +261,14 @@ def test_the_iterative_form_reads_the_maps_of_the_repaired_network(three, images
     assert result.pruned.macs == plain.pruned.macs
 
 
+def test_the_iterative_form_goes_on_behind_a_layer_of_one_filter(three, images):
+    keep = {"layers.0.0": 1, "layers.1.0": 4, "layers.2.0": 3}
+    result = infoprune.prune(three, images, keep=keep, conditioning="compact", between="bn", **QUICK)
+    assert {name: len(kept) for name, kept in result.plan.kept.items()} == keep
+    assert float(result.importances["layers.1.0"].evidence["given"]) == 0
+    assert float(result.importances["layers.2.0"].evidence["given"]) > 0
+
+
 def test_maps_that_do_not_fit_are_read_again(three, images):
     groups = find_groups(three, images[0][0][:2]).groups
     little, enough = LayerMaps(three, groups, images, memory=1), LayerMaps(three, groups, images)

@@ -329,6 +329,9 @@ class _Branch:
     def _conditions(self, name: str, cut: Sequence[str]) -> Sequence[str]:
         if self.cutting.conditioning == "none":
             return ()
+        # In the iterative form a layer that was cut to one filter is no group of the network any more.
+        there = {group.name for group in self.layers.groups}
+        cut = [other for other in cut if other in there]
         if self.cutting.conditioning == "compact":
             return [other for other in cut if other in self.layers.flow.beside[name]][-1:]
         return cut
