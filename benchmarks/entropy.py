@@ -202,7 +202,7 @@ def relevance_lines(args: argparse.Namespace, n: int, machine: dict[str, float])
         # Ours is timed on all filters of the layer, the references on some of them.
         counts = (len(few), 32, len(x), len(x), len(x), len(x))
         with threads(1):
-            for name, count, time_ in zip(totals, counts, in_turns(works, args.device, 2), strict=True):
+            for name, count, time_ in zip(totals, counts, in_turns(works, args.device, 3), strict=True):
                 totals[name] += time_ / count * len(x)
             for name, alpha in (("ours", ALPHA), ("two", 2.0)):
                 exact = plain_relevance(x[:32], widths[:32], label, alpha)

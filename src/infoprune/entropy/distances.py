@@ -16,6 +16,8 @@ from infoprune.errors import InputError
 # Some of several variables: a run of them, or their indices.
 Which: TypeAlias = slice | Tensor
 
+# Below this, exp gives single-precision numbers that processors are slow with.
+LOWEST_EXPONENT = -87.0
 # What half of the rounding of exponents may come to in a sum over all pairs, as a share of it, were it all of one sign.
 _SHARE_OF_ROUNDING = 2e-4
 # What is centred and multiplied at a time where samples have many features: half of a cache, or a GPU's fill.
@@ -103,7 +105,8 @@ def unit_distances(x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor,
 def exponents(x: Tensor, rates: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return -rate d^2 for every two samples, in one pass where :func:`unit_distances` takes three.
 
-    Nothing keeps copies of a sample at a distance of zero here, and rounding is as large as the norms are.
+    Nothing keeps copies of a sample at a distance of zero here, nor the exponents from being above it by rounding,
+    which is as large as the norms are. None is lower than ``LOWEST_EXPONENT``.
 
     Args:
         x: ``(B, n, d)``, floating point.
@@ -121,6 +124,8 @@ def exponents(x: Tensor, rates: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
     across = samples.norms * -rates
     found = _expanded(samples, across, 2 * rates)
     found.diagonal(dim1=-2, dim2=-1).zero_()
+    if not 4 * float(across.min()) > LOWEST_EXPONENT:
+        found = found.clamp_(min=LOWEST_EXPONENT)
     # An exponent is out by e (r_i + r_j), e the rounding and r = rate |x|^2. The sum of a positive semi-definite s
     # with a unit diagonal is then out by the share 2 e r's1 / 1's1 <= 2 e (r's r / 1's1)^1/2 <= 2 e sum(r) / n^1/2.
     share = _rounding(dtype, x.shape[-1]) / math.sqrt(x.shape[-2])

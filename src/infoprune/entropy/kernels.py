@@ -9,7 +9,15 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from infoprune.entropy.distances import Which, check_finite, check_variables, exponents, is_wide, unit_distances
+from infoprune.entropy.distances import (
+    LOWEST_EXPONENT,
+    Which,
+    check_finite,
+    check_variables,
+    exponents,
+    is_wide,
+    unit_distances,
+)
 from infoprune.entropy.labels import Convention, exponent_scale
 from infoprune.entropy.threads import in_chunks
 from infoprune.entropy.widths import Width, looks_at_distances, squared_widths_of
@@ -69,6 +77,7 @@ def gram_of(
         dtype: Precision of the result and of all that leads to it.
         order: ``(n,)`` permutation that the samples are brought into, chunk by chunk.
         power: Give the entries to that power: order 2 needs the squares, which cost no more than the entries.
+            In single precision they may exceed 1 by rounding.
         logarithm: Give the logarithms of the entries; of a Gaussian kernel only.
 
     Raises:
@@ -104,11 +113,13 @@ def gram_of(
             return found
         others = (~trusted).nonzero()
         indices = _indices(part, len(x), x.device)
-        return found.index_copy_(0, others.squeeze(-1), torch.cat([precisely(indices[each]) for each in others]))
+        exact = torch.cat([precisely(indices[each]) for each in others]).clamp_(min=LOWEST_EXPONENT)
+        return found.index_copy_(0, others.squeeze(-1), exact)
 
     # A width that is a rank among the distances must not change with their rounding, so they are taken precisely.
-    found = quickly if dtype == torch.float32 and not looks_at_distances(rule.width) else precisely
-    return found if logarithm else lambda part: exp_(found(part))
+    if dtype == torch.float32 and not looks_at_distances(rule.width):
+        return quickly if logarithm else lambda part: quickly(part).exp_()
+    return precisely if logarithm else lambda part: exp_(precisely(part))
 
 
 def _indices(part: Which, count: int, device: torch.device) -> Tensor:
@@ -153,4 +164,6 @@ def gram(
     if x.ndim == 2:
         return gram(x[None], kernel, width, convention=convention, labels=labels, dtype=dtype)[0]
     make = gram_of(x, KernelRule(kernel, width, convention, labels), dtype)
-    return in_chunks(make, x.shape, x.device)
+    return in_chunks(
+        lambda part: make(part).clamp(max=1.0) if dtype == torch.float32 else make(part), x.shape, x.device
+    )
