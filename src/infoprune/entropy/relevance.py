@@ -112,7 +112,7 @@ def equivocation(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
 
 def sums_of_squares(squares: Tensor, members: Tensor) -> Tensor:
     """Return the sums of ``(B, n, n)`` entries over the pairs of one class, and over all, ``(B, 2)`` float64."""
-    by_class = (members.mT @ squares @ members).double()
+    by_class = (members.mT.contiguous() @ squares @ members).double()
     return torch.stack([by_class.diagonal(dim1=-2, dim2=-1).sum(dim=-1), by_class.sum(dim=(-2, -1))], dim=-1)
 
 
