@@ -148,7 +148,7 @@ def measured(case: Case, plan: Plan, calibration: Any, repair: Any) -> dict[str,
     small = pipeline.apply(plan, case.model, case.example)
     whole, left = cost.count(case.model, case.example), cost.count(small, case.example)
     dead = measuring.dead_filters(case.model, calibration, case.groups.groups)
-    filters = sum(decision.filters for decision in plan.decisions.values())
+    filters = sum(group.filters for group in choose_groups(case.model, case.groups, Choice("cmi", ratio=0.0)))
     gone = sum(len(decision.removed) for decision in plan.decisions.values())
     row: dict[str, Any] = {
         "kept": {layer: len(kept) for layer, kept in plan.kept.items()},
