@@ -12,9 +12,8 @@ from infoprune.plane import PlanePoint
 from infoprune.progress import Progress, silent
 from infoprune.report.figures import GONE, SOFT, write_drawings
 
-# One colour map a layer, light at first and dark in the end; the names are Matplotlib's.
-_MAPS = ("Blues", "Oranges", "Greens", "Purples", "Reds", "Greys", "YlOrBr", "PuRd", "BuGn", "GnBu")
-_LIGHTEST = 0.3
+# How much of a layer's colour there is at the first point; all of it at the last.
+_LIGHTEST = 0.25
 
 
 def plane_figures(
@@ -45,6 +44,7 @@ def plane_figures(
     return write_drawings(drawings, folder, force, progress)
 
 
+Colour = tuple[float, float, float]
 Paths = Mapping[str, Sequence[tuple[int, PlanePoint]]]
 """By layer, its points with their place in time."""
 
@@ -59,13 +59,12 @@ def _paths(points: Sequence[PlanePoint]) -> Paths:
 
 def _draw_plane(axes: Any, paths: Paths, *, rounds: bool) -> None:
     end = max(time for path in paths.values() for time, _ in path) or 1
-    for number, (layer, path) in enumerate(paths.items()):
+    for (layer, path), colour in zip(paths.items(), _colours(len(paths)), strict=True):
         x, y = [point.input_bits for _, point in path], [point.label_bits for _, point in path]
-        colours = [_LIGHTEST + (1 - _LIGHTEST) * time / end for time, _ in path]
-        shade = _map(number)
-        axes.plot(x, y, color=_colour(shade, 0.55), lw=0.5, alpha=0.5, zorder=1)
-        axes.scatter(x, y, c=[_colour(shade, colour) for colour in colours], s=8, zorder=2, lw=0)
-        axes.plot([], [], "o", color=_colour(shade, 0.8), ms=4, label=layer)
+        axes.plot(x, y, color=_mixed(colour, 0.5), lw=0.5, alpha=0.5, zorder=1)
+        shades = [_mixed(colour, _LIGHTEST + (1 - _LIGHTEST) * time / end) for time, _ in path]
+        axes.scatter(x, y, c=shades, s=8, zorder=2, lw=0)
+        axes.plot([], [], "o", color=colour, ms=4, label=layer)
         if rounds:
             _mark_rounds(axes, path)
     axes.set_xlabel("I(X;L), information about the image (bits)")
@@ -83,10 +82,9 @@ def _mark_rounds(axes: Any, path: Sequence[tuple[int, PlanePoint]]) -> None:
 
 
 def _draw_widths(axes: Any, paths: Paths) -> None:
-    for number, (layer, path) in enumerate(paths.items()):
-        times, widths = [time for time, _ in path], [point.width for _, point in path]
-        axes.plot(times, widths, color=_colour(_map(number), 0.8), lw=1, label=layer)
-    longest = max(paths.values(), key=len)
+    for (layer, path), colour in zip(paths.items(), _colours(len(paths)), strict=True):
+        axes.plot([time for time, _ in path], [point.width for _, point in path], color=colour, lw=1, label=layer)
+    longest = max(paths.values(), key=lambda path: len(path))
     for (_, before), (time, point) in pairwise(longest):
         if point.round > before.round:
             axes.axvline(time, color=SOFT, lw=0.4, ls=":")
@@ -96,11 +94,16 @@ def _draw_widths(axes: Any, paths: Paths) -> None:
     axes.legend(frameon=False, fontsize=6, ncol=1 + len(paths) // 12)
 
 
-def _map(number: int) -> str:
-    return _MAPS[number % len(_MAPS)]
-
-
-def _colour(shade: str, share: float) -> Any:
+def _colours(count: int) -> list[Colour]:
+    """Return colours that tell so many layers apart, in the order of the network where there are many."""
     from matplotlib import colormaps
 
-    return colormaps[shade](share)
+    if count <= 10:
+        return [colormaps["tab10"](number)[:3] for number in range(count)]
+    return [colormaps["turbo"](0.05 + 0.9 * number / (count - 1))[:3] for number in range(count)]
+
+
+def _mixed(colour: Colour, share: float) -> Colour:
+    """Return a colour mixed with white."""
+    red, green, blue = (1 - share * (1 - part) for part in colour)
+    return red, green, blue
