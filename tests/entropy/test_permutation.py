@@ -22,10 +22,10 @@ def written_out(maps, labels, order, given, m, alpha, width, permutations, seed)
     selected, rest = [*P, *(K[i] for i in order[: m - 1])], [K[i] for i in order[m:]]
 
     def left(f):
-        def S(*some):
+        def entropy(*some):
             return float(joint_entropy(*some, alpha=alpha))
 
-        return S(Y, *selected, f) - S(*selected, f) - S(Y, *selected, f, *rest) + S(*selected, f, *rest)
+        return entropy(Y, *selected, f) - entropy(*selected, f) - entropy(Y, *selected, f, *rest) + entropy(*selected, f, *rest)
 
     # The test shuffles the samples once they are sorted by class.
     by_class = torch.sort(labels, stable=True).indices

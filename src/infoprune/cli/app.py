@@ -44,7 +44,10 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # typer turns some interrupts into this code by itself
-        _fail("Interrupted: nothing half-written is left; the same command of train, tune or iterate goes on.", INTERRUPTED)
+        _fail(
+            "Interrupted: nothing half-written is left; the same command of train, tune or iterate goes on.",
+            INTERRUPTED,
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 

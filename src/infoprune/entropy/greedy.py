@@ -22,6 +22,8 @@ Score: TypeAlias = Literal["pairs", "quadratic"]
 _UNRESOLVED_RUN = 3
 # What a sum of single-precision products may be wrong by, as a share of it.
 _SINGLE_PRECISION = 1e-6
+# The most by which two such sums over the same products may differ, with room to spare.
+_ROUNDING_OF_SUMS = 1e-5
 # How many candidates that order 2 cannot tell apart are evaluated first.
 _NEAR_TIES = 16
 # How often to look for pairs that no longer count.
@@ -149,7 +151,7 @@ def by_pairs(layer: Layer, before: Prefix, steps: int, resolution: float | None,
     while len(picks) < min(steps, layer.count) and unresolved < _UNRESOLVED_RUN:
         active, scores = _certified(layer, running, active, picks)
         free = _free(active, picks)
-        best = _first_least(scores.between if by == "quadratic" else scores.left, free)
+        best = _first_least(scores.between if by == "quadratic" else scores.left, free, active.rows)
         if resolution is not None:
             values = scores.quadratic if by == "quadratic" else scores.nats
             apart = _copies(active.rows[free & (values - values[best] <= resolution)], active.rows[best])
@@ -308,9 +310,13 @@ def _free(active: pairs.Active, picks: list[int]) -> Tensor:
     return torch.tensor([c not in taken for c in active.ids], device=active.rows.device)
 
 
-def _first_least(values: Tensor, free: Tensor) -> int:
+def _first_least(values: Tensor, free: Tensor, rows: Tensor) -> int:
+    """The first candidate of the least value; a copy of it counts as equal, however the sum over its pairs rounds."""
     values = values.masked_fill(~free, torch.inf)
-    return int((values == values.min()).nonzero()[0])
+    best = int((values == values.min()).nonzero()[0])
+    before = (values[:best] <= values[best] * (1 + _ROUNDING_OF_SUMS)).nonzero().flatten()
+    copies = before[torch.isclose(rows[before], rows[best], rtol=1e-5, atol=1e-6).all(dim=-1)]
+    return int(copies[0]) if len(copies) else best
 
 
 def _is_near_identity(K: Tensor, layer: Layer) -> bool:
