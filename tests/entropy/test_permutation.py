@@ -21,11 +21,12 @@ def written_out(maps, labels, order, given, m, alpha, width, permutations, seed)
     P = [one for others in given for one in gram(others, width=width)]
     selected, rest = [*P, *(K[i] for i in order[: m - 1])], [K[i] for i in order[m:]]
 
-    def left(f):
-        def entropy(*some):
-            return float(joint_entropy(*some, alpha=alpha))
+    def entropy(*some):
+        return float(joint_entropy(*some, alpha=alpha))
 
-        return entropy(Y, *selected, f) - entropy(*selected, f) - entropy(Y, *selected, f, *rest) + entropy(*selected, f, *rest)
+    def left(f):
+        known = entropy(Y, *selected, f) - entropy(*selected, f)
+        return known - entropy(Y, *selected, f, *rest) + entropy(*selected, f, *rest)
 
     # The test shuffles the samples once they are sorted by class.
     by_class = torch.sort(labels, stable=True).indices
