@@ -35,6 +35,7 @@ from torch import nn
 from infoprune import criteria, cutoff, data, experiment, measuring, pipeline
 from infoprune.evaluation import evaluate
 from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.layerwise.sequence import curve_of
 from infoprune.network import cost
 from infoprune.network.groups import Groups, find_groups
 from infoprune.plan import Plan
@@ -42,7 +43,6 @@ from infoprune.planning import Choice, choose_groups, make_plan
 from infoprune.record import removed
 from infoprune.repair import repaired
 from infoprune.scoring import score
-from infoprune.sequential import curve_of
 
 WIDTHS: dict[str, dict[str, Any]] = {
     "published": {"width": "silverman", "label_kernel": "silverman"},

@@ -26,11 +26,11 @@ from rich.table import Table
 from infoprune import data, experiment
 from infoprune.console import shown_progress
 from infoprune.experiment import DataChoice, NetworkChoice
-from infoprune.iterative import Images, iterate
 from infoprune.plane import InformationPlane, write_points
 from infoprune.record import removed
-from infoprune.rounds import Round
-from infoprune.schedule import PruningSchedule, named_schedule
+from infoprune.rounds.loop import Images, iterate
+from infoprune.rounds.schedule import PruningSchedule, named_schedule
+from infoprune.rounds.state import Round
 from infoprune.tune import make_fabric
 
 SEEDS = (0, 1, 2)

@@ -10,7 +10,6 @@ from infoprune.cutoff import all_rules
 from infoprune.errors import InputError
 from infoprune.evaluation import Evaluation, evaluate
 from infoprune.free import Freed, remove_free
-from infoprune.iterative import iterate
 from infoprune.network.verify import VerificationError
 from infoprune.origin import Origin
 from infoprune.pipeline import Result, apply, plan, prune, verify
@@ -19,7 +18,8 @@ from infoprune.plane import InformationPlane
 from infoprune.planning import Choice
 from infoprune.repair import all_repairs, repair
 from infoprune.reselection import reselect
-from infoprune.schedule import PruningSchedule
+from infoprune.rounds.loop import iterate
+from infoprune.rounds.schedule import PruningSchedule
 from infoprune.tune import Recipe, train
 from infoprune.version import __version__
 

@@ -18,8 +18,6 @@ from infoprune.data import usual_augmentation
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.experiment import DataChoice, NetworkChoice
-from infoprune.iterative import Images as RoundImages
-from infoprune.iterative import iterate as run_rounds
 from infoprune.measuring import example_of, figures, latencies
 from infoprune.origin import Origin, origin_of
 from infoprune.pipeline import Result
@@ -28,8 +26,10 @@ from infoprune.plane import InformationPlane, write_points
 from infoprune.planning import Choice
 from infoprune.progress import Progress, silent
 from infoprune.report import Run, kept_run
-from infoprune.rounds import Round
-from infoprune.schedule import PruningSchedule
+from infoprune.rounds.loop import Images as RoundImages
+from infoprune.rounds.loop import iterate as run_rounds
+from infoprune.rounds.schedule import PruningSchedule
+from infoprune.rounds.state import Round
 from infoprune.stability import further_plans, spread
 from infoprune.tune import Epoch, Recipe, make_fabric
 from infoprune.tune import train as train_network

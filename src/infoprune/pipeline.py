@@ -13,6 +13,7 @@ from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
 from infoprune.errors import InputError
 from infoprune.free import Freed, remove_free
+from infoprune.layerwise.state import remove_state
 from infoprune.measuring import dead_filters, example_for, example_of, figures, latencies
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
@@ -25,7 +26,6 @@ from infoprune.progress import Progress, silent
 from infoprune.record import Figures, Stopwatch
 from infoprune.repair import find as find_repair
 from infoprune.repair import repaired
-from infoprune.resume import remove_state
 
 Batches = Iterable[Any]
 

@@ -20,7 +20,8 @@ from infoprune.criteria.base import Importance, Tap
 from infoprune.cutoff import Cut, Limits, Reach
 from infoprune.errors import InputError, unknown
 from infoprune.evaluation import labelled
-from infoprune.layerwise import check_layerwise, plan_layer_by_layer
+from infoprune.layerwise.choosing import check_layerwise, plan_layer_by_layer
+from infoprune.layerwise.sequence import Conditioning, Direction
 from infoprune.measuring import check_runs, example_of, latencies
 from infoprune.network import cost, surgery
 from infoprune.network.groups import CoupledGroup, Groups, find_groups
@@ -29,7 +30,6 @@ from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.reselection import reselected
 from infoprune.scoring import score
-from infoprune.sequential import Conditioning, Direction
 from infoprune.version import __version__
 
 Batches = Iterable[Any]
@@ -64,7 +64,7 @@ class Choice:
             left, see :func:`infoprune.reselect`.
         cutoff_options: Options of the cut-off rule.
         conditioning: What the criterion ``cmi`` conditions each layer on: ``"none"``, ``"compact"``, ``"full"`` or
-            ``"all"``, see :class:`infoprune.sequential.Cutting`.
+            ``"all"``, see :class:`infoprune.layerwise.sequence.Cutting`.
         direction: In which order layers are cut: ``"forward"``, ``"backward"`` or ``"both"``.
         tolerance: Points of accuracy on held-out images that may be lost; by default the best candidate is taken.
         parallel: Whether the branches of direction ``"both"`` run in two processes.

@@ -34,13 +34,13 @@ from infoprune.console import messages, results, shown_progress
 from infoprune.criteria.base import Tap
 from infoprune.cutoff import all_rules
 from infoprune.experiment import DataChoice
+from infoprune.layerwise.sequence import Conditioning, Direction
 from infoprune.output import write_text
 from infoprune.plan import Budget
 from infoprune.planning import Choice
 from infoprune.record import comparison
 from infoprune.repair import all_repairs
 from infoprune.report.run import RECORD
-from infoprune.sequential import Conditioning, Direction
 
 _REPAIRS = ", ".join(info.name for info in all_repairs())
 _RULES = ", ".join(info.name for info in all_rules())

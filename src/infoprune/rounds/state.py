@@ -17,7 +17,7 @@ from infoprune.network import surgery
 from infoprune.output import written_whole
 from infoprune.plan import Plan
 from infoprune.plane import InformationPlane, read_points, write_points
-from infoprune.schedule import PruningSchedule
+from infoprune.rounds.schedule import PruningSchedule
 from infoprune.tune import fingerprint
 
 STATE, PLANE = "state.json", "plane.csv"

@@ -22,12 +22,12 @@ from infoprune.cutoff.base import NO_LIMITS, Cut, Limits
 from infoprune.cutoff.curve import Curve
 from infoprune.cutoff.ranking import kept_after, ladder
 from infoprune.errors import InputError, unknown
-from infoprune.judging import Judge
-from infoprune.maps import LayerMaps
+from infoprune.layerwise.judging import Judge
+from infoprune.layerwise.maps import LayerMaps
+from infoprune.layerwise.state import State, from_json, to_json
 from infoprune.network.flow import Flow
 from infoprune.network.groups import CoupledGroup, find_groups
 from infoprune.progress import Progress, silent
-from infoprune.resume import State, from_json, to_json
 
 Conditioning: TypeAlias = Literal["none", "compact", "full", "all"]
 Direction: TypeAlias = Literal["forward", "backward", "both"]

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 import infoprune
-from infoprune import layerwise, planning
+from infoprune import planning
 from infoprune.criteria.cmi import conditional_mutual_information_order as cmi
 from infoprune.errors import InputError
 from infoprune.evaluation import evaluate
-from infoprune.judging import Judge
-from infoprune.maps import LayerMaps
+from infoprune.layerwise import choosing
+from infoprune.layerwise.judging import Judge
+from infoprune.layerwise.maps import LayerMaps
 from infoprune.network import equivalence, surgery
 from infoprune.network.groups import find_groups
 from infoprune.planning import chosen, make_plan
@@ -218,7 +219,7 @@ def test_a_finished_layer_is_never_ordered_again(three, images, tmp_path, monkey
         return order
 
     for limit in (2, 4, 99):
-        monkeypatch.setattr(layerwise, "conditional_mutual_information_order", counting(limit))
+        monkeypatch.setattr(choosing, "conditional_mutual_information_order", counting(limit))
         try:
             again = infoprune.plan(three, images, held_out=images, resume=state, **words)
         except KeyboardInterrupt:

@@ -10,11 +10,11 @@ from infoprune import zoo
 from infoprune.data import Preprocessing, balanced_sample, held_out_split, loader, open_source, shift
 from infoprune.errors import InputError
 from infoprune.evaluation import evaluate
-from infoprune.iterative import Images, iterate
 from infoprune.network.cost import count
 from infoprune.plane import InformationPlane
-from infoprune.rounds import STATE
-from infoprune.schedule import LayerPace, Pace, PruningSchedule, named_schedule
+from infoprune.rounds.loop import Images, iterate
+from infoprune.rounds.schedule import LayerPace, Pace, PruningSchedule, named_schedule
+from infoprune.rounds.state import STATE
 from infoprune.tune import Recipe, train
 
 PLAIN = Preprocessing((0.0,), (1.0,))

@@ -16,15 +16,15 @@ from infoprune.criteria.base import create
 from infoprune.criteria.cmi import conditional_mutual_information_order, permutation_p_value
 from infoprune.cutoff.curve import Curve
 from infoprune.errors import InputError
-from infoprune.judging import Judge, Kept
-from infoprune.maps import LayerMaps
+from infoprune.layerwise.judging import Judge, Kept
+from infoprune.layerwise.maps import LayerMaps
+from infoprune.layerwise.sequence import Conditional, Cutting, Layers, Orders, Outcome, Ready, in_sequence
+from infoprune.layerwise.state import State, fingerprint
 from infoprune.network.flow import flow
 from infoprune.network.groups import CoupledGroup, Groups
 from infoprune.progress import Progress, silent
 from infoprune.repair import find as find_repair
-from infoprune.resume import State, fingerprint
 from infoprune.scoring import filters_of, score
-from infoprune.sequential import Conditional, Cutting, Layers, Orders, Outcome, Ready, in_sequence
 
 if TYPE_CHECKING:
     from infoprune.planning import Choice

@@ -27,8 +27,8 @@ from infoprune.plan import LayerDecision, Plan
 from infoprune.plane import InformationPlane
 from infoprune.progress import Progress, silent
 from infoprune.record import Stopwatch
-from infoprune.rounds import Round, Rounds
-from infoprune.schedule import LayerPace, PruningSchedule
+from infoprune.rounds.schedule import LayerPace, PruningSchedule
+from infoprune.rounds.state import Round, Rounds
 from infoprune.scoring import score
 from infoprune.tune import Epoch, Recipe, Training, make_fabric, train
 

@@ -1,0 +1,1 @@
+"""Pruning in rounds: score, cut, retrain, again and again."""
