@@ -28,6 +28,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from infoprune.data import balanced_sample, open_source
+from infoprune.device import pick_device
 from infoprune.entropy import (
     entropy,
     gram,
@@ -40,6 +41,7 @@ from infoprune.entropy import (
     relevance,
     variables,
 )
+from infoprune.errors import InputError
 from infoprune.zoo import load_network
 
 ALPHA = 1.01
@@ -435,11 +437,18 @@ def table(lines: list[Line], machine: dict[str, float]) -> Table:
     return found
 
 
+def _device(name: str) -> torch.device:
+    try:
+        return pick_device(name)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="vgg16_bn_cifar10.safetensors")
     parser.add_argument("--data-dir", type=Path, required=True, help="where cifar-10-batches-py lies")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="fewer layers and samples, no large n")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="these sections of the table")
     parser.add_argument("--json", type=Path, help="write the lines here too")
