@@ -279,11 +279,12 @@ def iterate(
     some = parts.train if train_images is None else data.balanced_sample(parts.train, train_images, schedule.seed)
     training = experiment.batches(some, model, images, shuffle=True, random_crop=folder)
     others = [experiment.batches(part, model, images) for part in (parts.calibration, parts.held_out, parts.test)]
+    kept_in = state or out.with_name(out.name + ".rounds")
     done = run_rounds(
         model,
         RoundImages(training, others[0], others[1], others[2], usual_augmentation(images.name)),
         schedule,
-        folder=state or out.with_name(out.name + ".rounds"),
+        folder=kept_in,
         fabric=make_fabric(accelerator=_accelerator(device), precision=schedule.retraining.precision),
         plane=None if plane is None else plane[1],
         progress=progress,
@@ -300,7 +301,7 @@ def iterate(
     if plane is not None:
         write_points(plane[1].points, plane[0], force=force)
     if state is None:
-        shutil.rmtree(out.with_name(out.name + ".rounds"))
+        shutil.rmtree(kept_in)
     return {**record, "settings": settings}
 
 

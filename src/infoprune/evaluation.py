@@ -128,3 +128,13 @@ def _length(batches: Iterable[Any]) -> int:
         return len(batches)  # type: ignore[arg-type]
     except TypeError:
         return 0
+
+
+def check_repeatable(batches: Iterable[Any]) -> None:
+    """Refuse batches that can be read only once.
+
+    Raises:
+        InputError: They can.
+    """
+    if iter(batches) is batches:
+        raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from infoprune.errors import InputError
+from infoprune.evaluation import check_repeatable
 from infoprune.network import surgery
 from infoprune.network.cost import Cost
 from infoprune.network.equivalence import copied
@@ -111,8 +111,7 @@ def remove_free(model: nn.Module, batches: Iterable[Any], *, progress: Progress 
     Raises:
         InputError: There are no images, or they can be read only once.
     """
-    if iter(batches) is batches:
-        raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")
+    check_repeatable(batches)
     whole = copied(model)
     example = next(images_of(batches, whole))[:2]
     groups = find_groups(whole, example)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from infoprune import criteria
 from infoprune.device import device_of
 from infoprune.errors import InputError
-from infoprune.evaluation import eval_mode, evaluate, labelled, logits_of
+from infoprune.evaluation import check_repeatable, eval_mode, evaluate, labelled, logits_of
 from infoprune.network import cost
 from infoprune.network.groups import CoupledGroup
 from infoprune.network.layers import is_convolution
@@ -71,8 +71,7 @@ def example_of(batches: Batches, model: nn.Module) -> Tensor:
     Raises:
         InputError: There are no batches, or they can be read only once.
     """
-    if iter(batches) is batches:
-        raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")
+    check_repeatable(batches)
     first = next(labelled(batches), None)
     if first is None:
         raise InputError("there are no calibration images: the loader is empty")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from infoprune.errors import InputError
+from infoprune.evaluation import check_repeatable
 from infoprune.network import surgery
 from infoprune.network.equivalence import copied, duplicate
 from infoprune.network.groups import CoupledGroup, Groups, find_groups
@@ -58,8 +58,7 @@ def reselect(
     Raises:
         InputError: The plan is for another network, there are no images, or they can be read only once.
     """
-    if iter(batches) is batches:
-        raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")
+    check_repeatable(batches)
     groups = find_groups(model, next(images_of(batches, model))[:2])
     return reselected(plan, model, batches, groups, memory=memory, progress=progress)
 

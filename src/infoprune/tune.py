@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 import time
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader
 from infoprune.data.augmentation import Augmentation, cutout
 from infoprune.errors import InputError
 from infoprune.evaluation import Evaluation, evaluate, labelled
+from infoprune.fingerprint import fingerprint
 from infoprune.output import written_whole
 from infoprune.progress import Progress, silent
 
@@ -296,15 +296,6 @@ class _State:
             if name in parts["momentum"]:
                 momentum = torch.empty_like(parameter).copy_(parts["momentum"][name])
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
-
-
-def fingerprint(weights: dict[str, Tensor]) -> str:
-    """Return a digest of the names and values of tensors, by which the weights of a network are known again."""
-    digest = hashlib.sha256()
-    for name, tensor in weights.items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass

@@ -19,6 +19,7 @@ from infoprune.cli.options import (
     Force,
     InputShape,
     JsonOut,
+    MapsTap,
     Mean,
     Model,
     ModelArguments,
@@ -29,7 +30,7 @@ from infoprune.cli.options import (
     Weights,
     Workers,
 )
-from infoprune.cli.parsing import check_outputs, json_object, network_choice, one_of, write_record
+from infoprune.cli.parsing import check_outputs, chosen_tap, json_object, network_choice, write_record
 from infoprune.console import messages, results, shown_progress
 from infoprune.criteria.base import Tap
 from infoprune.errors import InputError
@@ -60,7 +61,7 @@ def iterate(
     workers: Workers = 0,
     criterion: Annotated[str | None, typer.Option(help="A name of 'infoprune criteria'.")] = None,
     options: Annotated[str | None, typer.Option(help="JSON object of options of the criterion.")] = None,
-    tap: Annotated[str | None, typer.Option(help="Where maps are read: convolution, norm or activation.")] = None,
+    tap: MapsTap = None,
     calibration: Annotated[int | None, typer.Option(min=1, help="Training images that score the filters.")] = None,
     train_images: Annotated[int | None, typer.Option(min=1, help="Train on a sample of so many images.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
@@ -94,7 +95,7 @@ def iterate(
     words: dict[str, Any] = {
         "criterion": criterion,
         "options": None if options is None else json_object(options, "--options"),
-        "tap": None if tap is None else one_of(tap, Tap, "--tap"),
+        "tap": chosen_tap(tap),
         "images": calibration,
         "rounds": rounds,
         "floor": floor,

@@ -27,6 +27,7 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, 
 LabelSmoothing = Annotated[float, typer.Option(help="Of the cross entropy, 0 to below 1.")]
 Cutout = Annotated[float, typer.Option(help="Side of a blanked square in each image, as a share of the image's.")]
 Sizes = Annotated[str | None, typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")]
+MapsTap = Annotated[str | None, typer.Option("--tap", help="Where maps are read: convolution, norm or activation.")]
 Seed = Annotated[int, typer.Option("--seed")]
 Out = Annotated[Path, typer.Option("--out", help="The checkpoint to write.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Also write the record as JSON.")]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from infoprune.criteria.base import Tap
 from infoprune.errors import InputError
 from infoprune.experiment import NetworkChoice
 from infoprune.output import check_writable, write_text
@@ -41,6 +42,15 @@ def one_of(word: str, choices: Any, option: str) -> Any:
     if word not in choices.__args__:
         raise InputError(f"{option} takes one of {', '.join(choices.__args__)}, not '{word}'")
     return word
+
+
+def chosen_tap(tap: str | None) -> Tap | None:
+    """Return where maps are read, where that was said.
+
+    Raises:
+        InputError: It is no such place.
+    """
+    return None if tap is None else one_of(tap, Tap, "--tap")
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from infoprune.cli.options import (
     Force,
     InputShape,
     JsonOut,
+    MapsTap,
     Mean,
     Model,
     ModelArguments,
@@ -27,11 +28,10 @@ from infoprune.cli.options import (
     Weights,
     Workers,
 )
-from infoprune.cli.parsing import check_outputs, json_object, network_choice, one_of, write_record
+from infoprune.cli.parsing import check_outputs, chosen_tap, json_object, network_choice, one_of, write_record
 from infoprune.cli.tables import reach_table, saturation_table, stability_table
 from infoprune.commands import RepairChoice
 from infoprune.console import messages, results, shown_progress
-from infoprune.criteria.base import Tap
 from infoprune.cutoff import all_rules
 from infoprune.experiment import DataChoice
 from infoprune.layerwise.sequence import Conditioning, Direction
@@ -84,7 +84,7 @@ def prune(
     reselect: Annotated[bool, typer.Option("--reselect", help="Choose which stay anew, front to back.")] = False,
     layers: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may lose filters.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may not.")] = None,
-    tap: Annotated[str | None, typer.Option(help="Where maps are read: convolution, norm or activation.")] = None,
+    tap: MapsTap = None,
     multiple: Annotated[int, typer.Option(min=1, help="Kept counts are multiples of this.")] = 1,
     keep_at_least: Annotated[int, typer.Option(min=1, help="Filters that stay in every layer.")] = 1,
     options: Annotated[str, typer.Option(help="JSON object of options of the criterion.")] = "{}",
@@ -113,7 +113,7 @@ def prune(
         criterion=criterion,
         layers=tuple(layers or ()),
         skip=tuple(skip or ()),
-        tap=_tap(tap),
+        tap=chosen_tap(tap),
         multiple=multiple,
         keep_at_least=keep_at_least,
         seed=seed,
@@ -169,10 +169,6 @@ def prune(
             if table is not None:
                 results().print(table)
         results().print(comparison(run.result.base, run.result.pruned, title, run.result.as_cut))
-
-
-def _tap(tap: str | None) -> Tap | None:
-    return None if tap is None else one_of(tap, Tap, "--tap")
 
 
 def _named(choice: Any) -> str:

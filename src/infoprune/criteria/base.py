@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from infoprune.errors import InputError, unknown
+from infoprune.registry import enter, in_order, look_up
 
 Tap = Literal["convolution", "norm", "activation"]
 
@@ -128,10 +129,7 @@ def register(info: CriterionInfo) -> CriterionInfo:
     Raises:
         InputError: The name is taken.
     """
-    if info.name in _REGISTRY:
-        raise InputError(f"a criterion named '{info.name}' exists already: choose another name")
-    _REGISTRY[info.name] = info
-    return info
+    return enter(_REGISTRY, "criterion", info)
 
 
 def find(name: str) -> CriterionInfo:
@@ -140,9 +138,7 @@ def find(name: str) -> CriterionInfo:
     Raises:
         InputError: There is none.
     """
-    if name not in _REGISTRY:
-        raise unknown("criterion", name, _REGISTRY)
-    return _REGISTRY[name]
+    return look_up(_REGISTRY, "criterion", name)
 
 
 def create(
@@ -171,4 +167,4 @@ def create(
 
 def all_criteria() -> tuple[CriterionInfo, ...]:
     """Return every registered criterion, by name."""
-    return tuple(_REGISTRY[name] for name in sorted(_REGISTRY))
+    return in_order(_REGISTRY)

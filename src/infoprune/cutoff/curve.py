@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infoprune.errors import InputError, unknown
+from infoprune.registry import enter, in_order, look_up
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,7 @@ def register(info: RuleInfo) -> RuleInfo:
     Raises:
         InputError: The name is taken.
     """
-    if info.name in _REGISTRY:
-        raise InputError(f"a cut-off rule named '{info.name}' exists already: choose another name")
-    _REGISTRY[info.name] = info
-    return info
+    return enter(_REGISTRY, "cut-off rule", info)
 
 
 def find_rule(name: str) -> RuleInfo:
@@ -101,14 +99,12 @@ def find_rule(name: str) -> RuleInfo:
     Raises:
         InputError: There is none.
     """
-    if name not in _REGISTRY:
-        raise unknown("cut-off rule", name, _REGISTRY)
-    return _REGISTRY[name]
+    return look_up(_REGISTRY, "cut-off rule", name)
 
 
 def all_rules() -> tuple[RuleInfo, ...]:
     """Return every registered rule, by name."""
-    return tuple(_REGISTRY[name] for name in sorted(_REGISTRY))
+    return in_order(_REGISTRY)
 
 
 def check_rule(name: str, options: Mapping[str, Any]) -> RuleInfo:

@@ -67,6 +67,14 @@ def kept_after(group: Group, rungs: Sequence[Rung]) -> tuple[int, ...]:
     return tuple(i for i in range(group.filters) if i not in gone)
 
 
+def fewest_from(group: Group, rungs: Sequence[Rung], count: int) -> tuple[int, ...]:
+    """Return the fewest filters that can stay, ascending, if it is to be ``count`` or more."""
+    left, taken = group.filters, 0
+    while taken < len(rungs) and left - len(rungs[taken].filters) >= count:
+        left, taken = left - len(rungs[taken].filters), taken + 1
+    return kept_after(group, rungs[:taken])
+
+
 @dataclass(frozen=True)
 class Ranking:
     """The steps of all groups in one order, the least important first.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from infoprune.criteria.base import Importance
 from infoprune.cutoff.base import NO_LIMITS, Cut, Group, Limits, importance_of, percent
-from infoprune.cutoff.ranking import kept_after, ladder
+from infoprune.cutoff.ranking import fewest_from, ladder
 from infoprune.errors import InputError
 
 
@@ -32,13 +32,12 @@ def cut_by_ratio(
         raise InputError(f"the ratio is the share of filters to remove, from 0 to below 1, not {ratio}")
     cuts = {}
     for group in groups:
-        asked = math.floor(ratio * group.filters + 1e-9)
-        taken, gone = [], 0
-        for rung in ladder(group, importance_of(group, importances), limits):
-            gone += len(rung.filters)
-            if gone > asked:
-                break
-            taken.append(rung)
-        kept = kept_after(group, taken)
+        rungs = ladder(group, importance_of(group, importances), limits)
+        kept = fewest_from(group, rungs, left_by_ratio(group.filters, ratio))
         cuts[group.name] = Cut(kept, f"{len(kept)} of {group.filters} filters stay: the ratio removes {percent(ratio)}")
     return cuts
+
+
+def left_by_ratio(filters: int, ratio: float) -> int:
+    """Return how many of so many filters stay when a share of them, rounded down, goes."""
+    return filters - math.floor(ratio * filters + 1e-9)

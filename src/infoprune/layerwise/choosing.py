@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,11 +14,12 @@ from infoprune import criteria, cutoff
 from infoprune.criteria.base import create
 from infoprune.criteria.cmi import conditional_mutual_information_order, permutation_p_value
 from infoprune.cutoff.curve import Curve
+from infoprune.cutoff.ratio import left_by_ratio
 from infoprune.errors import InputError
 from infoprune.layerwise.judging import Judge, Kept
 from infoprune.layerwise.maps import LayerMaps
 from infoprune.layerwise.sequence import Conditional, Cutting, Layers, Orders, Outcome, Ready, in_sequence
-from infoprune.layerwise.state import State, fingerprint
+from infoprune.layerwise.state import State, fingerprint_of_run
 from infoprune.network.flow import flow
 from infoprune.network.groups import CoupledGroup, Groups
 from infoprune.progress import Progress, silent
@@ -52,7 +52,7 @@ class ByRatio:
 
     def __call__(self, group: CoupledGroup, curve: Curve) -> Sequence[int]:
         """Return what is left of a group."""
-        return (group.filters - math.floor(self.ratio * group.filters + 1e-9),)
+        return (left_by_ratio(group.filters, self.ratio),)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def plan_layer_by_layer(
     by_name = {group.name: group for group in chosen}
     in_order = tuple(by_name[name] for name in following.order)
     told = {name: value for name, value in asdict(choice).items() if name != "parallel"}
-    state = State(resume, "" if resume is None else fingerprint(told, model, batches, judged))
+    state = State(resume, "" if resume is None else fingerprint_of_run(told, model, batches, judged))
     judge = Judge(model, example, groups, judged, choice.judge_after, batches, half=choice.judge_half)
     maps = LayerMaps(model, in_order, batches, choice.tap or info.tap, info.images, progress=progress)
     orders: Orders

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from infoprune.criteria.base import Importance
 from infoprune.cutoff.base import NO_LIMITS, Cut, Limits
 from infoprune.cutoff.curve import Curve
-from infoprune.cutoff.ranking import kept_after, ladder
+from infoprune.cutoff.ranking import fewest_from, ladder
 from infoprune.errors import InputError, unknown
 from infoprune.layerwise.judging import Judge
 from infoprune.layerwise.maps import LayerMaps
@@ -237,12 +237,8 @@ def candidate_cuts(group: CoupledGroup, importance: Importance, counts: Iterable
     rungs = ladder(group, importance, limits)
     found: dict[int, Cut] = {}
     for count in counts:
-        gone, left = 0, group.filters
-        for rung in rungs:
-            if left - len(rung.filters) < count:
-                break
-            gone, left = gone + 1, left - len(rung.filters)
-        found[left] = Cut(kept_after(group, rungs[:gone]), f"{left} of {group.filters} filters stay")
+        kept = fewest_from(group, rungs, count)
+        found[len(kept)] = Cut(kept, f"{len(kept)} of {group.filters} filters stay")
     return [found[left] for left in sorted(found)]
 
 

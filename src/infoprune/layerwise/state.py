@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from infoprune.errors import InputError
+from infoprune.fingerprint import add_values, add_weights
 from infoprune.output import write_text
 
 
@@ -22,7 +23,7 @@ class State:
 
     Args:
         path: The file; ``None`` keeps nothing.
-        run: What the state is of, from ``fingerprint``.
+        run: What the state is of, from ``fingerprint_of_run``.
     """
 
     path: Path | None
@@ -55,7 +56,7 @@ def remove_state(path: Path | None) -> None:
             one.unlink(missing_ok=True)
 
 
-def fingerprint(settings: Mapping[str, Any], model: nn.Module, *batches: Iterable[Any]) -> str:
+def fingerprint_of_run(settings: Mapping[str, Any], model: nn.Module, *batches: Iterable[Any]) -> str:
     """Return a digest of everything that a plan follows from.
 
     Args:
@@ -64,13 +65,12 @@ def fingerprint(settings: Mapping[str, Any], model: nn.Module, *batches: Iterabl
         *batches: Images and labels that count.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        _add(digest, tensor)
+    add_weights(digest, model.state_dict())
     for some in batches:
         for batch in some:
             for tensor in batch:
-                _add(digest, tensor)
+                if isinstance(tensor, Tensor):
+                    add_values(digest, tensor)
     return digest.hexdigest()
 
 
@@ -82,11 +82,6 @@ def to_json(tensor: Tensor) -> dict[str, Any]:
 def from_json(values: Mapping[str, Any]) -> Tensor:
     """Return the tensor of ``to_json``."""
     return torch.tensor(values["values"], dtype=getattr(torch, values["dtype"]))
-
-
-def _add(digest: Any, tensor: Any) -> None:
-    if isinstance(tensor, Tensor):
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def _read(path: Path, run: str) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from infoprune.device import device_of
-from infoprune.errors import InputError, unknown
+from infoprune.errors import InputError
 from infoprune.network.groups import Groups
 from infoprune.network.layers import Side
 from infoprune.network.removal import Removal
 from infoprune.plan import Plan
 from infoprune.progress import Progress
+from infoprune.registry import enter, in_order, look_up
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,7 @@ def register(info: RepairInfo) -> RepairInfo:
     Raises:
         InputError: The name is taken.
     """
-    if info.name in _REGISTRY:
-        raise InputError(f"a repair named '{info.name}' exists already: choose another name")
-    _REGISTRY[info.name] = info
-    return info
+    return enter(_REGISTRY, "repair", info)
 
 
 def find(name: str) -> RepairInfo:
@@ -91,14 +89,12 @@ def find(name: str) -> RepairInfo:
     Raises:
         InputError: There is none.
     """
-    if name not in _REGISTRY:
-        raise unknown("repair", name, _REGISTRY)
-    return _REGISTRY[name]
+    return look_up(_REGISTRY, "repair", name)
 
 
 def all_repairs() -> tuple[RepairInfo, ...]:
     """Return every registered repair, by name."""
-    return tuple(_REGISTRY[name] for name in sorted(_REGISTRY))
+    return in_order(_REGISTRY)
 
 
 def images_of(batches: Iterable[Any], model: nn.Module) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from infoprune.errors import InputError
+from infoprune.evaluation import check_repeatable
 from infoprune.network import surgery
 from infoprune.network.equivalence import copied
 from infoprune.network.groups import Groups, find_groups
@@ -77,8 +78,7 @@ def repaired(
     info = find(method)
     if minutes is not None and not minutes > 0:
         raise InputError(f"a repair may take so many minutes, more than none, not {minutes}")
-    if iter(batches) is batches:
-        raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")
+    check_repeatable(batches)
     removal = surgery.removal_of(plan, groups, model)
     modes = {name: module.training for name, module in small.named_modules()}
     pair = Pair(copied(model), copied(small), plan, groups, removal, batches, minutes)

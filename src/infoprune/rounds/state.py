@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from infoprune.errors import InputError
+from infoprune.fingerprint import fingerprint
 from infoprune.network import surgery
 from infoprune.output import written_whole
 from infoprune.plan import Plan
 from infoprune.plane import InformationPlane, read_points, write_points
 from infoprune.rounds.schedule import PruningSchedule
-from infoprune.tune import fingerprint
 
 STATE, PLANE = "state.json", "plane.csv"
 FORMAT = 1

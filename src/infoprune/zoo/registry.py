@@ -11,6 +11,7 @@ from torch import nn
 
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError, unknown
+from infoprune.registry import look_up
 
 if TYPE_CHECKING:
     from infoprune.criteria.base import Tap
@@ -77,9 +78,7 @@ def info(name: str) -> NetworkInfo:
     Raises:
         InputError: There is none.
     """
-    if name not in _INFOS:
-        raise unknown("network", name, _INFOS)
-    return _INFOS[name]
+    return look_up(_INFOS, "network", name)
 
 
 def build(name: str, **arguments: object) -> nn.Module:
