@@ -33,13 +33,14 @@ from sklearn.cluster import KMeans
 from torch import nn
 
 from infoprune import criteria, cutoff, data, experiment, measuring, pipeline
+from infoprune.choice import Choice, chosen
 from infoprune.evaluation import evaluate
 from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.layerwise.sequence import curve_of
 from infoprune.network import cost
 from infoprune.network.groups import Groups, find_groups
 from infoprune.plan import Plan
-from infoprune.planning import Choice, choose_groups, make_plan
+from infoprune.planning import choose_groups, make_plan
 from infoprune.record import removed
 from infoprune.repair import repaired
 from infoprune.scoring import score
@@ -108,16 +109,16 @@ class Case:
 
 def choice_of(case: Case, variant: str, width: str, seed: int) -> Choice:
     options = case.arguments
-    words: dict[str, Any] = dict(VARIANTS[variant])
+    words: dict[str, Any] = {**VARIANTS[variant]}
     if variant.endswith("-half"):
         words["keep"] = {f"features.{layer}": count for layer, count in HALF.items()}
-    elif "cutoff" in words and (variant not in PUBLISHED or options.tolerance_for_all):
-        words["tolerance"] = options.tolerance
+    elif "cutoff" in words:
+        words |= {"judge_half": options.judge_half, "judge_after": options.judge_after}
+        if variant not in PUBLISHED or options.tolerance_for_all:
+            words["tolerance"] = options.tolerance
     method = "pairs" if options.alpha == 2 else "hybrid"
     kernel = {**WIDTHS[width], "alpha": options.alpha, "method": method}
-    return Choice(
-        "cmi", seed=seed, options=kernel, judge_half=options.judge_half, judge_after=options.judge_after, **words
-    )
+    return chosen(criterion="cmi", seed=seed, options=kernel, **words)
 
 
 def cmi_row(case: Case, variant: str, width: str, seed: int) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from rich.table import Table
 from torch import nn
 
 from infoprune import criteria, evaluate, experiment, pipeline
+from infoprune.choice import Choice
 from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.measuring import dead_filters
 from infoprune.network.cost import count
-from infoprune.planning import Choice, make_plan
+from infoprune.planning import make_plan
 from infoprune.record import removed
 from infoprune.repair import repaired
 

@@ -36,7 +36,10 @@ from infoprune.tune import make_fabric
 SEEDS = (0, 1, 2)
 RESNET56 = "akamaster_resnet56-4bfd9763.th"
 VGG16 = "vgg16-cifar10.safetensors"
-COLUMNS = ("row", "round", "test %", "drop", "MACs gone %", "of convolutions", "parameters gone %", "filters", "min")
+COLUMNS = (
+    *("row", "round", "test %", "drop", "MACs gone %", "of convolutions", "parameters gone %"),
+    *("filters", "dead", "min"),
+)
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ def cells(base: dict[str, Any], one: dict[str, Any], record: dict[str, Any]) -> 
         f"{base['test'] - one['test']:+.2f}",
         *(f"{removed(base[cost], one[cost]):.2f}" for cost in ("macs", "convolution_macs", "parameters")),
         ", ".join(map(str, widths)) if len(widths) < 6 else f"{min(widths)} to {max(widths)}",
+        str(one["dead"]),
         f"{spent:.1f}",
     )
 

@@ -5,6 +5,7 @@ infoprune.save(result.model, "small.safetensors")
 """
 
 from infoprune.checkpoint import load, save
+from infoprune.choice import Choice
 from infoprune.criteria import all_criteria, register_criterion
 from infoprune.cutoff import all_rules
 from infoprune.errors import InputError
@@ -15,7 +16,6 @@ from infoprune.origin import Origin
 from infoprune.pipeline import Result, apply, plan, prune, verify
 from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.plane import InformationPlane
-from infoprune.planning import Choice
 from infoprune.repair import all_repairs, repair
 from infoprune.reselection import reselect
 from infoprune.rounds.loop import iterate

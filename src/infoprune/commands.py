@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from infoprune import checkpoint, data, experiment, pipeline
+from infoprune.choice import Choice, chosen
 from infoprune.cutoff import Reach
 from infoprune.data import usual_augmentation
 from infoprune.device import device_of
@@ -23,7 +24,6 @@ from infoprune.origin import Origin, origin_of
 from infoprune.pipeline import Result
 from infoprune.plan import Plan
 from infoprune.plane import InformationPlane, write_points
-from infoprune.planning import Choice
 from infoprune.progress import Progress, silent
 from infoprune.report import Run, kept_run
 from infoprune.rounds.loop import Images as RoundImages
@@ -144,7 +144,7 @@ def prune(
         count = RepairChoice.images if repair is None else repair.images
         unlabelled = data.random_sample(parts.train, count, seed)
         given |= {"free": free, "repair_batches": experiment.batches(unlabelled, model, images)}
-    if isinstance(choice, Choice) and choice.layer_by_layer:
+    if isinstance(choice, Choice) and choice.layerwise.is_asked_for:
         judges = parts.calibration if parts.held_out is None else data.balanced_sample(
             parts.held_out, min(held_out, len(parts.held_out)), seed)  # fmt: skip
         given |= {"held_out": experiment.batches(judges, model, images), "resume": out.with_name(out.name + ".resume")}
@@ -351,7 +351,7 @@ def choice_or_plan(**given: Any) -> Choice | Plan:
     """
     plan: Plan | None = given.pop("plan", None)
     if plan is None:
-        return Choice(**given)
+        return chosen(**given)
     if any(given.get(way) is not None for way in ("ratio", "budget", "threshold")):
         raise InputError("a plan says already how much goes: give it without a ratio and without a budget")
     return plan

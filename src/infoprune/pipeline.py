@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from infoprune.choice import Choice, chosen
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
 from infoprune.errors import InputError
@@ -21,7 +22,7 @@ from infoprune.network.groups import find_groups
 from infoprune.network.verify import verify as verify_cut
 from infoprune.origin import origin_of, set_origin
 from infoprune.plan import Plan
-from infoprune.planning import Choice, Planned, chosen, make_plan
+from infoprune.planning import Planned, make_plan
 from infoprune.progress import Progress, silent
 from infoprune.record import Figures, Stopwatch
 from infoprune.repair import find as find_repair

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,118 +16,23 @@ from infoprune import (
     cutoff,
     reconstruction,  # noqa: F401 - it registers
 )
-from infoprune.criteria.base import Importance, Tap
-from infoprune.cutoff import Cut, Limits, Reach
+from infoprune.choice import Choice
+from infoprune.criteria.base import Importance
+from infoprune.cutoff import Cut, Reach
 from infoprune.errors import InputError, unknown
 from infoprune.evaluation import labelled
-from infoprune.layerwise.choosing import check_layerwise, plan_layer_by_layer
-from infoprune.layerwise.sequence import Conditioning, Direction
+from infoprune.layerwise.choosing import plan_layer_by_layer
 from infoprune.measuring import check_runs, example_of, latencies
 from infoprune.network import cost, surgery
 from infoprune.network.groups import CoupledGroup, Groups, find_groups
 from infoprune.network.layers import is_convolution
-from infoprune.plan import Budget, LayerDecision, Plan
+from infoprune.plan import LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.reselection import reselected
 from infoprune.scoring import score
 from infoprune.version import __version__
 
 Batches = Iterable[Any]
-Keep = Mapping[str, int | Sequence[int]]
-
-# Settings that say nothing where all layers are cut at once.
-_LAYER_BY_LAYER = ("conditioning", "direction", "parallel", "judge_half")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What is removed, and by what rule; the same words as the options of the command line.
-
-    Args:
-        criterion: Name of a criterion, or ``package.module:function``.
-        ratio: Share of the filters removed from every layer, below 1.
-        keep: By layer, how many filters stay or which; layers not named are left alone.
-        budget: What may remain of the whole network.
-        cutoff: Name of a rule that cuts each layer's curve, one of ``infoprune.all_rules()``.
-        threshold: Filters that score below it go from every layer, in the criterion's own unit. Exactly one of
-            ``ratio``, ``keep``, ``budget``, ``cutoff`` and ``threshold`` is given.
-        layers: Patterns of layer names that may lose filters; by default every convolution.
-        skip: Patterns of layer names that may not.
-        tap: Where the feature maps are read; by default where the criterion's paper reads them.
-        multiple: Kept counts are multiples of this; thinner layers are left alone.
-        keep_at_least: Filters that stay in every layer.
-        seed: Seeds whatever is random.
-        options: Further options of the criterion.
-        budget_by: Criterion that says how many filters of each layer a budget takes, by what is lost for what is saved;
-            by default ``criterion`` does, by one ranking relative to the layers' means.
-        reselect: Whether the filters that stay are chosen anew, as many of them, front to back in the network that is
-            left, see :func:`infoprune.reselect`.
-        cutoff_options: Options of the cut-off rule.
-        conditioning: What the criterion ``cmi`` conditions each layer on: ``"none"``, ``"compact"``, ``"full"`` or
-            ``"all"``, see :class:`infoprune.layerwise.sequence.Cutting`.
-        direction: In which order layers are cut: ``"forward"``, ``"backward"`` or ``"both"``.
-        tolerance: Points of accuracy on held-out images that may be lost; by default the best candidate is taken.
-        parallel: Whether the branches of direction ``"both"`` run in two processes.
-        between: The iterative form: a repair given to the network after each layer, before the next one is read.
-        judge_after: A repair given to each candidate before its accuracy is measured.
-        judge_half: Whether candidates are measured in bfloat16, which is quicker.
-    """
-
-    criterion: str = "cmi"
-    ratio: float | None = None
-    keep: Keep | None = None
-    budget: Budget | None = None
-    layers: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    tap: Tap | None = None
-    multiple: int = 1
-    keep_at_least: int = 1
-    seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
-    budget_by: str | None = None
-    threshold: float | None = None
-    reselect: bool = False
-    cutoff: str | None = None
-    cutoff_options: Mapping[str, Any] = field(default_factory=dict)
-    conditioning: Conditioning = "none"
-    direction: Direction = "forward"
-    tolerance: float | None = None
-    parallel: bool = False
-    between: str | None = None
-    judge_after: str | None = None
-    judge_half: bool = False
-
-    def words(self) -> dict[str, Any]:
-        """Return the choice as keyword arguments of ``prune`` and ``plan``."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
-
-    def limits(self) -> Limits:
-        """Return how far a layer may be cut."""
-        return Limits(keep_at_least=self.keep_at_least, multiple=self.multiple)
-
-    @property
-    def layer_by_layer(self) -> bool:
-        """Whether the cut of one layer is known before the next is ordered."""
-        return self.cutoff is not None or self.conditioning != "none" or self.between is not None
-
-    def __post_init__(self) -> None:
-        ways = ("ratio", "keep", "budget", "cutoff", "threshold")
-        given = [name for name in ways if getattr(self, name) is not None]
-        if len(given) != 1:
-            said = " and ".join(given) if given else "nothing"
-            raise InputError(
-                "say how much goes by one of a ratio, explicit counts, a budget, a cut-off or a threshold, "
-                f"not by {said}"
-            )
-        if self.budget_by is not None and self.budget is None:
-            raise InputError("budget_by shares a budget out between the layers: give a budget with it")
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise InputError(f"the ratio is the share of the filters to remove, from 0 to below 1, not {self.ratio}")
-        if self.reselect and self.layer_by_layer:
-            raise InputError(
-                "filters are chosen anew where all layers are cut at once: leave out reselect, or the rest"
-            )
-        check_layerwise(self)
 
 
 @dataclass(frozen=True)
@@ -183,7 +88,7 @@ def make_plan(
             on_reach(found)
         cutoff.check_reach(found, choice.budget)
     finished = None
-    if choice.layer_by_layer:
+    if choice.layerwise.is_asked_for:
         outcome = plan_layer_by_layer(
             model, example, groups, cut_groups, batches, choice, held_out=held_out, resume=resume, progress=progress
         )
@@ -203,19 +108,6 @@ def make_plan(
     if choice.reselect:
         plan = reselected(plan, model, batches, groups, progress=progress)
     return Planned(plan, importances, groups, finished)
-
-
-def chosen(**choice: Any) -> Choice:
-    """Return the choice that these words make.
-
-    Raises:
-        InputError: A word is unknown, or a value is out of range.
-    """
-    words = [one.name for one in fields(Choice)]
-    for word in choice:
-        if word not in words:
-            raise unknown("option of pruning", word, words)
-    return Choice(**choice)
 
 
 def choose_groups(model: nn.Module, groups: Groups, choice: Choice) -> tuple[CoupledGroup, ...]:
@@ -351,15 +243,8 @@ def _check_pattern(pattern: str, groups: Groups) -> None:
 
 
 def _settings(choice: Choice, example: Tensor, batches: Batches) -> dict[str, Any]:
-    told = {name: value for name, value in asdict(choice).items() if value not in (None, (), {})}
-    if not choice.reselect:
-        del told["reselect"]
-    if not choice.layer_by_layer:
-        told = {name: value for name, value in told.items() if name not in _LAYER_BY_LAYER}
-    if choice.budget is not None:
-        told["budget"] = choice.budget.shares()
     return {
-        **told,
+        **choice.settings(),
         "calibration_images": sum(len(labels) for _, labels in labelled(batches)),
         "input_shape": list(example.shape[1:]),
         "versions": {"infoprune": __version__, "torch": torch.__version__},

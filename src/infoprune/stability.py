@@ -10,9 +10,10 @@ from typing import Any
 from scipy.stats import kendalltau  # type: ignore[import-untyped]
 from torch import nn
 
+from infoprune.choice import Choice
 from infoprune.errors import InputError
 from infoprune.plan import LayerDecision, Plan
-from infoprune.planning import Choice, make_plan
+from infoprune.planning import make_plan
 from infoprune.progress import Progress, silent
 
 Batches = Iterable[Any]

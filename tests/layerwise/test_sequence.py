@@ -10,6 +10,7 @@ from torch import nn
 
 import infoprune
 from infoprune import planning
+from infoprune.choice import chosen
 from infoprune.criteria.cmi import conditional_mutual_information_order as cmi
 from infoprune.errors import InputError
 from infoprune.evaluation import evaluate
@@ -18,7 +19,7 @@ from infoprune.layerwise.judging import Judge
 from infoprune.layerwise.maps import LayerMaps
 from infoprune.network import equivalence, surgery
 from infoprune.network.groups import find_groups
-from infoprune.planning import chosen, make_plan
+from infoprune.planning import make_plan
 
 QUICK = {"options": {"alpha": 2.0, "method": "pairs"}}
 

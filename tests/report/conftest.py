@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from infoprune import commands
+from infoprune.choice import Choice
 from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.plane import PlanePoint
-from infoprune.planning import Choice
 from infoprune.report import Pictures, Run, read_run, write_run
 
 VGG = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)

@@ -200,14 +200,16 @@ def _file(path: Path) -> dict[str, Any]:
 
 def _rounds_table(record: dict[str, Any], title: str) -> Table:
     table = Table(title=title)
-    for column in ("round", "held-out %", "test %", "MACs", "gone %", "parameters", "gone %", "s"):
+    for column in ("round", "held-out %", "test %", "MACs", "gone %", "parameters", "gone %", "dead", "s"):
         table.add_column(column, justify="right")
     base = record["rounds"][0]
     for one in record["rounds"]:
         accuracies = ["" if one[part] is None else f"{one[part]:.2f}" for part in ("held_out", "test")]
         costs = [f(one, base, name) for name in ("macs", "parameters") for f in (_count, _gone)]
         undone = "" if one["stands"] else " (undone)"
-        table.add_row(f"{one['number']}{undone}", *accuracies, *costs, f"{sum(one['seconds'].values()):.0f}")
+        table.add_row(
+            f"{one['number']}{undone}", *accuracies, *costs, str(one["dead"]), f"{sum(one['seconds'].values()):.0f}"
+        )
     return table
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from infoprune import commands, report
+from infoprune.choice import Choice, Conditioning, Direction
 from infoprune.cli.app import app
 from infoprune.cli.options import (
     BatchSize,
@@ -34,10 +35,8 @@ from infoprune.commands import RepairChoice
 from infoprune.console import messages, results, shown_progress
 from infoprune.cutoff import all_rules
 from infoprune.experiment import DataChoice
-from infoprune.layerwise.sequence import Conditioning, Direction
 from infoprune.output import write_text
 from infoprune.plan import Budget
-from infoprune.planning import Choice
 from infoprune.record import comparison
 from infoprune.repair import all_repairs
 from infoprune.report.run import RECORD

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from infoprune import criteria, cutoff
+from infoprune.choice import Choice
 from infoprune.criteria.base import create
 from infoprune.criteria.cmi import conditional_mutual_information_order, permutation_p_value
 from infoprune.cutoff.curve import Curve
@@ -23,11 +24,7 @@ from infoprune.layerwise.state import State, fingerprint_of_run
 from infoprune.network.flow import flow
 from infoprune.network.groups import CoupledGroup, Groups
 from infoprune.progress import Progress, silent
-from infoprune.repair import find as find_repair
 from infoprune.scoring import filters_of, score
-
-if TYPE_CHECKING:
-    from infoprune.planning import Choice
 
 Batches = Iterable[Any]
 
@@ -84,61 +81,18 @@ class Repairing:
         return Judge(judge.model, judge.example, judge.groups, (), self.method, judge.repair_images).cut(kept)
 
 
-def check_layerwise(choice: Choice) -> None:
-    """Refuse what cannot be done layer by layer.
-
-    Raises:
-        InputError: The choice does not hold together.
-    """
-    if not choice.layer_by_layer:
-        usual = {"direction": "forward", "tolerance": None, "parallel": False}
-        word = next((word for word, value in usual.items() if getattr(choice, word) != value), None)
-        if word is not None:
-            raise InputError(f"{word} is for layers that are cut one after the other: choose a cut-off with it")
-        return
-    way = next((way for way in ("budget", "threshold") if getattr(choice, way) is not None), None)
-    if way is not None:
-        rest = "leave out the conditioning and the iterative form with it"
-        raise InputError(f"a {way} cuts all layers at once: {rest}")
-    if choice.keep is not None and not all(isinstance(count, int) for count in choice.keep.values()):
-        raise InputError("filters that are listed need no order: give counts, or leave out the conditioning")
-    if choice.conditioning != "none" and choice.criterion != "cmi":
-        raise InputError(
-            f"only the criterion 'cmi' can be conditioned on other layers, not '{choice.criterion}': leave out the "
-            "conditioning"
-        )
-    if choice.cutoff is not None:
-        cutoff.check_rule(choice.cutoff, choice.cutoff_options)
-    for repair in (choice.between, choice.judge_after):
-        if repair is not None:
-            find_repair(repair)
-    cutting(choice)
-
-
 def cutting(choice: Choice) -> Cutting:
-    """Return how layers are taken and cut.
-
-    Raises:
-        InputError: A name or number is not one that is known.
-    """
+    """Return how layers are taken and cut."""
+    how = choice.layerwise
     rule: Any
-    if choice.cutoff is not None:
-        rule = ByRule(choice.cutoff, choice.cutoff_options)
+    if how.cutoff is not None:
+        rule = ByRule(how.cutoff, how.cutoff_options)
     elif choice.ratio is not None:
         rule = ByRatio(choice.ratio)
     else:
         assert choice.keep is not None
         rule = ByCount({layer: count for layer, count in choice.keep.items() if isinstance(count, int)})
-    between = None if choice.between is None else Repairing(choice.between)
-    return Cutting(
-        rule,
-        choice.conditioning,
-        choice.direction,
-        choice.tolerance,
-        choice.limits(),
-        choice.parallel,
-        between,
-    )
+    return Cutting(rule, how, choice.limits(), None if how.between is None else Repairing(how.between))
 
 
 def plan_layer_by_layer(
@@ -169,14 +123,16 @@ def plan_layer_by_layer(
     Raises:
         InputError: The criterion gives no curve, or the file is of another run.
     """
-    info = criteria.resolve(choice.criterion)
+    info, how = criteria.resolve(choice.criterion), choice.layerwise
     judged = batches if held_out is None else held_out
     following = flow(model, chosen, example)
     by_name = {group.name: group for group in chosen}
     in_order = tuple(by_name[name] for name in following.order)
-    told = {name: value for name, value in asdict(choice).items() if name != "parallel"}
+    told = {name: value for name, value in choice.settings().items() if name != "parallel"}
     state = State(resume, "" if resume is None else fingerprint_of_run(told, model, batches, judged))
-    judge = Judge(model, example, groups, judged, choice.judge_after, batches, half=choice.judge_half)
+    judge = Judge(
+        model, example, groups, judged, choice.layerwise.judge_after, batches, half=choice.layerwise.judge_half
+    )
     maps = LayerMaps(model, in_order, batches, choice.tap or info.tap, info.images, progress=progress)
     orders: Orders
     if choice.criterion == "cmi":
@@ -186,14 +142,14 @@ def plan_layer_by_layer(
             partial(permutation_p_value, seed=choice.seed, **choice.options),
         )
     else:
-        if choice.between is not None:
+        if how.between is not None:
             raise InputError(
                 "the iterative form reads maps anew for every layer, which only the criterion 'cmi' does here"
             )
         found = score(
             model, in_order, batches, info, tap=choice.tap, seed=choice.seed, options=choice.options, progress=progress
         )
-        if choice.cutoff is not None:
+        if how.cutoff is not None:
             _check_curves(choice, found)
         orders = Ready(found)
     layers = Layers(model, in_order, following, maps, judge)
@@ -201,8 +157,9 @@ def plan_layer_by_layer(
 
 
 def _check_curves(choice: Choice, found: Mapping[str, criteria.Importance]) -> None:
-    if any(importance.curve is None for importance in found.values()) and choice.cutoff != "grid":
+    rule = choice.layerwise.cutoff
+    if rule != "grid" and any(importance.curve is None for importance in found.values()):
         raise InputError(
-            f"the criterion '{choice.criterion}' gives no curve for the cut-off '{choice.cutoff}' to cut: take the "
-            "criterion 'cmi' or the cut-off 'grid'"
+            f"the criterion '{choice.criterion}' gives no curve for the cut-off '{rule}' to cut: take the criterion "
+            "'cmi' or the cut-off 'grid'"
         )

@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from infoprune.choice import LayerByLayer
 from infoprune.criteria.base import Importance
 from infoprune.cutoff.base import NO_LIMITS, Cut, Limits
 from infoprune.cutoff.curve import Curve
 from infoprune.cutoff.ranking import fewest_from, ladder
-from infoprune.errors import InputError, unknown
+from infoprune.errors import InputError
 from infoprune.layerwise.judging import Judge
 from infoprune.layerwise.maps import LayerMaps
 from infoprune.layerwise.state import State, from_json, to_json
@@ -29,8 +30,6 @@ from infoprune.network.flow import Flow
 from infoprune.network.groups import CoupledGroup, find_groups
 from infoprune.progress import Progress, silent
 
-Conditioning: TypeAlias = Literal["none", "compact", "full", "all"]
-Direction: TypeAlias = Literal["forward", "backward", "both"]
 Kept: TypeAlias = Mapping[str, tuple[int, ...]]
 
 # So many candidates are tried one after the other.
@@ -84,42 +83,16 @@ class Cutting:
 
     Args:
         rule: From a group and its curve to candidates "keep the first m".
-        conditioning: What a layer's maps are given: ``"none"``; ``"compact"``, the kept maps of the neighbour in the
-            data flow that was cut last; ``"full"``, those of all layers cut before in this branch; ``"all"``, those of
-            all layers cut before.
-        direction: ``"forward"``, ``"backward"``, or ``"both"``: every layer alone first, then from the one that would
-            lose the largest share to the last and to the first.
-        tolerance: Points of accuracy on held-out images that the whole network may lose. After i of L layers i/L of
-            it may be lost. A whole layer is always a candidate. ``None`` takes the best candidate of the rule.
+        how: Conditioning, direction, tolerance and processes.
         limits: How far each group may be cut.
-        parallel: The two branches of ``"both"`` in a process each.
         between: In the iterative form, what is done to the cut network before the maps of the next layer are read
             from it; otherwise all maps are of the original network.
     """
 
     rule: Callable[[CoupledGroup, Curve], Sequence[int]]
-    conditioning: Conditioning = "none"
-    direction: Direction = "forward"
-    tolerance: float | None = None
+    how: LayerByLayer
     limits: Limits = NO_LIMITS
-    parallel: bool = False
     between: Callable[[Judge, Kept], nn.Module] | None = None
-
-    def __post_init__(self) -> None:
-        if self.conditioning not in get_args(Conditioning):
-            raise unknown("conditioning", self.conditioning, get_args(Conditioning))
-        if self.direction not in get_args(Direction):
-            raise unknown("direction", self.direction, get_args(Direction))
-        if self.tolerance is not None and not self.tolerance >= 0:
-            raise InputError(
-                f"the tolerance is the points of accuracy that may be lost, 0 or more, not {self.tolerance}"
-            )
-        if self.parallel and (self.direction != "both" or self.conditioning == "all"):
-            raise InputError("two processes take the two branches of direction 'both', with any conditioning but 'all'")
-        if self.between is not None and self.direction == "both":
-            raise InputError(
-                "the iterative form goes forward or backward: with 'both' the branches start from one network"
-            )
 
 
 @dataclass(frozen=True)
@@ -205,8 +178,8 @@ def in_sequence(
     """
     names = [group.name for group in layers.groups]
     names = [name for name in layers.flow.order if name in names]
-    if cutting.direction != "both":
-        ordered = names if cutting.direction == "forward" else names[::-1]
+    if cutting.how.direction != "both":
+        ordered = names if cutting.how.direction == "forward" else names[::-1]
         branch = _Branch(layers, orders, cutting, len(names), state, _Told(progress, len(names)))
         decided = branch.run(ordered)
         model = None if cutting.between is None else branch.layers.model
@@ -221,11 +194,11 @@ def in_sequence(
     begun = {start: alone[start]}
     forward = _Branch(layers, orders, cutting, len(names), state.part("forward"), told, begun, stage="forward")
     backward = _Branch(layers, orders, cutting, len(names), state.part("backward"), told, begun, stage="backward")
-    if cutting.parallel:
+    if cutting.how.parallel:
         after, before = _in_two_processes((forward, names[at + 1 :]), (backward, names[:at][::-1]))
     else:
         after = forward.run(names[at + 1 :])
-        if cutting.conditioning == "all":
+        if cutting.how.conditioning == "all":
             backward = replace(backward, also=after)
         before = backward.run(names[:at][::-1])
     decided = {**before, **begun, **after}
@@ -285,7 +258,7 @@ class _Branch:
             kept[name] = decided.cut.kept
             if self.cutting.between is not None:
                 self._go_on(name, decided.cut.kept)
-            elif self.cutting.conditioning != "none" and noted is None:
+            elif self.cutting.how.conditioning != "none" and noted is None:
                 self._kept_maps(name, decided.cut.kept)
             self._forget(list(kept))
             self.told()
@@ -298,10 +271,10 @@ class _Branch:
         given = [self._kept_maps(one, others[one]) for one in self._conditions(name, list(others))]
         importance, curve = self.orders(group, layers.maps, given)
         counts = list(cutting.rule(group, curve))
-        if cutting.tolerance is not None or not counts:
+        if cutting.how.tolerance is not None or not counts:
             counts += [group.filters, *_without_dead(group, importance)]
         cuts = candidate_cuts(group, importance, counts, cutting.limits)
-        floor = None if cutting.tolerance is None else base - cutting.tolerance * (len(kept) + 1) / self.total
+        floor = None if cutting.how.tolerance is None else base - cutting.how.tolerance * (len(kept) + 1) / self.total
         before = {} if cutting.between is not None else kept
         chosen, accuracies = _choose(cuts, lambda cut: layers.judge.accuracy({**before, name: cut.kept}), floor)
         evidence = {
@@ -316,19 +289,19 @@ class _Branch:
 
     def _forget(self, cut: Sequence[str]) -> None:
         """Let go of maps that nothing will be conditioned on any more."""
-        if self.cutting.conditioning != "compact":
+        if self.cutting.how.conditioning != "compact":
             return
         for name in list(self.held):
             if self.layers.flow.beside[name] <= set(cut):
                 del self.held[name]
 
     def _conditions(self, name: str, cut: Sequence[str]) -> Sequence[str]:
-        if self.cutting.conditioning == "none":
+        if self.cutting.how.conditioning == "none":
             return ()
         # In the iterative form a layer that was cut to one filter is no group of the network any more.
         there = {group.name for group in self.layers.groups}
         cut = [other for other in cut if other in there]
-        if self.cutting.conditioning == "compact":
+        if self.cutting.how.conditioning == "compact":
             return [other for other in cut if other in self.layers.flow.beside[name]][-1:]
         return cut
 

@@ -18,7 +18,7 @@ from infoprune.cutoff.ranking import kept_after, ladder
 from infoprune.data.augmentation import Augmentation
 from infoprune.errors import InputError, unknown
 from infoprune.evaluation import evaluate
-from infoprune.measuring import check_runs, example_of
+from infoprune.measuring import check_runs, dead_filters, example_of
 from infoprune.network import cost, surgery
 from infoprune.network.groups import CoupledGroup, find_groups
 from infoprune.network.layers import is_convolution
@@ -305,6 +305,8 @@ class _Work:
         with self.watch.stage("measure"):
             held_out = None if self.images.held_out is None else evaluate(model, self.images.held_out).accuracy
             test = None if self.images.test is None else evaluate(model, self.images.test).accuracy
+            groups = [one for one in find_groups(model, self.example, check=False).groups if one.name in self.layers]
+            dead = dead_filters(model, self.images.calibration, groups)
         modules = dict(model.named_modules())
         by_layer = cost.macs_by_layer(model, self.example)
         one = Round(
@@ -313,6 +315,7 @@ class _Work:
             macs=sum(by_layer.values()),
             convolution_macs=sum(macs for name, macs in by_layer.items() if is_convolution(modules[name])),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
+            dead=sum(map(len, dead.values())),
             held_out=held_out,
             test=test,
             epochs=0 if training is None else len(training.epochs),

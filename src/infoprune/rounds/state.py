@@ -34,6 +34,8 @@ class Round:
         macs: Multiply-adds of convolution and linear layers for one image.
         convolution_macs: Of convolutions alone.
         parameters: Number of parameters.
+        dead: Filters of these layers whose maps are constant over all calibration images: training can kill the last
+            few of a layer.
         held_out: Accuracy on held-out training images, percent, which chose the epoch; ``None`` without any.
         test: Accuracy on test images, percent, which chose nothing.
         epochs: Epochs it was trained for.
@@ -47,6 +49,7 @@ class Round:
     macs: int
     convolution_macs: int
     parameters: int
+    dead: int = 0
     held_out: float | None = None
     test: float | None = None
     epochs: int = 0
