@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-import importlib.util
+import sys
 
 import numpy as np
 import pytest
@@ -142,14 +142,14 @@ def test_points_are_read_as_they_were_written(tmp_path):
         write_points(points, tmp_path / "plane.csv")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
 def test_parquet_holds_the_same(tmp_path):
+    pytest.importorskip("pyarrow")
     write_points(POINTS, tmp_path / "plane.parquet")
     assert read_points(tmp_path / "plane.parquet") == POINTS
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is installed")
-def test_parquet_without_pyarrow_is_refused_in_one_sentence(tmp_path):
+def test_parquet_without_pyarrow_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match="needs the package pyarrow"):
         check_points_file(tmp_path / "plane.parquet")
 
