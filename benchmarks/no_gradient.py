@@ -160,7 +160,7 @@ def cells(some: list[dict[str, Any]]) -> tuple[str, ...]:
     spread = f" ± {statistics.stdev(accuracies):.2f}" if len(some) > 1 else ""
     first = some[0]
     return (
-        first["criterion"] + (" *" if first["reselected"] else ""),
+        f"chosen anew, counts of {first['criterion']}" if first["reselected"] else first["criterion"],
         first["repair"],
         str(first["images"]),
         f"{first['macs_removed']:.1f}",
@@ -193,7 +193,6 @@ def show(rows: Rows, network: str, weights: str, title: str) -> None:
             table.add_row(*cells(some))
         if by:
             Console(width=140).print(table)
-    print("* filters chosen anew, front to back, in the network that is left")
 
 
 def numbers(text: str) -> list[int]:
@@ -218,7 +217,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--macs", type=words, default=[], help="shares of the MACs that remain")
     parser.add_argument("--ratios", type=words, default=[], help="shares of the filters that go from every layer")
     parser.add_argument("--budget-by", help="criterion that shares the MACs out to the layers")
-    parser.add_argument("--reselect", action="store_true", help="choose the filters anew, front to back")
+    parser.add_argument("--reselect", action="store_true", help="choose as many filters anew, front to back")
     parser.add_argument("--minutes", type=float, help="how long the repair distil may take")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test-images", type=int)
@@ -228,6 +227,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     arguments.repairs = [name for name in arguments.repairs if name]
+    if arguments.reselect and not arguments.macs:
+        arguments.criteria = arguments.criteria[:1]  # counts that are given are all that a criterion leaves here
     if arguments.quick:
         arguments.seeds, arguments.images, arguments.test_images = 1, [500], 2000
         arguments.criteria = [name for name in arguments.criteria if name in ("l1", "random")] or arguments.criteria
