@@ -139,7 +139,7 @@ def test_images_are_resized_part_by_part_of_the_epochs(digits):
             self.inner = network()
 
         def forward(self, images):
-            if self.training:
+            if self.training and torch.is_grad_enabled():
                 sizes.append(images.shape[-1])
             return self.inner(images)
 
@@ -166,6 +166,28 @@ def test_the_schedules_of_the_papers():
     assert [round(steps.rate(epoch / 40), 6) for epoch in (0, 19, 20, 29, 30)] == [0.1, 0.1, 0.01, 0.01, 0.001]
     assert Recipe(schedule="one-cycle", warmup=0.2, learning_rate=0.4).rate(0.2) == pytest.approx(0.4)
     assert Recipe(schedule="cosine", learning_rate=0.4).rate(0.5) == pytest.approx(0.2)
+
+
+class Flattening(nn.Module):
+    """Lays its maps flat by view, as many a network does: maps whose channels lie last cannot be."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 8, 3, padding=1)
+        self.linear = nn.Linear(8 * 16, 10)
+
+    def forward(self, images):
+        maps = nn.functional.max_pool2d(self.convolution(images), 2)
+        return self.linear(maps.view(len(maps), -1))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("taught", [False, True])
+def test_networks_that_lay_maps_flat_by_view_are_trained(digits, precision, taught):
+    torch.manual_seed(0)
+    recipe = Recipe(epochs=1, precision=precision, distillation=0.5 if taught else 0.0)
+    given, teacher = (network(), Flattening()) if taught else (Flattening(), None)
+    assert len(train(given, digits[0], digits[1], recipe, teacher=teacher).epochs) == 1
 
 
 @pytest.mark.parametrize(

@@ -228,4 +228,6 @@ def _arrow(path: Path) -> Any:
     try:
         return importlib.import_module("pyarrow")
     except ImportError as error:
-        raise InputError(f"'{path}' needs the package pyarrow: pip install 'infoprune[parquet]', or name a .csv file") from error
+        raise InputError(
+            f"'{path}' needs the package pyarrow: pip install 'infoprune[parquet]', or name a .csv file"
+        ) from error
