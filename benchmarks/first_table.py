@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--criteria", type=lambda text: text.split(","), help="by default all")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -98,8 +99,9 @@ def main() -> None:
         table.add_column(column, justify="left" if column == "criterion" else "right")
     records = {}
     for info in criteria.all_criteria():
-        if info.name == "qsfm":
-            continue  # another name of qsfm-ssim
+        wanted = arguments.criteria is None or info.name in arguments.criteria
+        if not wanted or info.name == "qsfm":  # another name of qsfm-ssim
+            continue
         seeds = range(arguments.seeds if info.needs_maps or info.name == "random" else 1)
         records[info.name] = [measure(model, images, info.name, seed) for seed in seeds]
         table.add_row(*row(info.name, base, records[info.name]))
