@@ -32,7 +32,7 @@ from rich.table import Table
 from sklearn.cluster import KMeans
 from torch import nn
 
-from infoprune import criteria, cutoff, data, experiment, measuring, pipeline
+from infoprune import criteria, cutoff, data, experiment, measuring, pipeline, tune
 from infoprune.choice import Choice, chosen
 from infoprune.evaluation import evaluate
 from infoprune.experiment import DataChoice, NetworkChoice
@@ -44,6 +44,7 @@ from infoprune.planning import choose_groups, make_plan
 from infoprune.record import removed
 from infoprune.repair import repaired
 from infoprune.scoring import score
+from infoprune.tune import Recipe
 
 WIDTHS: dict[str, dict[str, Any]] = {
     "published": {"width": "silverman", "label_kernel": "silverman"},
@@ -102,6 +103,14 @@ class Case:
         calibration, held_out, repair = (list(experiment.batches(one, self.model, self.images)) for one in some)
         return calibration, held_out, repair
 
+    def tuned(self, model: nn.Module, seed: int) -> nn.Module:
+        """Return the network after a few epochs on the training images."""
+        train = experiment.batches(
+            experiment.open_parts(self.images, seed).train, self.model, self.images, shuffle=True
+        )
+        recipe = Recipe(epochs=self.arguments.tune_epochs, learning_rate=0.01, seed=seed)
+        return tune.train(model, train, None, recipe, augmentation=data.usual_augmentation("cifar10")).model
+
     def accuracy(self, model: nn.Module) -> float:
         """Return the accuracy on the test images, in percent."""
         return evaluate(model, self.test).accuracy
@@ -133,7 +142,7 @@ def cmi_row(case: Case, variant: str, width: str, seed: int) -> dict[str, Any]:
     found = make_plan(case.model, calibration, choice_of(case, variant, width, seed), held_out=held_out, progress=tell)
     seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - clock}
     saturated = {layer: int(one.evidence["saturated_at"]) for layer, one in found.importances.items()}
-    return {**seconds, "saturated_at": saturated, **measured(case, found.plan, calibration, repair)}
+    return {**seconds, "saturated_at": saturated, **measured(case, found.plan, calibration, repair, seed)}
 
 
 def beside_row(case: Case, criterion: str, seed: int, counts: Mapping[str, int]) -> dict[str, Any]:
@@ -141,11 +150,11 @@ def beside_row(case: Case, criterion: str, seed: int, counts: Mapping[str, int])
     start = time.perf_counter()
     choice = Choice(criterion, keep=dict(counts), seed=seed)
     plan = make_plan(case.model, calibration, choice).plan
-    return {"seconds": time.perf_counter() - start, **measured(case, plan, calibration, repair)}
+    return {"seconds": time.perf_counter() - start, **measured(case, plan, calibration, repair, seed)}
 
 
-def measured(case: Case, plan: Plan, calibration: Any, repair: Any) -> dict[str, Any]:
-    """Return what a plan leaves, and its accuracies without a gradient step."""
+def measured(case: Case, plan: Plan, calibration: Any, repair: Any, seed: int) -> dict[str, Any]:
+    """Return what a plan leaves, its accuracies without a gradient step and, where that is asked for, after some."""
     small = pipeline.apply(plan, case.model, case.example)
     whole, left = cost.count(case.model, case.example), cost.count(small, case.example)
     dead = measuring.dead_filters(case.model, calibration, case.groups.groups)
@@ -166,6 +175,9 @@ def measured(case: Case, plan: Plan, calibration: Any, repair: Any) -> dict[str,
         better = repaired(small, case.model, repair, plan, case.groups, method=method)
         row["accuracy"][method] = case.accuracy(better)
         row[f"{method}_seconds"] = time.perf_counter() - start
+    if case.arguments.tune_epochs:
+        last = better if case.arguments.repairs else small
+        row["accuracy"]["tuned"] = case.accuracy(case.tuned(last, seed))
     return row
 
 
@@ -355,6 +367,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--judge-after", help="repair given to each candidate")
     parser.add_argument("--repairs", type=words, default=["bn", "least-squares"])
     parser.add_argument("--repair-images", type=int, default=1000)
+    parser.add_argument("--tune-epochs", type=int, default=0, help="train after the last repair, rate 0.01, one cycle")
     parser.add_argument("--test-images", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=Path("cmi_rows.json"))
