@@ -29,7 +29,8 @@ from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.plane import InformationPlane, write_points
 from infoprune.record import removed
 from infoprune.rounds.loop import Images, iterate
-from infoprune.rounds.schedule import PruningSchedule, named_schedule
+from infoprune.rounds.published import named_schedule
+from infoprune.rounds.schedule import PruningSchedule
 from infoprune.rounds.state import Round
 from infoprune.tune import make_fabric
 

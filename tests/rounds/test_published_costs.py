@@ -10,7 +10,7 @@ from infoprune.network import surgery
 from infoprune.network.cost import count, macs_by_layer
 from infoprune.network.groups import find_groups
 from infoprune.plan import LayerDecision, Plan
-from infoprune.rounds.schedule import named_schedule
+from infoprune.rounds.published import named_schedule
 
 
 @functools.cache

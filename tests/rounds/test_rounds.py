@@ -13,7 +13,8 @@ from infoprune.evaluation import evaluate
 from infoprune.network.cost import count
 from infoprune.plane import InformationPlane
 from infoprune.rounds.loop import Images, iterate
-from infoprune.rounds.schedule import LayerPace, Pace, PruningSchedule, named_schedule
+from infoprune.rounds.published import named_schedule
+from infoprune.rounds.schedule import LayerPace, Pace, PruningSchedule
 from infoprune.rounds.state import STATE
 from infoprune.tune import Recipe, train
 

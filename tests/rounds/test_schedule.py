@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from infoprune import zoo
 from infoprune.errors import InputError
-from infoprune.rounds.schedule import LayerPace, Pace, PruningSchedule, in_rounds, named_schedule, named_schedules
+from infoprune.rounds.published import in_rounds, named_schedule, named_schedules
+from infoprune.rounds.schedule import LayerPace, Pace, PruningSchedule
 from infoprune.tune import Recipe
 
 PLAIN = PruningSchedule((LayerPace("conv1", Pace(plus=1)),), Recipe())

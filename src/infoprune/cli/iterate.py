@@ -37,7 +37,8 @@ from infoprune.errors import InputError
 from infoprune.experiment import DataChoice
 from infoprune.plane import InformationPlane, check_points_file
 from infoprune.record import removed
-from infoprune.rounds.schedule import LayerPace, Pace, PruningSchedule, named_schedule, named_schedules
+from infoprune.rounds.published import named_schedule, named_schedules
+from infoprune.rounds.schedule import LayerPace, Pace, PruningSchedule
 from infoprune.tune import Recipe
 
 
