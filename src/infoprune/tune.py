@@ -23,6 +23,7 @@ from infoprune.data.augmentation import Augmentation, cutout
 from infoprune.errors import InputError
 from infoprune.evaluation import Evaluation, evaluate, labelled
 from infoprune.fingerprint import fingerprint
+from infoprune.layout import fastest_layout, laid_out
 from infoprune.output import written_whole
 from infoprune.progress import Progress, silent
 
@@ -198,22 +199,11 @@ def _multiplies_bfloat16(accelerator: str) -> bool:
 
 
 def _layout(fabric: Fabric, batches: Batches, *networks: nn.Module) -> torch.memory_format:
-    """Return channels last, which convolutions of CPUs and GPUs are fastest with, where all networks can read that.
-
-    A network that lays its maps flat by ``view`` cannot; only a pass as in training shows it.
-    """
     first = next(labelled(batches), None)
     if first is None:
         return torch.contiguous_format
-    images = fabric.to_device(first[0][:2]).contiguous(memory_format=torch.channels_last)
-    for network in networks:
-        tried = fabric.to_device(copy.deepcopy(network).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-        try:
-            with torch.no_grad(), fabric.autocast():
-                tried.train()(images)
-        except RuntimeError:
-            return torch.contiguous_format
-    return torch.channels_last
+    with fabric.autocast():
+        return fastest_layout(fabric.to_device(first[0][:2]), *networks)
 
 
 class _State:
@@ -239,7 +229,7 @@ class _State:
 
     @classmethod
     def start(cls, model: nn.Module, fabric: Fabric, recipe: Recipe, layout: torch.memory_format) -> _State:
-        trained = copy.deepcopy(model).to(memory_format=layout)  # type: ignore[call-overload]
+        trained = laid_out(copy.deepcopy(model), layout)
         decayed = [p for p in trained.parameters() if p.ndim > 1 and p.requires_grad]
         others = [p for p in trained.parameters() if p.ndim <= 1 and p.requires_grad]
         optimizer = torch.optim.SGD(

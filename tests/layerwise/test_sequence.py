@@ -164,6 +164,20 @@ def test_the_judge_measures_the_network_without_the_channels(two, images):
     assert not torch.allclose(Judge(two, images[0][0][:2], groups, images).cut(kept)(images[0][0]), half(images[0][0]))
 
 
+def test_the_judge_measures_in_bfloat16_what_lays_its_maps_flat_by_view(images):
+    class Flat(Chain):
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return self.head(nn.functional.adaptive_avg_pool2d(x, 2).view(len(x), -1))
+
+    torch.manual_seed(0)
+    model = Flat(6, 8)
+    model.head = nn.Linear(32, 4)
+    judge = Judge(model.eval(), images[0][0][:2], find_groups(model, images[0][0][:2]), images, half=True)
+    assert 0 <= judge.accuracy({"layers.0.0": (0, 3)}) <= 100
+
+
 def test_the_fewest_filters_within_the_tolerance_are_taken(three, images):
     found = planned(three, images, cutoff="grid", cutoff_options={"steps": 3}, tolerance=10.0)
     base = evaluate(three, images).accuracy

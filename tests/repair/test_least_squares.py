@@ -173,6 +173,20 @@ def test_a_layer_of_copies_and_zeros_stays_finite():
     assert gap(model, found, images(20, 8, 1)) <= gap(model, pair.small, images(20, 8, 1))
 
 
+@given(st.integers(0, 1000), st.floats(0, 4), st.sampled_from([1e-12, 1e-4, 0.1]))
+@settings(deadline=None, max_examples=20)
+def test_constant_features_are_not_fitted_by_their_rounding(seed, magnitude, ridge):
+    drawn = torch.Generator().manual_seed(seed)
+    features = (10**magnitude * torch.rand(1, 60, 1, generator=drawn)).expand(1, 60, 500)
+    targets = torch.randn(1, 3, 500, generator=drawn)
+    equations = NormalEquations.of(torch.zeros(1, 60, 3, dtype=torch.float64))
+    for first in range(0, 500, 37):
+        equations.add(features[..., first : first + 37], targets[..., first : first + 37])
+    found = equations.solve(torch.zeros(1, 60, 3, dtype=torch.float64), ridge, constant=True)
+    assert (found.weights * features[0, :, :1].double()).abs().max() < 0.1
+    assert equations.error(found) == pytest.approx(float(targets.var(dim=2, correction=0).sum()), rel=1e-3)
+
+
 def test_images_in_another_order_are_refused():
     class Shuffled(list):
         def __iter__(self):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from infoprune.device import device_of
 from infoprune.evaluation import evaluate
+from infoprune.layout import fastest_layout, laid_out
 from infoprune.network import surgery
 from infoprune.network.groups import Groups
 from infoprune.plan import LayerDecision, Plan
@@ -52,12 +54,15 @@ class Judge:
         key = tuple(sorted((name, tuple(some)) for name, some in kept.items()))
         if key not in self._known:
             network = self.cut(kept)
-            device = device_of(network).type
-            if self.half and network is not self.model:
-                network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            with torch.autocast(device, torch.bfloat16, enabled=self.half):
+            with torch.autocast(device_of(network).type, torch.bfloat16, enabled=self.half):
+                if self.half and network is not self.model:
+                    network = laid_out(network, self._layout)
                 self._known[key] = evaluate(network, self.held_out).accuracy
         return self._known[key]
+
+    @cached_property
+    def _layout(self) -> torch.memory_format:
+        return fastest_layout(self.example, self.model)
 
     @property
     def base(self) -> float:

@@ -103,7 +103,7 @@ class NormalEquations:
         gram, cross = self._centred() if constant else (self.gram, self.cross)
         weights = start
         if ridge < float("inf"):
-            weights = start + _spd_solve(gram, cross - gram @ start, ridge * self.scale())
+            weights = start + _spd_solve(gram, cross - gram @ start, (ridge * self.scale()).maximum(self._rounding()))
         offset = (self.targets - (weights.mT @ self.features[..., None])[..., 0]) / max(1, self.count)
         return Solution(weights, offset if constant else torch.zeros_like(offset))
 
@@ -114,6 +114,10 @@ class NormalEquations:
         left = self.targets - (w.mT @ self.features[..., None])[..., 0]
         total = total - 2 * b * left + self.count * b.square()
         return float(total.sum()) / max(1, self.count)
+
+    def _rounding(self) -> Tensor:
+        # Centring leaves about this of features that are constant; below it the solution would be noise.
+        return 10 * torch.finfo(self.gram.dtype).eps * self.gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
 
     def _centred(self) -> tuple[Tensor, Tensor]:
         mean = self.features / max(1, self.count)

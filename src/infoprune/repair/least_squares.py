@@ -305,13 +305,13 @@ def write_solution(site: Site, found: Solution | None) -> None:
     """Put a solution into the layer and its norm."""
     if found is None:
         return
-    if not (torch.isfinite(found.weights).all() and torch.isfinite(found.constant).all()):
-        raise InputError(f"layer '{site.name}' cannot be repaired: its feature maps are not finite")
     if site.norm is not None:
         _lift_small_scales(site.norm)
     scale = norm_scale_of(site)
-    matrix = found.weights / scale[:, None, :]
     weight, bias = _weight(site.small), getattr(site.small, "bias", None)
+    matrix = (found.weights / scale[:, None, :]).to(weight.dtype)
+    if not (torch.isfinite(matrix).all() and torch.isfinite(found.constant).all()):
+        raise InputError(f"layer '{site.name}' cannot be repaired: its feature maps are not finite")
     weight.copy_(matrix.mT.reshape(weight.shape))
     if not site.has_constant():
         return
