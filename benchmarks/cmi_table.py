@@ -16,6 +16,7 @@ released code with its defects among them; ``--figure`` draws them.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import statistics
@@ -37,6 +38,7 @@ from infoprune.choice import Choice, chosen
 from infoprune.evaluation import evaluate
 from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.layerwise.sequence import curve_of
+from infoprune.layout import fastest_layout, laid_out
 from infoprune.network import cost
 from infoprune.network.groups import Groups, find_groups
 from infoprune.plan import Plan
@@ -113,7 +115,9 @@ class Case:
 
     def accuracy(self, model: nn.Module) -> float:
         """Return the accuracy on the test images, in percent."""
-        return evaluate(model, self.test).accuracy
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.arguments.half):
+            layout = fastest_layout(self.example, model) if self.arguments.half else torch.contiguous_format
+            return evaluate(laid_out(copy.deepcopy(model), layout), self.test).accuracy
 
 
 def choice_of(case: Case, variant: str, width: str, seed: int) -> Choice:
@@ -364,6 +368,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tolerance", type=float, default=0.5)
     parser.add_argument("--tolerance-for-all", action="store_true", help="for the published variants too")
     parser.add_argument("--judge-half", action="store_true", help="measure candidates in bfloat16")
+    parser.add_argument("--half", action="store_true", help="measure test images in bfloat16 too, base among them")
     parser.add_argument("--judge-after", help="repair given to each candidate")
     parser.add_argument("--repairs", type=words, default=["bn", "least-squares"])
     parser.add_argument("--repair-images", type=int, default=1000)
@@ -378,6 +383,7 @@ def parsed() -> argparse.Namespace:
         "--quick", action="store_true", help="one seed, 128 calibration images, 500 to choose and repair"
     )
     arguments = parser.parse_args()
+    arguments.judge_half |= arguments.half
     if arguments.quick:
         arguments.seeds, arguments.calibration, arguments.held_out, arguments.repair_images = 1, 128, 500, 500
         arguments.test_images, arguments.judge_half = arguments.test_images or 2000, True
