@@ -9,6 +9,8 @@ from torch import Tensor
 
 from infoprune.errors import InputError
 
+_BLOCK = 256
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -56,12 +58,19 @@ class NormalEquations:
     def add(self, features: Tensor, targets: Tensor) -> None:
         """Take in ``(g, F, P)`` features and ``(g, O, P)`` targets at P positions."""
         x, t = features.double(), targets.double()
-        self.gram += x @ x.mT
+        self._add_products(x)
         self.cross += x @ t.mT
         self.features += x.sum(dim=2)
         self.targets += t.sum(dim=2)
         self.squares += t.square().sum(dim=2)
         self.count += x.shape[2]
+
+    def _add_products(self, x: Tensor) -> None:
+        # x x^T is symmetric: of wide layers little more than half of it is multiplied.
+        for first in range(0, x.shape[1], _BLOCK):
+            block = x[:, first:] @ x[:, first : first + _BLOCK].mT
+            self.gram[:, first:, first : first + _BLOCK] += block
+            self.gram[:, first : first + _BLOCK, first + _BLOCK :] += block[:, _BLOCK:].mT
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
         """Return the moments of both."""
