@@ -90,7 +90,7 @@ def _resnet56_short(inner_only: bool) -> PruningSchedule:
         layers=tuple(replace(one, pace=Pace(plus=2 * one.pace.plus)) for one in full.layers),
         initial=replace(cycle, epochs=20, learning_rate=0.1),
         retraining=replace(cycle, epochs=1),
-        last=replace(cycle, epochs=4),
+        last=replace(cycle, epochs=2),
     )
 
 
@@ -151,10 +151,10 @@ _NAMED = {
         lambda: _resnet56(True), "resnet56", "cifar10", "8, 15, 30 filters in the first convolutions of the blocks"
     ),
     "hrel-resnet56-short": NamedSchedule(
-        lambda: _resnet56_short(False), "resnet56", "cifar10", "as hrel-resnet56, in 5 rounds of one epoch, then 4"
+        lambda: _resnet56_short(False), "resnet56", "cifar10", "as hrel-resnet56, in 5 rounds of one epoch, the last of 2"
     ),
     "hrel-resnet56-inner-short": NamedSchedule(
-        lambda: _resnet56_short(True), "resnet56", "cifar10", "as hrel-resnet56-inner, in 5 rounds of one epoch, then 4"
+        lambda: _resnet56_short(True), "resnet56", "cifar10", "as hrel-resnet56-inner, in 5 rounds of one epoch, the last of 2"
     ),
     "hrel-resnet50": NamedSchedule(
         lambda: _resnet50((27, 49, 93, 235)), "resnet50", "folder", "63.99 % of the MACs, as published"
