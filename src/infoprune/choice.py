@@ -98,6 +98,7 @@ class Choice:
         tap: Where the feature maps are read; by default where the criterion's paper reads them.
         multiple: Kept counts are multiples of this; thinner layers are left alone.
         keep_at_least: Filters that stay in every layer.
+        keep_share: Share of the filters that stays in every layer, 0 to 1, whatever a ranking over all layers says.
         seed: Seeds whatever is random.
         options: Further options of the criterion.
         budget_by: Criterion that says how many filters of each layer a budget takes, by what is lost for what is saved;
@@ -117,6 +118,7 @@ class Choice:
     tap: Tap | None = None
     multiple: int = 1
     keep_at_least: int = 1
+    keep_share: float = 0.0
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     budget_by: str | None = None
@@ -134,6 +136,7 @@ class Choice:
             raise InputError("budget_by shares a budget out between the layers: give a budget with it")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise InputError(f"the ratio is the share of the filters to remove, from 0 to below 1, not {self.ratio}")
+        self.limits()  # refuses what cannot be
         if self.layerwise.is_asked_for:
             self._check_layer_by_layer()
         elif said := next(iter(self.layerwise.said()), None):
@@ -165,8 +168,9 @@ class Choice:
         """Return the words that say something, as JSON values."""
         own = {name: value for name, value in asdict(self).items() if value not in (None, (), {})}
         del own["layerwise"]
-        if not self.reselect:
-            del own["reselect"]
+        for name in ("reselect", "keep_share"):
+            if not own[name]:
+                del own[name]
         if self.budget is not None:
             own["budget"] = self.budget.shares()
         return own | (self._layerwise_settings() if self.layerwise.is_asked_for else {})
@@ -176,7 +180,7 @@ class Choice:
 
     def limits(self) -> Limits:
         """Return how far a layer may be cut."""
-        return Limits(keep_at_least=self.keep_at_least, multiple=self.multiple)
+        return Limits(self.keep_at_least, self.keep_share, self.multiple)
 
 
 def chosen(**words: Any) -> Choice:

@@ -67,6 +67,18 @@ def test_both_budgets_are_met_when_both_are_given(infoprune, base, folder):
     assert record["pruned"]["parameters"] <= 0.3 * record["base"]["parameters"]
 
 
+def test_every_layer_keeps_the_share_it_is_promised(infoprune, base, folder):
+    budget = ("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--keep-share", 0.6, "--json", "out.json")
+    done = infoprune(*budget, "--macs", 0.5, "--out", "small.safetensors")
+    assert done.code == 0, done.err
+    record = record_of(folder / "out.json")
+    filters = {"features.0": 16, "features.3": 32, "features.7": 64, "features.10": 64}
+    assert all(len(record["plan"][layer]) >= 0.6 * count for layer, count in filters.items())
+    assert record["settings"]["keep_share"] == 0.6
+    refused = infoprune(*budget, "--macs", 0.2, "--out", "other.safetensors", "--force")
+    assert (refused.code, (folder / "other.safetensors").exists()) == (2, False)
+
+
 def test_a_latency_budget_is_measured_on_the_spot(infoprune, base, folder):
     done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--latency", 0.95,
                      "--out", "small.safetensors", "--json", "out.json")  # fmt: skip

@@ -86,6 +86,9 @@ def prune(
     tap: MapsTap = None,
     multiple: Annotated[int, typer.Option(min=1, help="Kept counts are multiples of this.")] = 1,
     keep_at_least: Annotated[int, typer.Option(min=1, help="Filters that stay in every layer.")] = 1,
+    keep_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of its filters that every layer keeps, whatever the ranking.")
+    ] = 0.0,
     options: Annotated[str, typer.Option(help="JSON object of options of the criterion.")] = "{}",
     repair: Annotated[str | None, typer.Option(help=f"Repair without labels or gradient: {_REPAIRS}.")] = None,
     repair_images: Annotated[int, typer.Option(min=1, help="Training images to repair with.")] = 1000,
@@ -115,6 +118,7 @@ def prune(
         tap=chosen_tap(tap),
         multiple=multiple,
         keep_at_least=keep_at_least,
+        keep_share=keep_share,
         seed=seed,
         options=json_object(options, "--options"),
         budget_by=budget_by,

@@ -151,10 +151,16 @@ _NAMED = {
         lambda: _resnet56(True), "resnet56", "cifar10", "8, 15, 30 filters in the first convolutions of the blocks"
     ),
     "hrel-resnet56-short": NamedSchedule(
-        lambda: _resnet56_short(False), "resnet56", "cifar10", "as hrel-resnet56, in 5 rounds of one epoch, the last of 2"
+        lambda: _resnet56_short(False),
+        "resnet56",
+        "cifar10",
+        "as hrel-resnet56, in 5 rounds of one epoch, the last of 2",
     ),
     "hrel-resnet56-inner-short": NamedSchedule(
-        lambda: _resnet56_short(True), "resnet56", "cifar10", "as hrel-resnet56-inner, in 5 rounds of one epoch, the last of 2"
+        lambda: _resnet56_short(True),
+        "resnet56",
+        "cifar10",
+        "as hrel-resnet56-inner, in 5 rounds of one epoch, the last of 2",
     ),
     "hrel-resnet50": NamedSchedule(
         lambda: _resnet50((27, 49, 93, 235)), "resnet50", "folder", "63.99 % of the MACs, as published"
