@@ -130,9 +130,7 @@ def plan_layer_by_layer(
     in_order = tuple(by_name[name] for name in following.order)
     told = {name: value for name, value in choice.settings().items() if name != "parallel"}
     state = State(resume, "" if resume is None else fingerprint_of_run(told, model, batches, judged))
-    judge = Judge(
-        model, example, groups, judged, choice.layerwise.judge_after, batches, half=choice.layerwise.judge_half
-    )
+    judge = Judge(model, example, groups, judged, how.judge_after, batches, half=how.judge_half)
     maps = LayerMaps(model, in_order, batches, choice.tap or info.tap, info.images, progress=progress)
     orders: Orders
     if choice.criterion == "cmi":
