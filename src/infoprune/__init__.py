@@ -5,7 +5,7 @@ infoprune.save(result.model, "small.safetensors")
 """
 
 from infoprune.checkpoint import load, save
-from infoprune.choice import Choice
+from infoprune.choice import Choice, LayerByLayer
 from infoprune.criteria import all_criteria, register_criterion
 from infoprune.cutoff import all_rules
 from infoprune.errors import InputError
@@ -30,6 +30,7 @@ __all__ = [
     "Freed",
     "InformationPlane",
     "InputError",
+    "LayerByLayer",
     "LayerDecision",
     "Origin",
     "Plan",
