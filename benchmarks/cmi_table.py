@@ -115,9 +115,11 @@ class Case:
 
     def accuracy(self, model: nn.Module) -> float:
         """Return the accuracy on the test images, in percent."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.arguments.half):
-            layout = fastest_layout(self.example, model) if self.arguments.half else torch.contiguous_format
-            return evaluate(laid_out(copy.deepcopy(model), layout), self.test).accuracy
+        if not self.arguments.half:
+            return evaluate(model, self.test).accuracy
+        with torch.autocast("cpu", torch.bfloat16):
+            moved = laid_out(copy.deepcopy(model), fastest_layout(self.example, model))
+            return evaluate(moved, self.test).accuracy
 
 
 def choice_of(case: Case, variant: str, width: str, seed: int) -> Choice:

@@ -166,17 +166,15 @@ class Choice:
 
     def settings(self) -> dict[str, Any]:
         """Return the words that say something, as JSON values."""
-        own = {name: value for name, value in asdict(self).items() if value not in (None, (), {})}
-        del own["layerwise"]
+        own = asdict(self)
+        layerwise = own.pop("layerwise")
+        if self.budget is not None:
+            own["budget"] = self.budget.shares()
         for name in ("reselect", "keep_share"):
             if not own[name]:
                 del own[name]
-        if self.budget is not None:
-            own["budget"] = self.budget.shares()
-        return own | (self._layerwise_settings() if self.layerwise.is_asked_for else {})
-
-    def _layerwise_settings(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self.layerwise).items() if value not in (None, {})}
+        told = own | layerwise if self.layerwise.is_asked_for else own
+        return {name: value for name, value in told.items() if value not in (None, (), {})}
 
     def limits(self) -> Limits:
         """Return how far a layer may be cut."""

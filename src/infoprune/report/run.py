@@ -15,6 +15,7 @@ from torch import Tensor
 
 from infoprune.criteria.base import Importance
 from infoprune.errors import InputError
+from infoprune.json_files import read_object
 from infoprune.output import write_text, written_whole
 from infoprune.plan import Plan
 from infoprune.plane import PlanePoint, read_points, write_points
@@ -110,11 +111,11 @@ def read_run(folder: Path) -> Run:
     for key, tensor in _tensors(folder / EVIDENCE).items():
         layer, _, name = key.rpartition(_SEPARATOR)
         evidence.setdefault(layer, {})[name] = tensor
-    export = _json(folder / EXPORT) if (folder / EXPORT).is_file() else None
-    record = _json(folder / RECORD)
+    export = read_object(folder / EXPORT) if (folder / EXPORT).is_file() else None
+    record = read_object(folder / RECORD)
     if not isinstance(record.get("base"), dict) or not isinstance(record.get("pruned"), dict):
         raise InputError(f"'{folder / RECORD}' is not the record of a pruning: it has no figures of base and pruned")
-    plan = Plan.from_dict(_json(folder / PLAN))
+    plan = Plan.from_dict(read_object(folder / PLAN))
     plane = tuple(read_points(folder / PLANE)) if (folder / PLANE).is_file() else ()
     return Run(record, plan, evidence, _pictures(_tensors(folder / PICTURES)), export, folder.resolve().name, plane)
 
@@ -133,16 +134,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"'{path}' is not a whole safetensors file: {error}") from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"'{path}' must hold a JSON object")
-    return values
 
 
 def _stored(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from infoprune.errors import InputError
 from infoprune.fingerprint import fingerprint
+from infoprune.json_files import read_object
 from infoprune.network import surgery
 from infoprune.output import written_whole
 from infoprune.plan import Plan
@@ -177,7 +178,7 @@ class Rounds:
             temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
     def _read(self, folder: Path) -> None:
-        values = _json(folder / STATE)
+        values = read_object(folder / STATE)
         self._check(folder, values)
         self.rounds = [Round(**one) for one in values["rounds"]]
         self.plans = [Plan.from_dict(one) for one in values["plans"]]
@@ -195,16 +196,6 @@ class Rounds:
             raise InputError(f"'{folder}' holds a run by another schedule (its {changed}): name another folder")
         if values["started_from"] != self.started_from:
             raise InputError(f"'{folder}' holds a run that started from another network: name another folder")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"'{path}' must hold a JSON object")
-    return values
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
