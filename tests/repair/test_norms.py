@@ -6,7 +6,7 @@ from torch import nn
 
 import infoprune
 from infoprune.errors import InputError
-from infoprune.repair.norms import reestimate
+from infoprune.repair.norms import Moments, reestimate
 
 
 def net():
@@ -44,6 +44,19 @@ def test_the_first_norm_has_exact_moments_however_the_images_are_split():
         torch.testing.assert_close(
             norm.running_var.double(), values.var((0, 2, 3), unbiased=False), rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (40, 6, 5), (40, 6, 1, 1), (40, 6, 8, 8), (20, 6, 3, 4, 5)])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("mean", [0.0, 3.0, 2000.0])
+def test_moments_hold_to_the_precision_of_the_maps(shape, kind, mean):
+    maps = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) + mean).to(kind)
+    maps = maps.to(memory_format=torch.channels_last) if len(shape) == 4 else maps
+    found = Moments.of(maps)
+    exact = maps.double().transpose(0, 1).flatten(1)
+    assert found.count == exact.shape[1]
+    torch.testing.assert_close(found.mean, exact.mean(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.squares / found.count, exact.var(1, correction=0), rtol=1e-5, atol=1e-9)
 
 
 def test_the_given_network_is_left_alone_and_modes_are_kept():

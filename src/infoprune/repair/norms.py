@@ -33,10 +33,18 @@ class Moments:
 
     @classmethod
     def of(cls, maps: Tensor) -> Moments:
-        """Return the moments of ``(n, C, ...)`` maps."""
-        values = maps.detach().transpose(0, 1).flatten(1)
-        mean = values.double().mean(dim=1)
-        return cls(values.shape[1], mean, (values - mean[:, None]).square().sum(dim=1))
+        """Return the moments of ``(n, C, ...)`` maps.
+
+        Each image's part is summed in float32 or better, the images in float64: a copy of all maps in float64
+        would take most of the time of a pass. What the mean loses on its way into that precision is put back.
+        """
+        values = maps.detach().reshape(*maps.shape[:2], -1)
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        mean = values.mean(dim=2).double().mean(dim=0)
+        about = mean.to(values.dtype)
+        distances = torch.linalg.vector_norm(values - about[:, None], dim=2).double()
+        count = values.shape[0] * values.shape[2]
+        return cls(count, mean, distances.square().sum(dim=0) - count * (mean - about).square())
 
     def join(self, other: Moments) -> None:
         """Take in the moments of further values (Chan, Golub and LeVeque 1983)."""
