@@ -33,7 +33,8 @@ class LayerByLayer:
             it. A whole layer is always a candidate. By default the best candidate of the rule is taken.
         parallel: Whether the two branches of ``"both"`` run in a process each.
         between: The iterative form: a repair given to the network after each layer, before the next one is read.
-        judge_after: A repair given to each candidate before its accuracy is measured.
+        judge_after: A repair given to each candidate, and to the network that losses are counted from, before its
+            accuracy is measured.
         judge_half: Whether candidates are measured in bfloat16, which is quicker.
     """
 

@@ -20,6 +20,8 @@ from infoprune.layerwise.maps import LayerMaps
 from infoprune.network import equivalence, surgery
 from infoprune.network.groups import find_groups
 from infoprune.planning import make_plan
+from infoprune.repair import all_repairs, repaired
+from infoprune.repair.norms import reestimate
 
 QUICK = {"options": {"alpha": 2.0, "method": "pairs"}}
 
@@ -162,6 +164,20 @@ def test_the_judge_measures_the_network_without_the_channels(two, images):
         two.layers[0][1].bias.add_(1.0)
         half.layers[0][1].bias.add_(1.0)
     assert not torch.allclose(Judge(two, images[0][0][:2], groups, images).cut(kept)(images[0][0]), half(images[0][0]))
+
+
+@pytest.mark.parametrize("repair", [info.name for info in all_repairs() if info.name != "distil"])
+def test_losses_are_counted_from_the_whole_network_given_the_same_repair(two, images, repair):
+    groups = find_groups(two, images[0][0][:2])
+    for module in two.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.add_(0.5)  # what the repair counts anew is no loss of the cut's
+    judge = Judge(two, images[0][0][:2], groups, images, repair, images)
+    plan = judge.plan({})
+    whole = repaired(two, two, images, plan, groups, method=repair)
+    assert judge.base == judge.accuracy({}) == evaluate(whole, images).accuracy
+    if repair == "bn":
+        torch.testing.assert_close(judge.cut({})(images[0][0]), reestimate(two, images)(images[0][0]))
 
 
 def test_the_judge_measures_in_bfloat16_what_lays_its_maps_flat_by_view(images):
