@@ -12,7 +12,7 @@ import infoprune
 from infoprune.errors import InputError
 from infoprune.repair.base import Pair
 from infoprune.repair.equations import NormalEquations
-from infoprune.repair.least_squares import as_matrix, least_squares, patches
+from infoprune.repair.least_squares import as_matrix, downhill, least_squares, patches
 
 LAYERS = [
     nn.Conv2d(4, 6, 3, bias=False),
@@ -73,6 +73,22 @@ def test_what_fits_already_stays(ridge):
     found = equations.solve(start, ridge, constant=True)
     torch.testing.assert_close(found.weights, start, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(found.constant, torch.full((1, 3), 2.0).double())
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.integers(0, 8))
+def test_the_bottom_of_a_valley_is_found_without_looking_at_all_of_it(steps, bottom):
+    bottom = min(bottom, len(steps) - 1)
+    heights = [sum(steps[min(i, bottom) : max(i, bottom)]) for i in range(len(steps))]
+    looked = set()
+
+    def error(value):
+        looked.add(value)
+        return heights[int(value)]
+
+    found = downhill([float(i) for i in range(len(steps))], error)
+    if all(step > 1e-9 for step in steps):
+        assert heights[int(found)] == 0
+        assert len(looked) <= abs(bottom - len(steps) // 2) + 3
 
 
 def test_a_duplicate_with_another_scale_is_made_up_for_exactly():

@@ -97,24 +97,19 @@ class NormalEquations:
         centred = self.gram.diagonal(dim1=1, dim2=2) - self.features.square() / max(1, self.count)
         return centred.clamp_min(0).mean(dim=1)[:, None, None]
 
-    def solve(self, start: Tensor, ridge: float, *, constant: bool) -> Solution:
-        """Return the least squares solution, drawn towards given weights.
-
-        Minimises ``||X W + b - T||^2 + ridge * scale * ||W - start||^2``. The constant b costs nothing. Where the
-        start is a solution already it stays as it is, whatever the ridge; an infinite ridge keeps the start and only
-        finds the constant.
+    def about(self, start: Tensor, *, constant: bool) -> Problem:
+        """Return the problem of finding weights that are drawn towards given ones.
 
         Args:
             start: ``(g, F, O)``, usually the weights that were left by the cut.
-            ridge: Relative to the mean variance of the features.
             constant: Whether there is one.
         """
         gram, cross = self._centred() if constant else (self.gram, self.cross)
-        weights = start
-        if ridge < float("inf"):
-            weights = start + _spd_solve(gram, cross - gram @ start, (ridge * self.scale()).maximum(self._rounding()))
-        offset = (self.targets - (weights.mT @ self.features[..., None])[..., 0]) / max(1, self.count)
-        return Solution(weights, offset if constant else torch.zeros_like(offset))
+        return Problem(self, start, gram, cross - gram @ start, constant)
+
+    def solve(self, start: Tensor, ridge: float, *, constant: bool) -> Solution:
+        """Return the least squares solution, drawn towards given weights: ``about(...).solve(ridge)``."""
+        return self.about(start, constant=constant).solve(ridge)
 
     def error(self, found: Solution) -> float:
         """Return the mean squared error over positions, summed over outputs."""
@@ -124,7 +119,8 @@ class NormalEquations:
         total = total - 2 * b * left + self.count * b.square()
         return float(total.sum()) / max(1, self.count)
 
-    def _rounding(self) -> Tensor:
+    def rounding(self) -> Tensor:
+        """Return ``(g, 1, 1)``: the least ridge above rounding."""
         # Centring leaves about this of features that are constant; below it the solution would be noise.
         return 10 * torch.finfo(self.gram.dtype).eps * self.gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
 
@@ -132,6 +128,36 @@ class NormalEquations:
         mean = self.features / max(1, self.count)
         gram = self.gram - mean[:, :, None] * self.features[:, None, :]
         return gram, self.cross - mean[:, :, None] * self.targets[:, None, :]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Least squares about given weights: ``||X W + b - T||^2 + ridge * scale * ||W - start||^2``.
+
+    The constant b costs nothing. Where the start is a solution already it stays as it is, whatever the ridge; an
+    infinite ridge keeps the start and only finds the constant.
+
+    Args:
+        equations: Of X and T.
+        start: ``(g, F, O)``.
+        gram: ``(g, F, F)``, about the means where there is a constant.
+        right: ``(g, F, O)``, the products of X with what the start leaves of T.
+        constant: Whether there is one.
+    """
+
+    equations: NormalEquations
+    start: Tensor
+    gram: Tensor
+    right: Tensor
+    constant: bool
+
+    def solve(self, ridge: float) -> Solution:
+        """Return the weights and the constant for a ridge relative to the mean variance of the features."""
+        known, weights = self.equations, self.start
+        if ridge < float("inf"):
+            weights = weights + _spd_solve(self.gram, self.right, (ridge * known.scale()).maximum(known.rounding()))
+        offset = (known.targets - (weights.mT @ known.features[..., None])[..., 0]) / max(1, known.count)
+        return Solution(weights, offset if self.constant else torch.zeros_like(offset))
 
 
 def _spd_solve(gram: Tensor, right: Tensor, ridge: Tensor) -> Tensor:
