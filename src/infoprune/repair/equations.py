@@ -162,11 +162,12 @@ class Problem:
 
 def _spd_solve(gram: Tensor, right: Tensor, ridge: Tensor) -> Tensor:
     """Solve with a ridge, a larger one where rounding makes the matrix indefinite."""
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     # Features that are all zero still need a pivot.
     ridge = ridge.clamp_min(torch.finfo(gram.dtype).tiny ** 0.5)
     for _ in range(30):
-        factor, failed = torch.linalg.cholesky_ex(gram + ridge * eye)
+        shifted = gram.clone()
+        shifted.diagonal(dim1=1, dim2=2).add_(ridge[..., 0])
+        factor, failed = torch.linalg.cholesky_ex(shifted)
         if not failed.any():
             solved: Tensor = torch.cholesky_solve(right, factor)
             return solved

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,7 +79,7 @@ class Walk:
             self._check_same(number, images)
             kept = self.kept.get(number, {})
             fresh: dict[str, Tensor] = {}
-            with _replaying(self.model, before, kept), _noting(self.model, after.replayed, fresh):
+            with _replaying(self.model, before, kept, Tensor.new_empty), _noting(self.model, after.replayed, fresh):
                 found = read(self.model, layer, images)
             self.kept[number] = {name: fresh[name] if name in fresh else kept[name] for name in after.replayed}
             return found
@@ -173,21 +173,27 @@ def _noting(model: nn.Module, modules: list[str] | tuple[str, ...], into: dict[s
         yield
 
 
+def _nan(like: Tensor, shape: Sequence[int]) -> Tensor:
+    return like.new_full(shape, float("nan"))
+
+
 @contextmanager
-def _replaying(model: nn.Module, stop: _Stop, outputs: Outputs) -> Iterator[None]:
-    """Let modules give what they gave before; those that nobody asks for give NaN."""
+def _replaying(
+    model: nn.Module, stop: _Stop, outputs: Outputs, nothing: Callable[[Tensor, Sequence[int]], Tensor] = _nan
+) -> Iterator[None]:
+    """Let modules give what they gave before; those that nobody asks for give nothing, which shows where it is NaN."""
 
     def replay(name: str) -> Callable[..., Tensor]:
         return lambda *arguments, **named: outputs[name].clone()
 
-    def nothing(shape: torch.Size, like: Tensor) -> Callable[..., Tensor]:
-        return lambda *arguments, **named: like.new_full((len(like), *shape), float("nan"))
+    def pass_over(shape: torch.Size, like: Tensor) -> Callable[..., Tensor]:
+        return lambda *arguments, **named: nothing(like, (len(like), *shape))
 
     with ExitStack() as stack:
         if outputs:
             like = next(iter(outputs.values()))
             fakes = {name: replay(name) for name in stop.replayed}
-            fakes |= {name: nothing(shape, like) for name, shape in stop.passed.items()}
+            fakes |= {name: pass_over(shape, like) for name, shape in stop.passed.items()}
             for name, fake in fakes.items():
                 module = model.get_submodule(name)
                 own = module.__dict__.get("forward")
