@@ -16,7 +16,6 @@ released code with its defects among them; ``--figure`` draws them.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
 import statistics
@@ -38,7 +37,6 @@ from infoprune.choice import Choice, chosen
 from infoprune.evaluation import evaluate
 from infoprune.experiment import DataChoice, NetworkChoice
 from infoprune.layerwise.sequence import curve_of
-from infoprune.layout import fastest_layout, laid_out
 from infoprune.network import cost
 from infoprune.network.groups import Groups, find_groups
 from infoprune.plan import Plan
@@ -115,11 +113,7 @@ class Case:
 
     def accuracy(self, model: nn.Module) -> float:
         """Return the accuracy on the test images, in percent."""
-        if not self.arguments.half:
-            return evaluate(model, self.test).accuracy
-        with torch.autocast("cpu", torch.bfloat16):
-            moved = laid_out(copy.deepcopy(model), fastest_layout(self.example, model))
-            return evaluate(moved, self.test).accuracy
+        return evaluate(model, self.test, half=self.arguments.half).accuracy
 
 
 def choice_of(case: Case, variant: str, width: str, seed: int) -> Choice:

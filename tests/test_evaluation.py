@@ -41,6 +41,31 @@ def test_the_network_is_measured_in_eval_mode_and_left_as_it_was():
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
+class Flat(nn.Sequential):
+    """Lays its maps flat by ``view``, which maps with channels last refuse."""
+
+    def forward(self, images):
+        return super().forward(images).view(len(images), -1)[:, :6]
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, Flat])
+def test_half_precision_measures_nearly_the_same_and_leaves_the_network_alone(kind):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()]
+    model = kind(*layers, *(() if kind is Flat else (nn.AdaptiveAvgPool2d(1), nn.Flatten())))
+    data = [(torch.randn(n, 3, 4, 4), torch.randint(0, 6, (n,))) for n in (1, 40, 9)]
+    strides = model[0].weight.stride()
+    exact, half = evaluate(model, data), evaluate(model, data, half=True)
+    assert half.loss == pytest.approx(exact.loss, rel=2e-2)
+    assert half.loss != exact.loss
+    assert abs(half.accuracy - exact.accuracy) <= 8
+    assert model.training
+    assert model[0].weight.stride() == strides
+    assert model[0].weight.dtype == torch.float32
+    with pytest.raises(InputError, match="cannot read images"):
+        evaluate(model, [(torch.zeros(2, 1, 4, 4), torch.zeros(2).long())], half=True)
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [

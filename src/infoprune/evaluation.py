@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from infoprune.device import device_of
 from infoprune.errors import InputError
+from infoprune.layout import fastest_layout, laid_out
 from infoprune.progress import Progress, silent
 
 
@@ -37,12 +39,16 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[Any], *, progress: Progress = silent) -> Evaluation:
+def evaluate(
+    model: nn.Module, batches: Iterable[Any], *, half: bool = False, progress: Progress = silent
+) -> Evaluation:
     """Measure a network on labelled images, in eval mode, on the device it is on.
 
     Args:
         model: Gives ``(n, classes)`` logits for ``(n, C, H, W)`` images. Left in the mode it was in.
         batches: ``(images, labels)`` pairs.
+        half: Whether to multiply in bfloat16, in the layout that is fastest: a third of the time on processors made
+            for it, and a few images in ten thousand told otherwise.
         progress: Told after every batch.
 
     Raises:
@@ -52,10 +58,12 @@ def evaluate(model: nn.Module, batches: Iterable[Any], *, progress: Progress = s
     device = device_of(model)
     start = time.perf_counter()
     loss, right, right5, seen = 0.0, 0, 0, 0
-    with eval_mode(model):
-        total = _length(batches)
+    with eval_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        total, measured = _length(batches), None if half else model
         for done, (images, labels) in enumerate(labelled(batches), 1):
-            logits = logits_of(model, images.to(device)).float()
+            if measured is None:
+                measured = _in_fastest_layout(model, images[:1].to(device))
+            logits = logits_of(measured, images.to(device)).float()
             labels = _checked(labels, logits).to(device)
             loss += F.cross_entropy(logits, labels, reduction="sum").double().item()
             ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
@@ -66,6 +74,11 @@ def evaluate(model: nn.Module, batches: Iterable[Any], *, progress: Progress = s
     if not seen:
         raise InputError("there are no images to evaluate on: the loader is empty")
     return Evaluation(100 * right / seen, 100 * right5 / seen, loss / seen, seen, time.perf_counter() - start)
+
+
+def _in_fastest_layout(model: nn.Module, image: Tensor) -> nn.Module:
+    logits_of(model, image)  # what does not fit is refused here
+    return laid_out(copy.deepcopy(model), fastest_layout(image.repeat(2, 1, 1, 1), model))
 
 
 @contextmanager

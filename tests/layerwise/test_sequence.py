@@ -14,7 +14,7 @@ from infoprune.choice import chosen
 from infoprune.criteria.cmi import conditional_mutual_information_order as cmi
 from infoprune.errors import InputError
 from infoprune.evaluation import evaluate
-from infoprune.layerwise import choosing
+from infoprune.layerwise import choosing, judging
 from infoprune.layerwise.judging import Judge
 from infoprune.layerwise.maps import LayerMaps
 from infoprune.network import equivalence, surgery
@@ -178,6 +178,18 @@ def test_losses_are_counted_from_the_whole_network_given_the_same_repair(two, im
     assert judge.base == judge.accuracy({}) == evaluate(whole, images).accuracy
     if repair == "bn":
         torch.testing.assert_close(judge.cut({})(images[0][0]), reestimate(two, images)(images[0][0]))
+
+
+def test_the_judge_measures_the_same_network_once(two, images, monkeypatch):
+    measured = []
+    monkeypatch.setattr(judging, "evaluate", lambda model, *rest, **named: measured.append(model) or evaluate(
+        model, *rest, **named))  # fmt: skip
+    judge = Judge(two, images[0][0][:2], find_groups(two, images[0][0][:2]), images)
+    for kept in ({"layers.0.0": (0, 3)}, {"layers.0.0": (0, 3), "layers.1.0": tuple(range(8))}, {"layers.0.0": (0, 3)}):
+        judge.accuracy(kept)
+    assert len(measured) == 1
+    assert judge.accuracy({"layers.1.0": tuple(range(8))}) == judge.base
+    assert len(measured) == 2
 
 
 def test_the_judge_measures_in_bfloat16_what_lays_its_maps_flat_by_view(images):

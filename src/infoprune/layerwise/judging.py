@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from infoprune.device import device_of
 from infoprune.evaluation import evaluate
-from infoprune.layout import fastest_layout, laid_out
 from infoprune.network import surgery
 from infoprune.network.groups import Groups
 from infoprune.plan import LayerDecision, Plan
@@ -52,18 +48,11 @@ class Judge:
 
     def accuracy(self, kept: Kept) -> float:
         """Return the top-1 accuracy in percent with only these filters of the named groups."""
-        key = tuple(sorted((name, tuple(some)) for name, some in kept.items()))
+        cut = {name: decision.kept for name, decision in self.plan(kept).decisions.items() if decision.removed}
+        key = tuple(sorted(cut.items()))
         if key not in self._known:
-            network = self.cut(kept)
-            with torch.autocast(device_of(network).type, torch.bfloat16, enabled=self.half):
-                if self.half and network is not self.model:
-                    network = laid_out(network, self._layout)
-                self._known[key] = evaluate(network, self.held_out).accuracy
+            self._known[key] = evaluate(self.cut(cut), self.held_out, half=self.half).accuracy
         return self._known[key]
-
-    @cached_property
-    def _layout(self) -> torch.memory_format:
-        return fastest_layout(self.example, self.model)
 
     @property
     def base(self) -> float:

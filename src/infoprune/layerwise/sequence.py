@@ -33,7 +33,7 @@ from infoprune.progress import Progress, silent
 Kept: TypeAlias = Mapping[str, tuple[int, ...]]
 
 # So many candidates are tried one after the other.
-_FEW = 4
+_FEW = 3
 
 
 # From a group, the maps of the network and the maps it is conditioned on, to its importance and the curve to cut.
