@@ -19,7 +19,7 @@ Outputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a module in a forward pass: when it begins and ends, and the tensor it gives, if it gives one."""
+    """One call of a module in a forward pass: when it begins and ends, and the tensor it gives, if it gives one of numbers with a gradient."""
 
     module: str
     begin: int
@@ -65,7 +65,6 @@ class Walk:
         self.stop = _Stop()
         self.kept: dict[int, Outputs] = {}
         self.sums: dict[int, float] = {}
-        self.useless: set[str] = set()
 
     def towards(self, layer: str) -> Callable[[int, Tensor], Reading]:
         """Return what reads the layer from one batch, given the batch's number and its images.
@@ -103,24 +102,17 @@ class Walk:
         begin = next(call.begin for call in self.calls if call.module == layer)
         finished = _outermost([call for call in self.calls if call.end < begin])
         truth: dict[str, Tensor] = {}
-        with _noting(self.model, [call.module for call in finished], truth):
+        with torch.enable_grad(), _as_leaves(self.model, [call.module for call in finished], truth):
             wanted = _leaves(self.model(self.probe))
-        shapes = {name: given.shape[1:] for name, given in truth.items()}
-        needed = [name for name in truth if name not in self.useless and self._is_needed(name, truth, shapes)]
-        self.useless |= set(truth) - set(needed)
+        needed = _reached(wanted, truth)
         if sum(truth[name][0].numel() * truth[name].element_size() for name in needed) > self.room:
             return _Stop()
-        stop = _Stop(tuple(needed), {name: shape for name, shape in shapes.items() if name not in needed})
-        with _replaying(self.model, stop, truth):
+        stop = _Stop(tuple(needed), {name: given.shape[1:] for name, given in truth.items() if name not in needed})
+        with _replaying(self.model, stop, truth, _nan):
             found = _leaves(self.model(self.probe))
         same = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(wanted, found, strict=True))
         # Where a module changes what another gave in place, or keeps things to itself, nothing is replayed.
         return stop if same else _Stop()
-
-    def _is_needed(self, module: str, truth: Outputs, shapes: Mapping[str, torch.Size]) -> bool:
-        others = tuple(name for name in truth if name != module)
-        with _replaying(self.model, _Stop(others, {module: shapes[module]}), truth):
-            return any(bool(torch.isnan(leaf).any()) for leaf in _leaves(self.model(self.probe)))
 
 
 def _calls(model: nn.Module, probe: Tensor) -> list[_Call]:
@@ -144,7 +136,8 @@ def _calls(model: nn.Module, probe: Tensor) -> list[_Call]:
     for name, times in begun.items():
         if len(times) == 1 and name in ended:
             end, output = ended[name]
-            calls.append(_Call(name, times[0], end, output if isinstance(output, Tensor) else None))
+            real = isinstance(output, Tensor) and output.is_floating_point()
+            calls.append(_Call(name, times[0], end, output if real else None))
     return sorted(calls, key=lambda call: call.begin)
 
 
@@ -158,6 +151,38 @@ def _outermost(calls: list[_Call]) -> list[_Call]:
 
 def _leaves(output: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+@contextmanager
+def _as_leaves(model: nn.Module, modules: Sequence[str], into: dict[str, Tensor]) -> Iterator[None]:
+    """Let what modules give be leaves of the graph of the rest, and note them."""
+
+    def note(name: str) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+            into[name] = output.detach().clone().requires_grad_()
+            return into[name].clone()
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name in modules:
+            hooks.callback(model.get_submodule(name).register_forward_hook(note(name)).remove)
+        yield
+
+
+def _reached(outputs: Sequence[Tensor], leaves: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the leaves that outputs were computed from."""
+    waiting = [tensor.grad_fn for tensor in outputs]
+    seen, found = set(waiting), set()
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        found.add(id(getattr(node, "variable", None)))
+        before = {one for one, _ in node.next_functions} - seen
+        seen |= before
+        waiting += before
+    return [name for name, leaf in leaves.items() if id(leaf) in found]
 
 
 @contextmanager
@@ -179,7 +204,7 @@ def _nan(like: Tensor, shape: Sequence[int]) -> Tensor:
 
 @contextmanager
 def _replaying(
-    model: nn.Module, stop: _Stop, outputs: Outputs, nothing: Callable[[Tensor, Sequence[int]], Tensor] = _nan
+    model: nn.Module, stop: _Stop, outputs: Outputs, nothing: Callable[[Tensor, Sequence[int]], Tensor]
 ) -> Iterator[None]:
     """Let modules give what they gave before; those that nobody asks for give nothing, which shows where it is NaN."""
 
