@@ -19,7 +19,7 @@ Outputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a module in a forward pass: when it begins and ends, and the tensor it gives, if it gives one of numbers with a gradient."""
+    """One call of a module in a forward pass: when it begins and ends, and the tensor of reals it gives, if any."""
 
     module: str
     begin: int
