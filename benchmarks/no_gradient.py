@@ -43,7 +43,7 @@ from infoprune.repair import all_repairs, repaired
 KEPT = {1: 10, 2: 17, 3: 24}
 DATA = {"lenet5": "mnist", "mobilenet_v2_imagenet": "folder", "digits": "digits"}
 BY_GRADIENT = ("distil",)
-KEY = ("network", "weights", "criterion", "size", "reselected", "seed", "repair", "images", "test_images")
+KEY = ("network", "weights", "criterion", "size", "reselected", "seed", "repair", "images", "test_images", "half")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,12 @@ class Case:
             "repair": repair,
             "images": images,
             "test_images": a.test_images or 0,
+            "half": a.half,
         }
+
+    def accuracy(self, model: nn.Module) -> float:
+        """Return the accuracy on the test images, in percent."""
+        return evaluate(model, self.test, half=self.arguments.half).accuracy
 
 
 class Rows:
@@ -77,7 +82,7 @@ class Rows:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         lines = path.read_text().splitlines() if path is not None and path.exists() else []
-        self.found = [json.loads(line) for line in lines]
+        self.found = [{"half": False, **json.loads(line)} for line in lines]
         self.known = {_key(row) for row in self.found}
 
     def add(self, row: dict[str, Any]) -> None:
@@ -130,14 +135,14 @@ def measure(case: Case, rows: Rows, criterion: str, size: str, seed: int) -> Non
     for repair, count in missing:
         row = {**case.told(criterion, size, seed, repair, count), **figures}
         if repair == "as cut":
-            rows.add({**row, "accuracy": evaluate(small, case.test).accuracy, "seconds": seconds})
+            rows.add({**row, "accuracy": case.accuracy(small), "seconds": seconds})
             continue
         unlabelled = data.random_sample(parts.train, count, seed)
         batches = experiment.batches(unlabelled, case.model, case.images)
         start = time.perf_counter()
         better = repaired(small, case.model, batches, plan, groups, method=repair, minutes=a.minutes)
         seconds = time.perf_counter() - start
-        rows.add({**row, "accuracy": evaluate(better, case.test).accuracy, "seconds": seconds})
+        rows.add({**row, "accuracy": case.accuracy(better), "seconds": seconds})
 
 
 def sizes(case: Case, small: nn.Module, example: torch.Tensor) -> dict[str, float]:
@@ -221,6 +226,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="how long the repair distil may take")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test-images", type=int)
+    parser.add_argument("--half", action="store_true", help="measure test images in bfloat16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rows", type=Path, help="JSON lines; rows that are there are not measured again")
     parser.add_argument("--show", action="store_true", help="measure nothing")
@@ -260,9 +266,9 @@ def main() -> None:
     title = f"{arguments.network} ({arguments.weights.name})"
     if not arguments.show:
         batches = experiment.batches(test, model, images)
-        title = f"{title}, {evaluate(model, batches).accuracy:.2f} % on {len(test):,} test images"
-        print(title, flush=True)
         case = Case(model, images, batches, arguments)
+        title = f"{title}, {case.accuracy(model):.2f} % on {len(test):,} test images"
+        print(title, flush=True)
         for criterion, size, seed in wanted(arguments):
             measure(case, rows, criterion, size, seed)
     show(rows, arguments.network, arguments.weights.name, title)
