@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from infoprune.entropy.joint import Joint, JointForm, add, empty_joint, matrix
-from infoprune.entropy.kernels import Kernel, KernelRule, gram_of
+from infoprune.entropy.kernels import GramOf, Kernel, KernelRule, gram_of
 from infoprune.entropy.labels import ClassBlocks, Convention, LabelKernel, class_blocks
 from infoprune.entropy.relevance import check_samples, equivocation
 from infoprune.entropy.spectrum import check_order
@@ -64,8 +64,10 @@ def permutation_test(
     blocks = class_blocks(labels, label_kernel, convention)
     rule = KernelRule(kernel, width, convention, labels)
 
-    def joint_of(others: Tensor, which: Sequence[int], start: Joint) -> Joint:
-        grams = gram_of(others, rule, order=blocks.order, logarithm=joint == "mean")
+    def grams_of(variables: Tensor) -> GramOf:
+        return gram_of(variables, rule, order=blocks.order, logarithm=joint == "mean")
+
+    def joint_of(grams: GramOf, which: Sequence[int], start: Joint) -> Joint:
         for each in which:
             start = add(start, grams(slice(each, each + 1))[0])
         return start
@@ -74,7 +76,8 @@ def permutation_test(
     before = nothing
     for others in given:
         check_samples(others, labels)
-        before = joint_of(others, range(len(others)), before)
+        before = joint_of(grams_of(others), range(len(others)), before)
+    grams = grams_of(maps)
     generator = torch.Generator().manual_seed(seed)
     shuffles = torch.stack([torch.randperm(maps.shape[1], generator=generator) for _ in range(permutations)])
     shuffles = torch.cat([torch.arange(maps.shape[1])[None], shuffles]).to(maps.device)
@@ -82,9 +85,9 @@ def permutation_test(
     def p_value(m: int) -> float:
         if not 1 <= m <= len(order):
             raise InputError(f"there is no map {m} in an order of {len(order)}")
-        selected = joint_of(maps, order[: m - 1], before)
-        rest = joint_of(maps, order[m:], nothing)
-        tested = joint_of(maps, order[m - 1 : m], nothing)
+        selected = joint_of(grams, order[: m - 1], before)
+        rest = joint_of(grams, order[m:], nothing)
+        tested = joint_of(grams, order[m - 1 : m], nothing)
         left = _left(selected, tested, shuffles, blocks, alpha)
         left -= _left(_together(selected, rest), tested, shuffles, blocks, alpha)
         return float((left[1:] <= left[0]).double().mean())
