@@ -1,11 +1,13 @@
 """Pruning in rounds really removes filters, ends where it should, and ends the same however often it is killed."""
 
+import contextlib
 import dataclasses
 import itertools
 
 import pytest
 import torch
 
+import infoprune
 from infoprune import zoo
 from infoprune.data import Preprocessing, balanced_sample, held_out_split, loader, open_source, shift
 from infoprune.errors import InputError
@@ -183,6 +185,27 @@ def test_every_criterion_can_choose(network, images, criterion):
     assert done.model.features[0].out_channels == 6
 
 
+def test_a_cut_network_is_repaired_before_it_is_retrained(network, images, tmp_path):
+    none = dataclasses.replace(RECIPE, epochs=0)
+    as_cut = iterate(network, images, changed(retraining=none, rounds=1))
+    schedule = changed(retraining=none, rounds=1, repair="least-squares")
+    done = iterate(network, images, schedule)
+    assert done.rounds[1].held_out > as_cut.rounds[1].held_out + 5
+    assert done.rounds[1].seconds["repair"] > 0
+    wanted = infoprune.repair(
+        infoprune.apply(done.plan, network), network, images.calibration, done.plan, method="least-squares"
+    )
+    assert same(done.model, wanted)
+
+
+def test_a_repaired_run_that_is_killed_ends_with_the_same_network(network, images, tmp_path):
+    schedule = changed(rounds=1, repair="least-squares")
+    for calls in (4, 12, 40):
+        with contextlib.suppress(KilledError):
+            iterate(network, images, schedule, folder=tmp_path, progress=killer(calls))
+    assert same(iterate(network, images, schedule, folder=tmp_path).model, iterate(network, images, schedule).model)
+
+
 def some_images(side, count=16, classes=4):
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(count, 3, side, side, generator=generator), torch.arange(count) % classes
@@ -233,6 +256,7 @@ def test_a_folder_of_another_run_is_refused(network, images, tmp_path):
         ({"layers": (LayerPace("featurs.0", Pace(plus=1)),)}, "did you mean 'features.0'"),
         ({"layers": (LayerPace("features.0", Pace(plus=1), 99),)}, "takes no filters"),
         ({"criterion": "hrell"}, "did you mean 'hrel'"),
+        ({"repair": "least-square"}, "did you mean 'least-squares'"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_sentence(network, images, words, message):

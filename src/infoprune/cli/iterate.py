@@ -65,6 +65,7 @@ def iterate(
     tap: MapsTap = None,
     calibration: Annotated[int | None, typer.Option(min=1, help="Training images that score the filters.")] = None,
     train_images: Annotated[int | None, typer.Option(min=1, help="Train on a sample of so many images.")] = None,
+    repair: Annotated[str | None, typer.Option(help="Repair given to every cut network before retraining.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
     floor: Annotated[
         float | None, typer.Option(help="Held-out accuracy (%) below which the last round is undone and all ends.")
@@ -98,6 +99,7 @@ def iterate(
         "options": None if options is None else json_object(options, "--options"),
         "tap": chosen_tap(tap),
         "images": calibration,
+        "repair": repair,
         "rounds": rounds,
         "floor": floor,
     }

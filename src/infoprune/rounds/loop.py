@@ -27,6 +27,8 @@ from infoprune.plan import LayerDecision, Plan
 from infoprune.plane import InformationPlane
 from infoprune.progress import Progress, silent
 from infoprune.record import Stopwatch
+from infoprune.repair import repaired
+from infoprune.repair.base import find as find_repair
 from infoprune.rounds.schedule import LayerPace, PruningSchedule
 from infoprune.rounds.state import Round, Rounds
 from infoprune.scoring import score
@@ -109,13 +111,15 @@ def iterate(
         on_epoch: Told after every epoch.
 
     Raises:
-        InputError: Nothing that the schedule names can lose filters, there is a floor without held-out images, the
-            folder belongs to another run, or training diverges.
+        InputError: Nothing that the schedule names can lose filters, there is a floor without held-out images, there
+            is no such repair, the folder belongs to another run, or training diverges.
     """
     example = example_of(images.calibration, model)
     check_runs(model, example)
     if schedule.floor is not None and images.held_out is None:
         raise InputError("an accuracy floor needs held-out images: give some that are not trained on")
+    if schedule.repair is not None:
+        find_repair(schedule.repair)
     layers = _layers(model, example, schedule)
     fabric = fabric or make_fabric(precision=schedule.retraining.precision)
     state = Rounds(model, schedule, folder, plane, writes=fabric.is_global_zero)
@@ -215,6 +219,8 @@ class _Work:
         plan = self.state.pending or Plan({})
         with self.watch.stage("cut"):
             cut = surgery.apply(plan, before, self.example)
+        if self.schedule.repair is not None:
+            cut = self._repaired(cut, before, plan, self.schedule.repair)
         widths = dict(self.state.rounds[-1].filters)
         widths |= {name: len(one.kept) for name, one in plan.decisions.items()}
         over = number == self.schedule.rounds or not self._rounds_left(widths)
@@ -256,6 +262,11 @@ class _Work:
             progress=self.progress,
         )
         return Plan({group.name: self._decision(group, importances[group.name], number) for group in groups})
+
+    def _repaired(self, cut: nn.Module, before: nn.Module, plan: Plan, method: str) -> nn.Module:
+        groups = find_groups(before, self.example, check=False)
+        with self.watch.stage("repair"):
+            return repaired(cut, before, self.images.calibration, plan, groups, method=method, progress=self.progress)
 
     def _decision(self, group: CoupledGroup, importance: Importance, number: int) -> LayerDecision:
         layer = self.layers[group.name]

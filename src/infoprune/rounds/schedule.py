@@ -96,6 +96,7 @@ class PruningSchedule:
         retraining: How the network is trained after every cut.
         initial: How it is trained before the first cut; ``None`` for a network that is trained already.
         last: How it is trained after the last cut, in place of ``retraining``.
+        repair: A repair given to every cut network before it is retrained, from the images that score the filters.
         rounds: At most so many; by default until every layer is at its limit.
         floor: Held-out accuracy (percent) below which the last round is undone and the pruning ends.
         criterion: What scores the filters.
@@ -110,6 +111,7 @@ class PruningSchedule:
     retraining: Recipe
     initial: Recipe | None = None
     last: Recipe | None = None
+    repair: str | None = None
     rounds: int | None = None
     floor: float | None = None
     criterion: str = "hrel"
