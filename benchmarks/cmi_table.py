@@ -108,7 +108,7 @@ class Case:
         train = experiment.batches(
             experiment.open_parts(self.images, seed).train, self.model, self.images, shuffle=True
         )
-        recipe = Recipe(epochs=self.arguments.tune_epochs, learning_rate=0.01, seed=seed)
+        recipe = Recipe(epochs=self.arguments.tune_epochs, learning_rate=self.arguments.tune_rate, seed=seed)
         return tune.train(model, train, None, recipe, augmentation=data.usual_augmentation("cifar10")).model
 
     def accuracy(self, model: nn.Module) -> float:
@@ -368,7 +368,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--judge-after", help="repair given to each candidate")
     parser.add_argument("--repairs", type=words, default=["bn", "least-squares"])
     parser.add_argument("--repair-images", type=int, default=1000)
-    parser.add_argument("--tune-epochs", type=int, default=0, help="train after the last repair, rate 0.01, one cycle")
+    parser.add_argument("--tune-epochs", type=int, default=0, help="train after the last repair, one cycle")
+    parser.add_argument("--tune-rate", type=float, default=0.002, help="largest learning rate of that")
     parser.add_argument("--test-images", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=Path("cmi_rows.json"))
