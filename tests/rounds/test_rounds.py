@@ -185,7 +185,7 @@ def test_every_criterion_can_choose(network, images, criterion):
     assert done.model.features[0].out_channels == 6
 
 
-def test_a_cut_network_is_repaired_before_it_is_retrained(network, images, tmp_path):
+def test_a_cut_network_is_repaired_before_it_is_retrained(network, images):
     none = dataclasses.replace(RECIPE, epochs=0)
     as_cut = iterate(network, images, changed(retraining=none, rounds=1))
     schedule = changed(retraining=none, rounds=1, repair="least-squares")

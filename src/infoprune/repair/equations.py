@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -105,7 +106,7 @@ class NormalEquations:
             constant: Whether there is one.
         """
         gram, cross = self._centred() if constant else (self.gram, self.cross)
-        return Problem(self, start, gram, cross - gram @ start, constant)
+        return Problem(self, start, gram, cross, constant)
 
     def solve(self, start: Tensor, ridge: float, *, constant: bool) -> Solution:
         """Return the least squares solution, drawn towards given weights: ``about(...).solve(ridge)``."""
@@ -141,15 +142,20 @@ class Problem:
         equations: Of X and T.
         start: ``(g, F, O)``.
         gram: ``(g, F, F)``, about the means where there is a constant.
-        right: ``(g, F, O)``, the products of X with what the start leaves of T.
+        cross: ``(g, F, O)``, likewise.
         constant: Whether there is one.
     """
 
     equations: NormalEquations
     start: Tensor
     gram: Tensor
-    right: Tensor
+    cross: Tensor
     constant: bool
+
+    @cached_property
+    def right(self) -> Tensor:
+        """``(g, F, O)``: the products of X with what the start leaves of T."""
+        return self.cross - self.gram @ self.start
 
     def solve(self, ridge: float) -> Solution:
         """Return the weights and the constant for a ridge relative to the mean variance of the features."""

@@ -283,7 +283,7 @@ def best_solution(
 def downhill(values: Sequence[float], error: Callable[[float], float]) -> float:
     """Return the value of the least error that is reached from the middle one, going on while it falls.
 
-    Each ridge costs a factorisation; the error has one valley over them, and three or four are enough to find it.
+    Each ridge costs a factorisation; the error has one valley over them, and some five of eight are enough to find it.
     """
     at = len(values) // 2
     for step in (-1, 1):

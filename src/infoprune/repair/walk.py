@@ -19,12 +19,12 @@ Outputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a module in a forward pass: when it begins and ends, and the tensor of reals it gives, if any."""
+    """One call of a module in a forward pass: when it begins and ends, and whether it gives a tensor of reals."""
 
     module: str
     begin: int
     end: int
-    given: Tensor | None
+    real: bool
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,14 @@ def _calls(model: nn.Module, probe: Tensor) -> list[_Call]:
         if len(times) == 1 and name in ended:
             end, output = ended[name]
             real = isinstance(output, Tensor) and output.is_floating_point()
-            calls.append(_Call(name, times[0], end, output if real else None))
+            calls.append(_Call(name, times[0], end, real))
     return sorted(calls, key=lambda call: call.begin)
 
 
 def _outermost(calls: list[_Call]) -> list[_Call]:
     chosen: list[_Call] = []
     for call in calls:
-        if call.module and call.given is not None and (not chosen or call.begin > chosen[-1].end):
+        if call.module and call.real and (not chosen or call.begin > chosen[-1].end):
             chosen.append(call)
     return chosen
 
@@ -186,7 +186,7 @@ def _reached(outputs: Sequence[Tensor], leaves: Mapping[str, Tensor]) -> list[st
 
 
 @contextmanager
-def _noting(model: nn.Module, modules: list[str] | tuple[str, ...], into: dict[str, Tensor]) -> Iterator[None]:
+def _noting(model: nn.Module, modules: Sequence[str], into: dict[str, Tensor]) -> Iterator[None]:
     """Note what modules give, as copies: the network may go on to change them in place."""
 
     def note(name: str) -> Callable[..., None]:

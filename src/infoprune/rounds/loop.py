@@ -20,15 +20,15 @@ from infoprune.errors import InputError, unknown
 from infoprune.evaluation import evaluate
 from infoprune.measuring import check_runs, dead_filters, example_of
 from infoprune.network import cost, surgery
-from infoprune.network.groups import CoupledGroup, find_groups
+from infoprune.network.groups import CoupledGroup, Groups, find_groups
 from infoprune.network.layers import is_convolution
 from infoprune.origin import origin_of, set_origin
 from infoprune.plan import LayerDecision, Plan
 from infoprune.plane import InformationPlane
 from infoprune.progress import Progress, silent
 from infoprune.record import Stopwatch
+from infoprune.repair import find as find_repair
 from infoprune.repair import repaired
-from infoprune.repair.base import find as find_repair
 from infoprune.rounds.schedule import LayerPace, PruningSchedule
 from infoprune.rounds.state import Round, Rounds
 from infoprune.scoring import score
@@ -212,15 +212,18 @@ class _Work:
         """Cut and retrain once more, and find out whether it was the last time."""
         number = self.state.rounds[-1].number + 1
         before = self.state.network(number - 1, self.example)
+        groups = find_groups(before, self.example, check=False)
         if self.state.pending is None:
             with self.watch.stage("score"):
-                plan = self._plan(before, number)
+                plan = self._plan(before, groups, number)
             self.state.note_plan(plan)
         plan = self.state.pending or Plan({})
         with self.watch.stage("cut"):
-            cut = surgery.apply(plan, before, self.example)
-        if self.schedule.repair is not None:
-            cut = self._repaired(cut, before, plan, self.schedule.repair)
+            cut = surgery.apply(plan, before, self.example, groups=groups)
+        if (method := self.schedule.repair) is not None:
+            with self.watch.stage("repair"):
+                batches = self.images.calibration
+                cut = repaired(cut, before, batches, plan, groups, method=method, progress=self.progress)
         widths = dict(self.state.rounds[-1].filters)
         widths |= {name: len(one.kept) for name, one in plan.decisions.items()}
         over = number == self.schedule.rounds or not self._rounds_left(widths)
@@ -245,10 +248,10 @@ class _Work:
     def _rounds_left(self, widths: Mapping[str, int]) -> int:
         return max(layer.rounds(widths[name]) for name, layer in self.layers.items())
 
-    def _plan(self, model: nn.Module, number: int) -> Plan:
+    def _plan(self, model: nn.Module, found: Groups, number: int) -> Plan:
         groups = [
             group
-            for group in find_groups(model, self.example, check=False).groups
+            for group in found.groups
             if group.name in self.layers and self.layers[group.name].left(group.filters) < group.filters
         ]
         importances = score(
@@ -262,11 +265,6 @@ class _Work:
             progress=self.progress,
         )
         return Plan({group.name: self._decision(group, importances[group.name], number) for group in groups})
-
-    def _repaired(self, cut: nn.Module, before: nn.Module, plan: Plan, method: str) -> nn.Module:
-        groups = find_groups(before, self.example, check=False)
-        with self.watch.stage("repair"):
-            return repaired(cut, before, self.images.calibration, plan, groups, method=method, progress=self.progress)
 
     def _decision(self, group: CoupledGroup, importance: Importance, number: int) -> LayerDecision:
         layer = self.layers[group.name]
