@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from infoprune.data import usual_augmentation
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.json_files import read_given
 from infoprune.measuring import example_of, figures, latencies
 from infoprune.origin import Origin, origin_of
 from infoprune.pipeline import Result
@@ -328,12 +328,7 @@ def read_keep(path: Path | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"the file '{path}' cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"'{path}' is not JSON: {error}") from error
+    values = read_given(path)
     if isinstance(values, dict) and "layers" in values:
         return {"plan": Plan.from_dict(values)}
     if isinstance(values, dict) and isinstance(values.get("plan"), dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +34,7 @@ from infoprune.console import messages, results, shown_progress
 from infoprune.criteria.base import Tap
 from infoprune.errors import InputError
 from infoprune.experiment import DataChoice
+from infoprune.json_files import read_given
 from infoprune.plane import InformationPlane, check_points_file
 from infoprune.record import removed
 from infoprune.rounds.published import named_schedule, named_schedules
@@ -190,12 +190,7 @@ def _plane_tap(schedule: PruningSchedule) -> Tap:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"the file '{path}' cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"'{path}' is not JSON: {error}") from error
+    values = read_given(path)
     if not isinstance(values, dict):
         raise InputError(f"'{path}' must hold a JSON object, a schedule")
     return values
