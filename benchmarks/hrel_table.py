@@ -45,18 +45,23 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One pruning: ``network`` by ``criterion`` on ``schedule``, from stored ``weights`` where there are any."""
+    """One pruning: ``network`` by ``criterion`` on ``schedule``, from stored ``weights`` where there are any.
+
+    ``repair`` is given to every cut network before it is retrained; the published method has none.
+    """
 
     network: str
     schedule: str
     criterion: str
     seed: int
     weights: Path | None = None
+    repair: str | None = None
 
     @property
     def name(self) -> str:
         """What its files are called."""
-        return f"{self.schedule}.{self.criterion}.{self.seed}"
+        repair = f".{self.repair}" if self.repair else ""
+        return f"{self.schedule}.{self.criterion}{repair}.{self.seed}"
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -67,21 +72,22 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
     resnet56 = None if weights is None else weights / RESNET56
     for criterion in ("hrel", "l1", "variance", "random"):
         yield Row("resnet56", f"hrel-resnet56{short}", criterion, 0, resnet56)
+    yield Row("resnet56", f"hrel-resnet56{short}", "hrel", 0, resnet56, "least-squares")
     yield Row("resnet56", f"hrel-resnet56-inner{short}", "hrel", 0, resnet56)
     vgg16 = arguments.vgg16
     yield Row("vgg16" if vgg16 else "vgg16_hrel", f"hrel-vgg16{short}", "hrel", 0, vgg16)
 
 
 def chosen(row: Row, arguments: argparse.Namespace) -> bool:
-    wanted = (arguments.network, arguments.seed, arguments.criterion, arguments.schedule)
-    given = (row.network.removesuffix("_hrel"), row.seed, row.criterion, row.schedule)
+    wanted = (arguments.network, arguments.seed, arguments.criterion, arguments.schedule, arguments.repair)
+    given = (row.network.removesuffix("_hrel"), row.seed, row.criterion, row.schedule, row.repair or "none")
     return all(want is None or want == have for want, have in zip(wanted, given, strict=True))
 
 
 def scheduled(row: Row) -> PruningSchedule:
     schedule = named_schedule(row.schedule).make().seeded(row.seed)
     initial = schedule.initial if row.weights is None else None
-    return replace(schedule, criterion=row.criterion, tap=tap_of(row.network), initial=initial)
+    return replace(schedule, criterion=row.criterion, tap=tap_of(row.network), initial=initial, repair=row.repair)
 
 
 def tap_of(network: str) -> Any:
@@ -147,7 +153,8 @@ def table(records: list[dict[str, Any]]) -> Table:
     for column in COLUMNS:
         found.add_column(column, justify="left" if column in ("row", "filters") else "right")
     for record in records:
-        name = f"{record['schedule']}.{record['criterion']}.{record['seed']}"
+        repair = f".{record['repair']}" if record.get("repair") else ""
+        name = f"{record['schedule']}.{record['criterion']}{repair}.{record['seed']}"
         base = record["rounds"][0]
         shown = record["rounds"] if record["network"].startswith("resnet") else [base, record["rounds"][-1]]
         for one in shown:
@@ -184,6 +191,7 @@ def main() -> None:
     parser.add_argument("--network", choices=("lenet5", "resnet56", "vgg16"))
     parser.add_argument("--schedule")
     parser.add_argument("--criterion")
+    parser.add_argument("--repair", choices=("none", "least-squares"))
     parser.add_argument("--seed", type=int)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--batch-size", type=int, help="By default as published.")
