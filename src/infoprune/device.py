@@ -29,3 +29,12 @@ def device_of(model: nn.Module) -> torch.device:
     """Return the device of the network's first parameter, the CPU for a network without any."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 natively, so that it is faster than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Without tile instructions bfloat16 is slower than float32 on a CPU.
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(device.type == "cpu" and amx and amx())

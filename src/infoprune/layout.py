@@ -16,9 +16,12 @@ def fastest_layout(images: Tensor, *networks: nn.Module) -> torch.memory_format:
     shows it. Random numbers may be drawn.
 
     Args:
-        images: ``(n, C, H, W)``, two or more, on the device and under the autocast that the networks will run with.
+        images: ``(n, C, H, W)``, two or more, on the device and under the autocast that the networks will run with; for
+            tensors of any other rank the usual layout is the only one.
         networks: Left as they are.
     """
+    if images.ndim != 4:
+        return torch.contiguous_format
     images = images.contiguous(memory_format=torch.channels_last)
     for network in networks:
         tried = copy.deepcopy(network).to(images.device)

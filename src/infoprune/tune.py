@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from infoprune.data.augmentation import Augmentation, cutout
+from infoprune.device import multiplies_bfloat16
 from infoprune.errors import InputError
 from infoprune.evaluation import Evaluation, evaluate, labelled
 from infoprune.fingerprint import fingerprint
@@ -186,16 +187,9 @@ def make_fabric(
 ) -> Fabric:
     """Return the Fabric for so many devices on so many machines; ``precision`` as in ``Recipe``."""
     if precision == "auto":
-        precision = "bf16-mixed" if _multiplies_bfloat16(accelerator) else "32-true"
+        device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+        precision = "bf16-mixed" if multiplies_bfloat16(device) else "32-true"
     return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
-
-
-def _multiplies_bfloat16(accelerator: str) -> bool:
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Without tile instructions bfloat16 is slower than float32 on a CPU.
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(amx and amx())
 
 
 def _layout(fabric: Fabric, batches: Batches, *networks: nn.Module) -> torch.memory_format:

@@ -1,10 +1,13 @@
 """Label-free training towards the original."""
 
+import dataclasses
+import itertools
 import time
 
 import pytest
 import torch
 from nets import Residual, gap, images, pair_of, quiet
+from torch import nn
 
 import infoprune
 from infoprune.errors import InputError
@@ -71,7 +74,27 @@ def test_it_ends_in_the_time_it_is_given_with_the_rate_at_its_end():
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), whole.parameters(), strict=True))
 
 
-def test_without_time_for_an_epoch_it_is_what_it_began_with():
+def test_a_part_of_an_epoch_is_better_than_none(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    torch.manual_seed(3)
+    pair = dataclasses.replace(cut(), batches=images(1500, 8, 2))
+    told = []
+    found = distil(pair, lambda stage, done, total: told.append((done, total)), start=pair.small, seconds=12)
+    # 1,200 images are ten steps of 128.
+    assert 5 < told[-1][0] < 10
+    assert divergence(pair, found) < divergence(pair, pair.small)
+
+
+def test_signals_have_one_layout_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    pair = pair_of(model, [torch.randn(100, 2, 16)], {"0": range(5)})
+    found = distil(pair, quiet, start=pair.small)
+    assert divergence(pair, found) < divergence(pair, pair.small)
+
+
+def test_without_time_for_a_step_it_is_what_it_began_with():
     pair = cut()
     found = distil(pair, quiet, start=pair.small, seconds=0.0)
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), pair.small.parameters(), strict=True))

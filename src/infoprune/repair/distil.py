@@ -1,9 +1,10 @@
 """The one repair by gradient: the pruned network is drawn to the original's feature maps and logits, without labels.
 
-It starts from least squares. Modules that give maps of the same shape in both networks (residual blocks whose stream is
-whole, stages) are drawn to the original's, first alone, then with the logits. Batch norm keeps its statistics. The
-weights that come nearest to the original on held-out images are kept, those of least squares among them. With a time
-limit the result depends on how fast the machine is, and is no longer the same every time.
+It starts from least squares on a part of the images: what more of them would tell it, the gradient finds. Modules that
+give maps of the same shape in both networks (residual blocks whose stream is whole, stages) are drawn to those of the
+original, first alone, then with the logits. Batch norm keeps its statistics. The weights that come nearest to the
+original on held-out images are kept, those of least squares among them. Where bfloat16 is multiplied natively, it is.
+With a time limit the result depends on how fast the machine is, and is no longer the same every time.
 """
 
 from __future__ import annotations
@@ -13,23 +14,29 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from infoprune.device import device_of, multiplies_bfloat16
+from infoprune.layout import fastest_layout, laid_out
 from infoprune.network.equivalence import duplicate
 from infoprune.progress import Progress
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.both import HeldOut, divergence, normed_if_nearer
-from infoprune.repair.least_squares import least_squares
+from infoprune.repair.least_squares import HELD_OUT_EVERY, least_squares
 
 EPOCHS = 20
 LEARNING_RATE = 1e-3
 # Share of the epochs in which feature maps are matched alone.
 _MAPS_ALONE = 0.25
 _BATCH = 128
+_LEAST_SQUARES_IMAGES = 1000
+# Held-out images that say when it was nearest.
+_CHOOSING = 1000
 
 
 def distil(
@@ -44,64 +51,84 @@ def distil(
     """Return a copy of a pruned network after label-free training towards the original.
 
     Args:
-        pair: The networks and the images; every fifth image chooses and is not trained on.
-        progress: Told after every epoch.
+        pair: The networks and the images; every fifth image is not trained on, and the first thousand of those choose.
+        progress: Told after every step.
         start: The pruned network to start from; left as it is.
         epochs: Times all images are seen, at most.
         learning_rate: Of Adam; it falls along a cosine to zero at the end.
-        seconds: How long it may take. The first epoch is timed, and the cosine ends with as many as fit; where not
-            even one does, ``start`` is what comes out. By default all epochs run, however long they take.
+        seconds: How long it may take. The cosine then ends with the time, if the epochs do not end before. By default
+            all epochs run, however long they take.
     """
-    clock = _Clock(seconds, epochs)
-    student = duplicate(start).eval()
+    with _quickly(pair, start) as (quick, student):
+        best = _drawn(quick, student, _Clock(seconds), epochs, learning_rate, progress)
+    better = duplicate(start)
+    better.load_state_dict(best)
+    return better
+
+
+@contextmanager
+def _quickly(pair: Pair, start: nn.Module) -> Iterator[tuple[Pair, nn.Module]]:
+    """Give the pair and a copy of ``start`` as they are trained fastest: in the layout and the precision for it."""
+    device = device_of(start)
+    half = multiplies_bfloat16(device)
+    # Autocast would go on with the first copies of weights that change meanwhile.
+    with torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+        layout = fastest_layout(next(pair.images())[:2], pair.original, start)
+        original, student = (laid_out(duplicate(one), layout).eval() for one in (pair.original, start))
+        yield replace(pair, original=original), student
+
+
+def _drawn(
+    pair: Pair, student: nn.Module, clock: _Clock, epochs: int, learning_rate: float, progress: Progress
+) -> dict[str, Tensor]:
+    """Train the student and return its weights where they were nearest to the original."""
     modules = _alike(pair, student)
     weights = [p.requires_grad_(True) for p in student.parameters() if p.is_floating_point()]
     optimiser = torch.optim.Adam(weights, lr=learning_rate)
-    best, least = copy.deepcopy(student.state_dict()), divergence(pair, student)
-    epoch = 0
-    while epoch < clock.epochs:
+    choosing = _first(pair, HELD_OUT_EVERY * _CHOOSING)
+    best, least = copy.deepcopy(student.state_dict()), divergence(choosing, student)
+    clock.keep_free_as_long_as_now()
+    steps = epochs * sum(1 for _ in _batches(pair))
+    step, share = 0, clock.share(0, steps)
+    while share < 1:
         for images in _batches(pair):
-            if clock.is_over():
-                break
+            for some in optimiser.param_groups:
+                some["lr"] = learning_rate * (1 + math.cos(math.pi * share)) / 2
             with torch.enable_grad():
-                loss = _loss(pair.original, student, modules, images, logits=epoch >= _MAPS_ALONE * clock.epochs)
+                loss = _loss(pair.original, student, modules, images, logits=share >= _MAPS_ALONE)
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
-        else:
-            found = divergence(pair, student)
-            if found < least:
-                best, least = copy.deepcopy(student.state_dict()), found
-        epoch += 1
-        clock.tell(epoch)
-        for some in optimiser.param_groups:
-            some["lr"] = learning_rate * (1 + math.cos(math.pi * epoch / clock.epochs)) / 2
-        progress("distilling", epoch, clock.epochs)
-    student.load_state_dict(best)
-    for mine, theirs in zip(student.parameters(), start.parameters(), strict=True):
-        mine.requires_grad_(theirs.requires_grad)
-        mine.grad = None
-    return student
+            step += 1
+            share = clock.share(step, steps)
+            progress("distilling", step, max(step, round(step / share)))
+            if share >= 1:
+                break
+        found = divergence(choosing, student)
+        if found < least:
+            best, least = copy.deepcopy(student.state_dict()), found
+    return best
 
 
 class _Clock:
-    """How many epochs fit into a time, known after the first."""
+    """How much of a training is over: of its steps, or of the time it has, whichever is more."""
 
-    def __init__(self, seconds: float | None, epochs: int) -> None:
+    def __init__(self, seconds: float | None) -> None:
         self.begun = time.perf_counter()
-        self.seconds = seconds
-        self.epochs = epochs
+        self.seconds = math.inf if seconds is None else seconds
 
-    def is_over(self) -> bool:
-        return self.seconds is not None and time.perf_counter() - self.begun > self.seconds
+    def _spent(self) -> float:
+        return time.perf_counter() - self.begun
 
-    def tell(self, epoch: int) -> None:
-        """Note that so many epochs are done: the others take as long as these did."""
-        if self.seconds is None:
-            return
-        each = (time.perf_counter() - self.begun) / epoch
-        self.epochs = min(self.epochs, max(epoch, int(self.seconds / each)))
+    def keep_free_as_long_as_now(self) -> None:
+        """Keep as much time as was spent so far for the end."""
+        self.seconds -= self._spent()
+
+    def share(self, step: int, steps: int) -> float:
+        """Return the share, 1 at the end, after so many of all steps."""
+        in_time = 1.0 if self.seconds <= 0 else self._spent() / self.seconds
+        return min(1.0, max(step / steps, in_time))
 
 
 def _batches(pair: Pair) -> Iterator[Tensor]:
@@ -121,9 +148,9 @@ def _alike(pair: Pair, student: nn.Module) -> list[str]:
 
 def _loss(original: nn.Module, student: nn.Module, modules: list[str], images: Tensor, *, logits: bool) -> Tensor:
     with torch.no_grad(), _outputs(original, modules) as theirs:
-        wanted = original(images)
+        wanted = original(images).float()
     with _outputs(student, modules) as mine:
-        found = student(images)
+        found = student(images).float()
     loss = torch.zeros((), device=images.device)
     for name in modules:
         spread = theirs[name].float().var().clamp_min(1e-12)
@@ -156,9 +183,30 @@ def _outputs(model: nn.Module, modules: list[str]) -> Iterator[dict[str, Tensor]
         yield given
 
 
+@dataclass(frozen=True)
+class _First:
+    """The first so many images of a pair, iterable more than once."""
+
+    pair: Pair
+    count: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        left = self.count
+        for images in self.pair.images():
+            yield images[:left]
+            left -= len(images)
+            if left <= 0:
+                return
+
+
+def _first(pair: Pair, count: int) -> Pair:
+    return replace(pair, batches=_First(pair, count))
+
+
 def _repair(pair: Pair, progress: Progress) -> nn.Module:
     begun = time.perf_counter()
-    refitted = normed_if_nearer(pair, least_squares(pair, progress), progress)
+    few = _first(pair, _LEAST_SQUARES_IMAGES)
+    refitted = normed_if_nearer(few, least_squares(few, progress), progress)
     left = None if pair.minutes is None else 60 * pair.minutes - (time.perf_counter() - begun)
     return distil(pair, progress, start=refitted, seconds=left)
 

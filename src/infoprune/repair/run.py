@@ -37,8 +37,8 @@ def repair(
         batches: Images, ``(n, C, H, W)``, with or without labels (they are not read), iterable more than once.
         plan: What stayed; by default what is noted on the pruned network.
         method: A name of ``infoprune.repair.all_repairs()``.
-        minutes: How long ``distil`` may take altogether, by default as long as its epochs need; the others take what
-            they take.
+        minutes: How long ``distil`` may take altogether, by default as long as its epochs need; least squares, which it
+            starts from, and the other repairs take what they take.
         progress: Told how far the repair is.
 
     Returns:
