@@ -60,8 +60,11 @@ class Row:
     @property
     def name(self) -> str:
         """What its files are called."""
-        repair = f".{self.repair}" if self.repair else ""
-        return f"{self.schedule}.{self.criterion}{repair}.{self.seed}"
+        return name_of(self.schedule, self.criterion, self.seed, self.repair)
+
+
+def name_of(schedule: str, criterion: str, seed: int, repair: str | None) -> str:
+    return ".".join((schedule, criterion, *([repair] if repair else []), str(seed)))
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -153,8 +156,7 @@ def table(records: list[dict[str, Any]]) -> Table:
     for column in COLUMNS:
         found.add_column(column, justify="left" if column in ("row", "filters") else "right")
     for record in records:
-        repair = f".{record['repair']}" if record.get("repair") else ""
-        name = f"{record['schedule']}.{record['criterion']}{repair}.{record['seed']}"
+        name = name_of(record["schedule"], record["criterion"], record["seed"], record.get("repair"))
         base = record["rounds"][0]
         shown = record["rounds"] if record["network"].startswith("resnet") else [base, record["rounds"][-1]]
         for one in shown:

@@ -7,7 +7,8 @@ of every block, the size of the QSFM headline (48.7 % of the MACs and 58.1 % of 
 keeps half of the filters of every layer, which in VGG-16 is QSFM's published point. With ``--macs 0.8,0.6,0.4`` one
 ranking over the network is cut to each of these shares; ``--ratios 0.2,0.5`` takes the same share from every layer.
 Calibration and repair images come from the training set (the first chosen with balanced classes, the second at random,
-labels unseen); every seed draws both anew. The test set measures and chooses nothing. ``--quick`` is one seed, the
+labels unseen); every seed draws both anew. The test set measures and chooses nothing; of a set that has none, one half
+measures and the other is drawn from. ``--quick`` is one seed, the
 criteria l1 and random, 500 repair images and the first 2,000 test images.
 
 Every row is written to ``--rows`` as soon as it is measured; the same command goes on where it was interrupted, and
@@ -32,13 +33,16 @@ from rich.table import Table
 from torch import nn
 
 from infoprune import criteria, data, experiment, measuring, pipeline
+from infoprune.data import Images
 from infoprune.evaluation import evaluate
 from infoprune.experiment import DataChoice, NetworkChoice
-from infoprune.network import cost
+from infoprune.network import cost, surgery
 from infoprune.network.groups import Groups, find_groups
 from infoprune.plan import Budget, Plan
+from infoprune.progress import silent
 from infoprune.record import removed
-from infoprune.repair import all_repairs, repaired
+from infoprune.repair import Pair, all_repairs, repaired
+from infoprune.repair.both import normed_if_nearer
 
 KEPT = {1: 10, 2: 17, 3: 24}
 DATA = {"lenet5": "mnist", "mobilenet_v2_imagenet": "folder", "digits": "digits"}
@@ -54,6 +58,14 @@ class Case:
     images: DataChoice
     test: Any
     arguments: argparse.Namespace
+    pool: Images | None = None
+
+    def drawn(self, seed: int) -> tuple[Images, Images]:
+        """Return what scores the filters and what repairs are drawn from; neither is ever measured on."""
+        if self.pool is not None:
+            return data.balanced_sample(self.pool, self.images.calibration, seed), self.pool
+        parts = experiment.open_parts(self.images, seed)
+        return parts.calibration, parts.train
 
     def told(self, criterion: str, size: str, seed: int, repair: str, images: int) -> dict[str, Any]:
         """Return what a row is known by."""
@@ -74,6 +86,40 @@ class Case:
     def accuracy(self, model: nn.Module) -> float:
         """Return the accuracy on the test images, in percent."""
         return evaluate(model, self.test, half=self.arguments.half).accuracy
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A repaired network and the seconds that it took."""
+
+    model: nn.Module
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One pruned network and what a repair reads."""
+
+    model: nn.Module
+    small: nn.Module
+    plan: Plan
+    groups: Groups
+    batches: Any
+
+    def by(self, method: str, minutes: float | None) -> Timed:
+        """Repair it."""
+        start = time.perf_counter()
+        given = (self.small, self.model, self.batches, self.plan, self.groups)
+        found = repaired(*given, method=method, minutes=minutes)
+        return Timed(found, time.perf_counter() - start)
+
+    def normed(self, fitted: Timed) -> Timed:
+        """Return what ``all`` gives, from the least squares that it begins with."""
+        start = time.perf_counter()
+        removal = surgery.removal_of(self.plan, self.groups, self.model)
+        pair = Pair(self.model, self.small, self.plan, self.groups, removal, self.batches)
+        found = normed_if_nearer(pair, fitted.model, silent)
+        return Timed(found, fitted.seconds + time.perf_counter() - start)
 
 
 class Rows:
@@ -119,8 +165,8 @@ def measure(case: Case, rows: Rows, criterion: str, size: str, seed: int) -> Non
     missing = [one for one in asked if _key(case.told(criterion, size, seed, *one)) not in rows.known]
     if not missing:
         return
-    parts = experiment.open_parts(case.images, seed)
-    calibration = experiment.batches(parts.calibration, case.model, case.images)
+    scoring, training = case.drawn(seed)
+    calibration = experiment.batches(scoring, case.model, case.images)
     example = measuring.example_of(calibration, case.model)
     groups = find_groups(case.model, example)
     start = time.perf_counter()
@@ -132,17 +178,20 @@ def measure(case: Case, rows: Rows, criterion: str, size: str, seed: int) -> Non
     seconds = time.perf_counter() - start
     small = pipeline.apply(plan, case.model, example)
     figures = {**sizes(case, small, example), **dead(case, calibration, groups, plan)}
+    fitted: dict[int, Timed] = {}
     for repair, count in missing:
         row = {**case.told(criterion, size, seed, repair, count), **figures}
         if repair == "as cut":
             rows.add({**row, "accuracy": case.accuracy(small), "seconds": seconds})
             continue
-        unlabelled = data.random_sample(parts.train, count, seed)
+        unlabelled = data.random_sample(training, count, seed)
         batches = experiment.batches(unlabelled, case.model, case.images)
-        start = time.perf_counter()
-        better = repaired(small, case.model, batches, plan, groups, method=repair, minutes=a.minutes)
-        seconds = time.perf_counter() - start
-        rows.add({**row, "accuracy": case.accuracy(better), "seconds": seconds})
+        cut = Cut(case.model, small, plan, groups, batches)
+        begun = fitted.get(count) if repair == "all" else None
+        found = cut.by(repair, a.minutes) if begun is None else cut.normed(begun)
+        if repair == "least-squares":
+            fitted[count] = found
+        rows.add({**row, "accuracy": case.accuracy(found.model), "seconds": found.seconds})
 
 
 def sizes(case: Case, small: nn.Module, example: torch.Tensor) -> dict[str, float]:
@@ -216,6 +265,7 @@ def parsed() -> argparse.Namespace:
     every = ["qsfm-ssim", "qsfm-psnr", "cmi", "hrel", "reconstruction", "l1", "random"]
     parser.add_argument("--criteria", type=words, default=every)
     usual = [info.name for info in all_repairs() if info.name not in BY_GRADIENT]
+    usual.sort(key="all".__eq__)  # it goes on from the row of least squares
     parser.add_argument("--repairs", type=words, default=usual, help="empty for none")
     parser.add_argument("--images", type=numbers, default=[1000], help="repair images, one or several numbers")
     parser.add_argument("--calibration", type=int, default=256, help="images that score the filters")
@@ -251,6 +301,14 @@ def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
                 yield criterion, size, seed
 
 
+def divided(images: DataChoice) -> tuple[Images | None, Images]:
+    """Return the test images, and of a set without a test part the others, the same for every seed."""
+    parts = experiment.open_parts(images)
+    if parts.source.train is not parts.source.test:
+        return None, parts.test
+    return data.divided(parts.source.train, len(parts.source.train) // 2)
+
+
 def main() -> None:
     arguments = parsed()
     rows = Rows(arguments.rows)
@@ -261,12 +319,12 @@ def main() -> None:
         batch_size=50 if arguments.network == "mobilenet_v2_imagenet" else 250,
         calibration=arguments.calibration,
     )
-    test = experiment.open_parts(images).test
+    pool, test = divided(images)
     test = test if arguments.test_images is None else test.subset(torch.arange(min(len(test), arguments.test_images)))
     title = f"{arguments.network} ({arguments.weights.name})"
     if not arguments.show:
         batches = experiment.batches(test, model, images)
-        case = Case(model, images, batches, arguments)
+        case = Case(model, images, batches, arguments, pool)
         title = f"{title}, {case.accuracy(model):.2f} % on {len(test):,} test images"
         print(title, flush=True)
         for criterion, size, seed in wanted(arguments):

@@ -212,11 +212,10 @@ class _Work:
         """Cut and retrain once more, and find out whether it was the last time."""
         number = self.state.rounds[-1].number + 1
         before = self.state.network(number - 1, self.example)
-        groups = find_groups(before, self.example, check=False)
-        if self.state.pending is None:
-            with self.watch.stage("score"):
-                plan = self._plan(before, groups, number)
-            self.state.note_plan(plan)
+        with self.watch.stage("score"):
+            groups = find_groups(before, self.example, check=False)
+            if self.state.pending is None:
+                self.state.note_plan(self._plan(before, groups, number))
         plan = self.state.pending or Plan({})
         with self.watch.stage("cut"):
             cut = surgery.apply(plan, before, self.example, groups=groups)
