@@ -5,11 +5,12 @@
 Without ``--macs`` and ``--ratios`` the ResNets keep 10, 17 and 24 of the 16, 32 and 64 filters in the first convolution
 of every block, the size of the QSFM headline (48.7 % of the MACs and 58.1 % of the parameters go); every other network
 keeps half of the filters of every layer, which in VGG-16 is QSFM's published point. With ``--macs 0.8,0.6,0.4`` one
-ranking over the network is cut to each of these shares; ``--ratios 0.2,0.5`` takes the same share from every layer.
+ranking over the network is cut to each of these shares; ``--ratios 0.2,0.5`` takes the same share from every layer;
+``--counts li-2017`` keeps of VGG-16 what Neuron Merging keeps.
 Calibration and repair images come from the training set (the first chosen with balanced classes, the second at random,
 labels unseen); every seed draws both anew. The test set measures and chooses nothing; of a set that has none, one half
-measures and the other is drawn from. ``--quick`` is one seed, the
-criteria l1 and random, 500 repair images and the first 2,000 test images.
+measures and the other is drawn from. ``--quick`` is one seed, the criteria l1 and random, 500 repair images and the
+first 2,000 test images.
 
 Every row is written to ``--rows`` as soon as it is measured; the same command goes on where it was interrupted, and
 ``--show`` prints what is there. Repairs by gradient come into a table of their own.
@@ -45,6 +46,8 @@ from infoprune.repair import Pair, all_repairs, repaired
 from infoprune.repair.both import normed_if_nearer
 
 KEPT = {1: 10, 2: 17, 3: 24}
+# Li et al. 2017 (arXiv 1608.08710), table 2: half of the first and of the last six convolutions of VGG-16.
+LI_2017 = {"features.0": 32, **{f"features.{layer}": 256 for layer in (24, 27, 30, 34, 37, 40)}}
 DATA = {"lenet5": "mnist", "mobilenet_v2_imagenet": "folder", "digits": "digits"}
 BY_GRADIENT = ("distil",)
 KEY = ("network", "weights", "criterion", "size", "reselected", "seed", "repair", "images", "test_images", "half")
@@ -147,11 +150,15 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def rule(model: nn.Module, arguments: argparse.Namespace, size: str) -> dict[str, Any]:
-    kind, _, value = size.partition(" ")
+    """Return the words of ``infoprune.plan`` that a size stands for."""
+    kind, _, value = size.partition(",")[0].partition(" ")
+    limits = {"skip": tuple(arguments.skip), "keep_share": arguments.keep_share}
     if kind == "macs":
-        return {"budget": Budget(macs=float(value)), "budget_by": arguments.budget_by}
+        return {"budget": Budget(macs=float(value)), "budget_by": arguments.budget_by, **limits}
     if kind == "ratio":
-        return {"ratio": float(value)}
+        return {"ratio": float(value), **limits}
+    if kind == "li-2017":
+        return {"keep": LI_2017}
     if not arguments.network.startswith("resnet"):
         return {"ratio": 0.5}
     blocks = {name for name, _ in model.named_modules() if name.endswith("conv1") and name.startswith("layer")}
@@ -214,6 +221,7 @@ def cells(some: list[dict[str, Any]]) -> tuple[str, ...]:
     spread = f" ± {statistics.stdev(accuracies):.2f}" if len(some) > 1 else ""
     first = some[0]
     return (
+        first["size"],
         f"chosen anew, counts of {first['criterion']}" if first["reselected"] else first["criterion"],
         first["repair"],
         str(first["images"]),
@@ -228,7 +236,7 @@ def cells(some: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 HEADINGS = (
-    *("criterion", "repair", "images", "MACs gone %", "parameters gone %"),
+    *("size", "criterion", "repair", "images", "MACs gone %", "parameters gone %"),
     *("dead gone", "accuracy %", "seeds", "s", "peak MiB"),
 )
 
@@ -238,7 +246,7 @@ def show(rows: Rows, network: str, weights: str, title: str) -> None:
     for gradient in (False, True):
         table = Table(title=f"{title}, {'by gradient, without labels' if gradient else 'no gradient'}")
         for heading in HEADINGS:
-            table.add_column(heading, justify="left" if heading in ("criterion", "repair") else "right")
+            table.add_column(heading, justify="left" if heading in ("size", "criterion", "repair") else "right")
         by: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for row in rows.found:
             if (row["network"], row["weights"], row["repair"] in BY_GRADIENT) == (network, weights, gradient):
@@ -271,6 +279,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--calibration", type=int, default=256, help="images that score the filters")
     parser.add_argument("--macs", type=words, default=[], help="shares of the MACs that remain")
     parser.add_argument("--ratios", type=words, default=[], help="shares of the filters that go from every layer")
+    parser.add_argument(
+        "--counts", choices=("published", "li-2017"), default="published", help="where no share is given"
+    )
+    parser.add_argument("--skip", type=words, default=[], help="patterns of layers that lose nothing")
+    parser.add_argument("--keep-share", type=float, default=0.0, help="share of the filters that stays everywhere")
     parser.add_argument("--budget-by", help="criterion that shares the MACs out to the layers")
     parser.add_argument("--reselect", action="store_true", help="choose as many filters anew, front to back")
     parser.add_argument("--minutes", type=float, help="how long the repair distil may take")
@@ -293,8 +306,10 @@ def parsed() -> argparse.Namespace:
 
 def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
     """Yield criterion, size and seed of every plan; what draws nothing has one seed."""
-    sizes = [*(f"macs {share}" for share in arguments.macs), *(f"ratio {share}" for share in arguments.ratios)]
-    for size in sizes or ["published"]:
+    limits = {"skip": " ".join(arguments.skip), "keep share": arguments.keep_share, "by": arguments.budget_by}
+    limited = "".join(f", {name} {value}" for name, value in limits.items() if value)
+    shares = [*(f"macs {share}" for share in arguments.macs), *(f"ratio {share}" for share in arguments.ratios)]
+    for size in [share + limited for share in shares] or [arguments.counts]:
         for criterion in arguments.criteria:
             drawn = criteria.find(criterion).needs_maps or criterion == "random" or arguments.repairs
             for seed in range(arguments.seeds if drawn else 1):
