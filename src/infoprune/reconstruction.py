@@ -13,9 +13,9 @@ labels are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -37,6 +37,8 @@ RIDGE = 1e-4
 MEMORY = 1 << 30
 # Images on which the variance of a layer's result is measured.
 _PROBE = 16
+# Columns of change to P that are put off: one product with all of them takes hardly longer than one with each.
+_LATE = 128
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Share:
     """What one group of channels of one reading layer says of the units of a coupled group.
 
     Args:
-        inverse: ``(F, F)`` float64, P.
+        inverse: ``(F, F)`` float64, P; while ``late`` is not empty, P + late late^T.
         weights: ``(F, O)`` float64, Z.
         rows: By unit, which of the F features are its own.
         worth: By which squared errors are divided.
@@ -54,6 +56,10 @@ class Share:
     weights: Tensor
     rows: list[Tensor]
     worth: float
+    late: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.late = self.inverse.new_empty(len(self.inverse), 0)
 
     def costs(self) -> Tensor:
         """Return ``(U,)``: what each unit costs now, zero for units without features here."""
@@ -62,10 +68,10 @@ class Share:
         for size in sizes:
             units = [unit for unit, rows in enumerate(self.rows) if len(rows) == size]
             index = torch.stack([self.rows[unit] for unit in units])
-            blocks = self.inverse[index[:, :, None], index[:, None, :]]
-            weights = self.weights[index]
-            spent = (weights * torch.linalg.solve(blocks, weights)).sum(dim=(1, 2)) / self.worth
-            found[torch.tensor(units)] = spent.cpu()
+            late, weights = self.late[index], self.weights[index]
+            blocks = self.inverse[index[:, :, None], index[:, None, :]] - late @ late.mT
+            spent = torch.linalg.solve(blocks, weights @ weights.mT).diagonal(dim1=1, dim2=2).sum(dim=1)
+            found[torch.tensor(units)] = (spent / self.worth).cpu()
         return found
 
     def take(self, unit: int) -> None:
@@ -73,25 +79,37 @@ class Share:
         rows = self.rows[unit]
         if not len(rows):
             return
-        across = self.inverse[:, rows]
-        solved = torch.linalg.solve(self.inverse[rows][:, rows], across.mT).mT
-        self.weights -= solved @ self.weights[rows]
-        self.inverse -= solved @ across.mT
+        across = self.inverse[rows] - self.late[rows] @ self.late.mT
+        root = torch.linalg.cholesky(across[:, rows])
+        step = torch.linalg.solve_triangular(root, across, upper=False).mT
+        taken = torch.linalg.solve_triangular(root, self.weights[rows], upper=False)
+        self.weights = torch.addmm(self.weights, step, taken, alpha=-1)
+        self.late = torch.cat([self.late, step], dim=1)
         self.rows[unit] = rows[:0]
+        if self.late.shape[1] >= _LATE:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Bring P up to date, and leave out what belongs to no unit any more."""
+        left = torch.cat(self.rows)
+        late = self.late[left]
+        self.inverse = self.inverse[left][:, left].addmm_(late, late.mT, alpha=-1)
+        self.weights = self.weights[left]
+        self.late = late[:, :0]
+        ends = torch.tensor([len(rows) for rows in self.rows]).cumsum(0)[:-1]
+        self.rows = list(torch.arange(len(left), device=left.device).tensor_split(ends))
 
 
-def eliminate(shares: Sequence[Share], units: int) -> list[tuple[int, float]]:
-    """Return the units in the order in which they go, each with what it costs at that moment; of equals the last."""
-    left = list(range(units))
-    gone = []
-    while left:
-        costs = torch.stack([share.costs() for share in shares]).sum(dim=0)
-        unit = min(left, key=lambda one: (costs[one].item(), -one))
-        gone.append((unit, costs[unit].item()))
-        left.remove(unit)
-        for share in shares if left else ():
+def eliminate(shares: Sequence[Share], units: int) -> Iterator[tuple[int, float]]:
+    """Yield the units in the order in which they go, each with what it costs at that moment; of equals the last."""
+    gone = torch.zeros(units, dtype=torch.bool)
+    for _ in range(units):
+        costs = torch.stack([share.costs() for share in shares]).sum(dim=0).masked_fill(gone, torch.inf)
+        unit = units - 1 - int(costs.flip(0).argmin())
+        yield unit, costs[unit].item()
+        gone[unit] = True
+        for share in shares:
             share.take(unit)
-    return gone
 
 
 @torch.no_grad()
@@ -136,7 +154,7 @@ def reconstruction(
     return found
 
 
-def _importance(group: CoupledGroup, gone: list[tuple[int, float]]) -> Importance:
+def _importance(group: CoupledGroup, gone: Iterable[tuple[int, float]]) -> Importance:
     scores = torch.zeros(group.filters, dtype=torch.float64)
     order: list[int] = []
     most = 0.0
@@ -253,7 +271,7 @@ def _shares(
             channels = [channel for filter_ in unit for channel in member.channels[filter_]]
             features = features_of(module, channels) - first
             rows.append(features[(features >= 0) & (features < len(inverse))].to(gram.device))
-        shares.append(Share(inverse.clone(), mine.clone(), rows, behind.worth))
+        shares.append(Share(inverse, mine, rows, behind.worth))
     return shares
 
 

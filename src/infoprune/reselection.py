@@ -154,7 +154,7 @@ def _chosen(
     weights = start * norm_scale_of(site)[:, None, :] if first is None else first.weights
     rows = _Features(_rows(pair, site, group), start.shape[1])
     units = [torch.cat([rows.rows[filter_] for filter_ in unit]) for unit in group.units]
-    share = Share(_inverse(fit + held_out, site), weights[0].clone(), units, 1.0)
+    share = Share(_inverse(fit + held_out, site), weights[0], units, 1.0)
     gone: set[int] = set()
     for unit, _ in eliminate([share], len(units)):
         if group.filters - len(gone) - len(group.units[unit]) < count:
