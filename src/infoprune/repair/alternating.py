@@ -49,25 +49,31 @@ from infoprune.repair.walk import Place
 
 ROUNDS = 8
 _RIDGE = 1e-2
-# Images whose maps are held between the layers of a couple, in bytes: inputs and targets.
+# Maps that are held between the layers of a couple, inputs and targets: bytes, and places of all images together.
 _HELD = 1 << 30
+_PLACES = 1 << 19
 
 
 @dataclass
 class _Maps:
-    """What a layer is fed and what it should give, of the first images, as many as fit."""
+    """What a layer is fed and what it should give, of the first images, as many as fit and as are of use.
+
+    A few hundred images of a large map have more places than two small layers have weights: a small map needs more.
+    """
 
     room: int = _HELD
+    places: int = _PLACES
     inputs: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
-    full: bool = False
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> None:
-        self.room -= 4 * (inputs.numel() + 4 * targets.numel())
-        self.full = self.full or (self.room < 0 and bool(self.inputs))
-        if not self.full:
-            self.inputs.append(inputs)
-            self.targets.append(targets)
+        each = 4 * (inputs[0].numel() + 4 * targets[0].numel())
+        places = targets[0, 0].numel()
+        count = min(len(inputs), self.room // each, self.places // places)
+        if count > 0 or not self.inputs:
+            self.inputs.append(inputs[: max(count, HELD_OUT_EVERY)])
+            self.targets.append(targets[: max(count, HELD_OUT_EVERY)])
+        self.room, self.places = self.room - len(inputs) * each, self.places - len(inputs) * places
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
             begun = held.get(first_of.get(layer, ""))
             if maps is not None and begun is not None:
                 images = min(sum(map(len, begun.inputs)), sum(map(len, maps.targets)))
-                inputs, targets = torch.cat(begun.inputs)[:images], torch.cat(maps.targets)[:images]
+                inputs, targets = (_together(some, images) for some in (begun.inputs, maps.targets))
                 _alternate(begun.site, site, inputs, targets, rounds)
                 walks.small.go_back(begun.place)
                 # Where this layer is the first of the next couple, it is fed something else now.
@@ -112,6 +118,11 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
                 held = {layer: _Begun(site, maps.inputs, walks.small.place())}
         progress("least squares in turns", done, len(layers))
     return small
+
+
+def _together(maps: list[Tensor], images: int) -> Tensor:
+    """Return the maps of the first images, as convolutions are fastest with."""
+    return torch.cat(maps)[:images].contiguous(memory_format=torch.channels_last)
 
 
 def _couples(small: nn.Module, layers: list[str], images: Tensor) -> dict[str, str]:
