@@ -126,3 +126,42 @@ def test_in_a_chain_every_layer_reads_what_the_changed_ones_give(monkeypatch):
         wanted = pair.original.last(pair.original.convs(fresh))
         errors = [float((net.last(net.convs(fresh)) - wanted).square().mean()) for net in (found, plain)]
     assert errors[0] < errors[1]
+
+
+def test_small_maps_are_held_of_more_images():
+    for side, wanted in ((4, 23), (8, 6)):
+        maps = alternating_module._Maps(places=6 * 64)
+        for some in images(23, side, 3):
+            maps(some, some[:, :1])
+        held = torch.cat(maps.inputs)
+        assert len(held) == wanted
+        assert torch.equal(held, torch.cat(images(23, side, 3))[:wanted])
+        assert len(torch.cat(maps.targets)) == wanted
+
+
+class Linear(nn.Module):
+    """A ReLU that never closes between two layers of one position each."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1)
+        nn.init.constant_(self.first.bias, 20)
+
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+
+
+@torch.no_grad()
+def test_where_the_couple_is_linear_it_comes_to_the_best_map_of_that_rank():
+    for seed in range(5):
+        torch.manual_seed(seed)
+        pair = pair_of(Linear(), images(400, 4, 2), {"first": range(2)})
+        x = torch.cat(list(pair.batches)).transpose(0, 1).flatten(1).double()
+        whole = (pair.original.second.weight[:, :, 0, 0] @ pair.original.first.weight[:, :, 0, 0]).double()
+        least = float(torch.linalg.svdvals(whole @ torch.linalg.cholesky(torch.cov(x)))[2:].square().sum()) / 6
+        errors = []
+        for found in (least_squares(pair, quiet), alternating(pair, quiet)):
+            missing = torch.cat([pair.original(some) - found(some) for some in pair.batches])
+            errors.append(float(missing.double().square().mean()))
+        assert errors[0] > 1.15 * least
+        assert 0.999 * least < errors[1] < 1.01 * least

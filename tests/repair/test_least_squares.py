@@ -1,5 +1,8 @@
 """Least squares behind a cut."""
 
+import copy
+from importlib import import_module
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +16,8 @@ from infoprune.errors import InputError
 from infoprune.repair.base import Pair
 from infoprune.repair.equations import NormalEquations
 from infoprune.repair.least_squares import as_matrix, downhill, least_squares, patches
+
+least_squares_module = import_module("infoprune.repair.least_squares")
 
 LAYERS = [
     nn.Conv2d(4, 6, 3, bias=False),
@@ -226,3 +231,16 @@ def test_a_layer_that_runs_twice_is_named_and_left():
         found = least_squares(pair, quiet)
     assert torch.equal(found.middle.weight, pair.small.middle.weight)
     assert gap(pair.original, found, pair.batches) < gap(pair.original, pair.small, pair.batches)
+
+
+def test_of_many_images_fewer_positions_are_looked_at(monkeypatch):
+    torch.manual_seed(5)
+    pair = pair_of(Residual(), images(60, 8, 3), {"inner1.0": range(4)})
+    all_positions = least_squares(pair, quiet)
+    monkeypatch.setattr(least_squares_module, "_ALL_POSITIONS", 60 * 20)
+    walks = least_squares_module.Walks.of(pair, copy.deepcopy(pair.small), 1 << 20)
+    site = least_squares_module.site_of(pair, walks.small.model, "outer1")
+    assert sum(equations.count for equations in least_squares_module.moments_of(walks, site)) == 60 * 20
+    assert gap(least_squares(pair, quiet), all_positions, pair.batches) < 0.5 * gap(
+        pair.small, all_positions, pair.batches
+    )

@@ -8,8 +8,9 @@ layer. The change of the maps between them that would help the most where the Re
 
 and the weights of the first layer that come nearest to giving R on the images are found by least squares. How far to
 go along them has a closed form too, for then the couple is linear: ``a = <E, dy> / <dy, dy>``, with dy what they change
-behind the second layer. There are no labels, no learning rate, and nothing is propagated through the network; but it
-is a step downhill for one couple, with the slope of one ReLU, which plain least squares does without.
+behind the second layer. From the second round on the direction is conjugate to the one before. There are no labels, no
+learning rate, and nothing is propagated through the network; but it is a step downhill for one couple, with the slope
+of one ReLU, which plain least squares does without.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ from infoprune.repair.least_squares import (
 from infoprune.repair.reading import read
 from infoprune.repair.walk import Place
 
-ROUNDS = 8
+ROUNDS = 12
+# Rounds in which held-out images come no nearer, after which a couple is left.
+_PATIENCE = 3
 _RIDGE = 1e-2
 # Maps that are held between the layers of a couple, inputs and targets: bytes, and places of all images together.
 _HELD = 1 << 30
@@ -178,9 +181,9 @@ def _alternate(first: Site, second: Site, inputs: Tensor, targets: Tensor, round
     fits = torch.arange(len(inputs), device=inputs.device) % HELD_OUT_EVERY != HELD_OUT_EVERY - 1
     if fits.all() or not fits.any():
         return
-    solver = _Solver(first, inputs[fits])
+    descent = _Descent(_Solver(first, inputs[fits]))
     state = [*a.state(), *b.state()]
-    best, least = copy.deepcopy(state), float("inf")
+    best, least, found_at = copy.deepcopy(state), float("inf"), 0
     for number in range(rounds + 1):
         between = a(inputs)
         maps = between.relu()
@@ -189,9 +192,10 @@ def _alternate(first: Site, second: Site, inputs: Tensor, targets: Tensor, round
         missing = targets - b(maps)
         error = float(missing[~fits].double().square().mean())
         if error < least:
-            best, least = copy.deepcopy(state), error
-        if number < rounds:
-            _step(a, b, inputs, missing, between > 0, fits, solver)
+            best, least, found_at = copy.deepcopy(state), error, number
+        if number == rounds or number - found_at >= _PATIENCE:
+            break
+        _step(a, b, inputs, missing, between > 0, fits, descent)
     for tensor, value in zip(state, best, strict=True):
         tensor.copy_(value)
 
@@ -206,10 +210,12 @@ def _refit(second: Site, maps: Tensor, targets: Tensor, fits: Tensor) -> None:
     write_solution(second, best_solution(second, fit, held_out))
 
 
-def _step(a: _Layer, b: _Layer, inputs: Tensor, missing: Tensor, passes: Tensor, fits: Tensor, solver: _Solver) -> None:
+def _step(
+    a: _Layer, b: _Layer, inputs: Tensor, missing: Tensor, passes: Tensor, fits: Tensor, descent: _Descent
+) -> None:
     """Change the first layer so that as much as can be of what is missing is no longer."""
     wanted = conv2d_input(list(passes.shape), b.weight, missing, **b.places) * passes  # type: ignore[no-untyped-call]
-    weight, constant = solver.towards(wanted[fits], a)
+    weight, constant = descent.along(wanted[fits], a)
     change = F.conv2d(inputs, weight, constant, **a.places) * passes
     told = F.conv2d(change, b.weight, None, **b.places)
     size = float((missing * told)[fits].double().sum()) / max(float(told[fits].double().square().sum()), 1e-30)
@@ -245,18 +251,50 @@ class _Solver:
         ridge = (_RIDGE * gram.diagonal().mean()).clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
         self.factor = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
 
-    def towards(self, wanted: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
-        """Return weights and constants that come nearest to giving ``(n, O, H, W)`` maps."""
+    def moments(self, wanted: Tensor, layer: _Layer) -> Tensor:
+        """Return ``(O, F + 1)``: the products of features about their means, and of 1, with ``(n, O, H, W)`` maps."""
         count = wanted.numel() // wanted.shape[1]
-        shape = layer.weight.shape
-        cross = conv2d_weight(self.inputs, list(shape), wanted, **layer.places)  # type: ignore[no-untyped-call]
+        cross = conv2d_weight(self.inputs, list(layer.weight.shape), wanted, **layer.places)  # type: ignore[no-untyped-call]
         cross = cross.flatten(1).double() / count
-        mean = wanted.double().mean(dim=(0, 2, 3))
-        if self.centred:
-            cross = cross - mean[:, None] * self.mean
-        weights = torch.cholesky_solve(cross.mT, self.factor).mT
-        constant = mean - weights @ self.mean if self.centred else torch.zeros_like(mean)
-        return weights.reshape(shape).to(wanted.dtype), constant.to(wanted.dtype)
+        mean = wanted.double().mean(dim=(0, 2, 3))[:, None]
+        return torch.cat([cross - mean * self.mean, mean] if self.centred else [cross, torch.zeros_like(mean)], dim=1)
+
+    def towards(self, moments: Tensor) -> Tensor:
+        """Return ``(O, F + 1)``: the weights, and the constant at the mean, that come nearest to such products."""
+        return torch.cat([torch.cholesky_solve(moments[:, :-1].mT, self.factor).mT, moments[:, -1:]], dim=1)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What was wanted in a round, what comes nearest to it, and which way it went; all ``(O, F + 1)``."""
+
+    moments: Tensor
+    nearest: Tensor
+    direction: Tensor
+
+
+@dataclass
+class _Descent:
+    """Conjugate directions (Polak and Ribiere 1969, never backwards) in which a first layer changes, round by round."""
+
+    solver: _Solver
+    last: _Round | None = None
+
+    def along(self, wanted: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
+        """Return weights and constants to go along, given the maps that would be wanted."""
+        moments = self.solver.moments(wanted, layer)
+        nearest = direction = self.solver.towards(moments)
+        if self.last is not None:
+            before = float((self.last.nearest * self.last.moments).sum())
+            share = float((nearest * (moments - self.last.moments)).sum()) / max(
+                before, torch.finfo(torch.float64).tiny
+            )
+            direction = nearest + max(0.0, share) * self.last.direction
+        self.last = _Round(moments, nearest, direction)
+        weights, constant = direction[:, :-1], direction[:, -1]
+        if self.solver.centred:
+            constant = constant - weights @ self.solver.mean
+        return weights.reshape(layer.weight.shape).to(wanted.dtype), constant.to(wanted.dtype)
 
 
 def _repair(pair: Pair, progress: Progress) -> nn.Module:

@@ -36,8 +36,10 @@ HELD_OUT_EVERY = 5
 _USUAL_RIDGE = 1e-3
 # Values of patches worked on at a time: 64 MiB as float64.
 _CHUNK_VALUES = 1 << 23
-# Positions of an image that are looked at: neighbours know much the same.
+# Positions of an image that are looked at: neighbours know much the same. Of many images fewer do.
 POSITIONS = 256
+_FEWEST_POSITIONS = 16
+_ALL_POSITIONS = 1 << 19
 MEMORY = 2 << 30
 # Below this share of the usual scale a norm's own scale is too small to divide by.
 _SMALL_SCALE = 1e-3
@@ -66,18 +68,27 @@ class Site:
 
 @dataclass(frozen=True)
 class Walks:
-    """Both networks, read side by side."""
+    """Both networks, read side by side.
+
+    Args:
+        pair: The networks and the images.
+        small: The copy that is repaired.
+        original: The whole network.
+        positions: Positions of an image that are looked at.
+    """
 
     pair: Pair
     small: Walk
     original: Walk
+    positions: int = POSITIONS
 
     @classmethod
     def of(cls, pair: Pair, small: nn.Module, memory: int) -> Walks:
         """Return the walks over a pair, ``small`` being the copy that is repaired, within so many bytes."""
         probe = next(pair.images())[:2]
         images = sum(len(some) for some in pair.images())
-        return cls(pair, Walk(small, probe, images, memory // 2), Walk(pair.original, probe, images, memory // 2))
+        mine, theirs = (Walk(model, probe, images, memory // 2) for model in (small, pair.original))
+        return cls(pair, mine, theirs, max(_FEWEST_POSITIONS, min(POSITIONS, _ALL_POSITIONS // max(1, images))))
 
     def towards(self, layer: str) -> Iterator[tuple[Reading, Reading]]:
         """Yield, batch by batch, the layer in the pruned network and in the original."""
@@ -219,7 +230,7 @@ def moments_of(
         held = (torch.arange(len(targets)) + seen) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
         seen += len(targets)
         for chosen, equations in ((~held, fit), (held, held_out)):
-            for inputs, wanted in chunks(site.small, mine.inputs[chosen], targets[chosen], drawn):
+            for inputs, wanted in chunks(site.small, mine.inputs[chosen], targets[chosen], drawn, walks.positions):
                 equations.add(inputs, wanted)
     return fit, held_out
 
@@ -233,20 +244,20 @@ def _targets(site: Site, mine: Reading, theirs: Reading) -> Tensor:
 
 
 def chunks(
-    layer: nn.Module, inputs: Tensor, targets: Tensor, drawn: torch.Generator
+    layer: nn.Module, inputs: Tensor, targets: Tensor, drawn: torch.Generator, most: int = POSITIONS
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield patches and targets of a few images at a time, at a random choice of positions where there are many."""
+    """Yield patches and targets of a few images at a time, at a random choice of at most so many positions of each."""
     if not len(inputs):
         return
     linear = isinstance(layer, nn.Linear)
     rows = targets.reshape(len(targets), -1, targets.shape[-1]) if linear else targets.flatten(2).transpose(1, 2)
     positions = rows.shape[1]
     features = _weight(layer)[0].numel() * _groups(layer)
-    size = max(1, _CHUNK_VALUES // (features * min(positions, POSITIONS)))
+    size = max(1, _CHUNK_VALUES // (features * min(positions, most)))
     for first in range(0, len(inputs), size):
         some, wanted, places = inputs[first : first + size], rows[first : first + size], None
-        if positions > POSITIONS:
-            places = torch.randperm(positions, generator=drawn)[:POSITIONS].sort().values.to(rows.device)
+        if positions > most:
+            places = torch.randperm(positions, generator=drawn)[:most].sort().values.to(rows.device)
             wanted = wanted[:, places]
         yield patches(layer, some, places), _grouped(wanted.flatten(0, 1).T, _groups(layer))
 
