@@ -95,7 +95,7 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
     Args:
         pair: The networks and the images.
         progress: Told after every layer.
-        rounds: Times the first layer of a couple is changed; every fifth image says which round was the best, the
+        rounds: Times the first layer of a couple is changed at most; every fifth image says which was the best, the
             plain least squares before the first among them.
         memory: Bytes of feature maps that may be kept between layers; those of couples take up to 1 GiB more.
     """
