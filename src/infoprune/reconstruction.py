@@ -30,7 +30,7 @@ from infoprune.network.equivalence import copied
 from infoprune.network.groups import CoupledGroup
 from infoprune.progress import Progress, silent
 from infoprune.repair.base import batches_in, images_of
-from infoprune.repair.least_squares import POSITIONS, as_matrix, norm_scale, patches
+from infoprune.repair.least_squares import POSITIONS, as_matrix, norm_scale, patches, some_positions
 from infoprune.repair.reading import read
 
 RIDGE = 1e-4
@@ -103,12 +103,12 @@ class Share:
 def eliminate(shares: Sequence[Share], units: int) -> Iterator[tuple[int, float]]:
     """Yield the units in the order in which they go, each with what it costs at that moment; of equals the last."""
     gone = torch.zeros(units, dtype=torch.bool)
-    for _ in range(units):
+    for left in range(units, 0, -1):
         costs = torch.stack([share.costs() for share in shares]).sum(dim=0).masked_fill(gone, torch.inf)
         unit = units - 1 - int(costs.flip(0).argmin())
         yield unit, costs[unit].item()
         gone[unit] = True
-        for share in shares:
+        for share in shares if left > 1 else ():
             share.take(unit)
 
 
@@ -209,9 +209,7 @@ def _grams(model: nn.Module, layers: Sequence[str], batches: Iterable[Any], told
     def taking(layer: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def take(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
             positions = output[0].numel() // output.shape[-1 if isinstance(module, nn.Linear) else 1]
-            places = None
-            if positions > POSITIONS:
-                places = torch.randperm(positions, generator=drawn)[:POSITIONS].sort().values.to(output.device)
+            places = some_positions(positions, POSITIONS, drawn, output.device)
             x = patches(module, arguments[0], places).double()
             new = [x @ x.mT, x.sum(dim=2), torch.tensor(float(x.shape[2]), device=x.device)]
             sums[layer] = [a + b for a, b in zip(sums[layer], new, strict=True)] if layer in sums else new

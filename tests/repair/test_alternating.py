@@ -130,7 +130,7 @@ def test_in_a_chain_every_layer_reads_what_the_changed_ones_give(monkeypatch):
 
 def test_small_maps_are_held_of_more_images():
     for side, wanted in ((4, 23), (8, 6)):
-        maps = alternating_module._Maps(places=6 * 64)
+        maps = alternating_module._Maps(positions=6 * 64)
         for some in images(23, side, 3):
             maps(some, some[:, :1])
         held = torch.cat(maps.inputs)

@@ -237,7 +237,7 @@ def test_of_many_images_fewer_positions_are_looked_at(monkeypatch):
     torch.manual_seed(5)
     pair = pair_of(Residual(), images(60, 8, 3), {"inner1.0": range(4)})
     all_positions = least_squares(pair, quiet)
-    monkeypatch.setattr(least_squares_module, "_ALL_POSITIONS", 60 * 20)
+    monkeypatch.setattr(least_squares_module, "ALL_POSITIONS", 60 * 20)
     walks = least_squares_module.Walks.of(pair, copy.deepcopy(pair.small), 1 << 20)
     site = least_squares_module.site_of(pair, walks.small.model, "outer1")
     assert sum(equations.count for equations in least_squares_module.moments_of(walks, site)) == 60 * 20

@@ -31,6 +31,7 @@ from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.both import normed_if_nearer
 from infoprune.repair.equations import NormalEquations
 from infoprune.repair.least_squares import (
+    ALL_POSITIONS,
     HELD_OUT_EVERY,
     MEMORY,
     Site,
@@ -52,31 +53,31 @@ ROUNDS = 12
 # Rounds in which held-out images come no nearer, after which a couple is left.
 _PATIENCE = 3
 _RIDGE = 1e-2
-# Maps that are held between the layers of a couple, inputs and targets: bytes, and places of all images together.
+# Maps that are held between the layers of a couple, inputs and targets, in bytes.
 _HELD = 1 << 30
-_PLACES = 1 << 19
 
 
 @dataclass
 class _Maps:
     """What a layer is fed and what it should give, of the first images, as many as fit and as are of use.
 
-    A few hundred images of a large map have more places than two small layers have weights: a small map needs more.
+    A few hundred images of a large map have more positions than two small layers have weights: a small map needs more.
     """
 
     room: int = _HELD
-    places: int = _PLACES
+    positions: int = ALL_POSITIONS
     inputs: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> None:
         each = 4 * (inputs[0].numel() + 4 * targets[0].numel())
-        places = targets[0, 0].numel()
-        count = min(len(inputs), self.room // each, self.places // places)
+        positions = targets[0, 0].numel()
+        count = min(len(inputs), self.room // each, self.positions // positions)
         if count > 0 or not self.inputs:
-            self.inputs.append(inputs[: max(count, HELD_OUT_EVERY)])
-            self.targets.append(targets[: max(count, HELD_OUT_EVERY)])
-        self.room, self.places = self.room - len(inputs) * each, self.places - len(inputs) * places
+            count = max(count, HELD_OUT_EVERY)
+            self.inputs.append(inputs[:count])
+            self.targets.append(targets[:count])
+        self.room, self.positions = self.room - len(inputs) * each, self.positions - len(inputs) * positions
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def _step(
 ) -> None:
     """Change the first layer so that as much as can be of what is missing is no longer."""
     wanted = conv2d_input(list(passes.shape), b.weight, missing, **b.places) * passes  # type: ignore[no-untyped-call]
-    weight, constant = descent.along(wanted[fits], a)
+    weight, constant = descent.along(wanted[fits])
     change = F.conv2d(inputs, weight, constant, **a.places) * passes
     told = F.conv2d(change, b.weight, None, **b.places)
     size = float((missing * told)[fits].double().sum()) / max(float(told[fits].double().square().sum()), 1e-30)
@@ -233,15 +234,15 @@ class _Solver:
     """Least squares from the inputs of a layer, whose second moments never change."""
 
     def __init__(self, site: Site, inputs: Tensor) -> None:
+        layer = site.small
+        assert isinstance(layer, nn.Conv2d)
         self.site = site
         self.inputs = inputs
-        start = as_matrix(site.small)
-        equations = NormalEquations.of(start)
+        self.shape = list(layer.weight.shape)
+        equations = NormalEquations.of(as_matrix(layer))
         like = inputs.new_zeros(())
         for first in range(0, len(inputs), 64):
             some = inputs[first : first + 64]
-            layer = site.small
-            assert isinstance(layer, nn.Conv2d)
             empty = like.expand(F.conv2d(some, layer.weight, None, **_Layer(site).places).shape)
             for features, targets in chunks(layer, some, empty, torch.Generator().manual_seed(0)):
                 equations.add(features, targets)
@@ -251,10 +252,10 @@ class _Solver:
         ridge = (_RIDGE * gram.diagonal().mean()).clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
         self.factor = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
 
-    def moments(self, wanted: Tensor, layer: _Layer) -> Tensor:
+    def moments(self, wanted: Tensor) -> Tensor:
         """Return ``(O, F + 1)``: the products of features about their means, and of 1, with ``(n, O, H, W)`` maps."""
         count = wanted.numel() // wanted.shape[1]
-        cross = conv2d_weight(self.inputs, list(layer.weight.shape), wanted, **layer.places)  # type: ignore[no-untyped-call]
+        cross = conv2d_weight(self.inputs, self.shape, wanted, **_Layer(self.site).places)  # type: ignore[no-untyped-call]
         cross = cross.flatten(1).double() / count
         mean = wanted.double().mean(dim=(0, 2, 3))[:, None]
         return torch.cat([cross - mean * self.mean, mean] if self.centred else [cross, torch.zeros_like(mean)], dim=1)
@@ -280,9 +281,9 @@ class _Descent:
     solver: _Solver
     last: _Round | None = None
 
-    def along(self, wanted: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
+    def along(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights and constants to go along, given the maps that would be wanted."""
-        moments = self.solver.moments(wanted, layer)
+        moments = self.solver.moments(wanted)
         nearest = direction = self.solver.towards(moments)
         if self.last is not None:
             before = float((self.last.nearest * self.last.moments).sum())
@@ -294,7 +295,7 @@ class _Descent:
         weights, constant = direction[:, :-1], direction[:, -1]
         if self.solver.centred:
             constant = constant - weights @ self.solver.mean
-        return weights.reshape(layer.weight.shape).to(wanted.dtype), constant.to(wanted.dtype)
+        return weights.reshape(self.solver.shape).to(wanted.dtype), constant.to(wanted.dtype)
 
 
 def _repair(pair: Pair, progress: Progress) -> nn.Module:

@@ -36,10 +36,10 @@ HELD_OUT_EVERY = 5
 _USUAL_RIDGE = 1e-3
 # Values of patches worked on at a time: 64 MiB as float64.
 _CHUNK_VALUES = 1 << 23
-# Positions of an image that are looked at: neighbours know much the same. Of many images fewer do.
+# Positions of an image that are looked at: neighbours know much the same. Of many images fewer do, so many in all.
 POSITIONS = 256
 _FEWEST_POSITIONS = 16
-_ALL_POSITIONS = 1 << 19
+ALL_POSITIONS = 1 << 19
 MEMORY = 2 << 30
 # Below this share of the usual scale a norm's own scale is too small to divide by.
 _SMALL_SCALE = 1e-3
@@ -88,7 +88,7 @@ class Walks:
         probe = next(pair.images())[:2]
         images = sum(len(some) for some in pair.images())
         mine, theirs = (Walk(model, probe, images, memory // 2) for model in (small, pair.original))
-        return cls(pair, mine, theirs, max(_FEWEST_POSITIONS, min(POSITIONS, _ALL_POSITIONS // max(1, images))))
+        return cls(pair, mine, theirs, max(_FEWEST_POSITIONS, min(POSITIONS, ALL_POSITIONS // max(1, images))))
 
     def towards(self, layer: str) -> Iterator[tuple[Reading, Reading]]:
         """Yield, batch by batch, the layer in the pruned network and in the original."""
@@ -150,6 +150,13 @@ def patches(layer: nn.Module, inputs: Tensor, places: Tensor | None = None) -> T
 
 def _grouped(rows: Tensor, groups: int) -> Tensor:
     return rows.reshape(groups, len(rows) // groups, *rows.shape[1:])
+
+
+def some_positions(positions: int, most: int, drawn: torch.Generator, device: torch.device) -> Tensor | None:
+    """Return at most so many positions of one image, drawn at random and in order; ``None`` for all of them."""
+    if positions <= most:
+        return None
+    return torch.randperm(positions, generator=drawn)[:most].sort().values.to(device)
 
 
 def as_matrix(layer: nn.Module) -> Tensor:
@@ -255,10 +262,9 @@ def chunks(
     features = _weight(layer)[0].numel() * _groups(layer)
     size = max(1, _CHUNK_VALUES // (features * min(positions, most)))
     for first in range(0, len(inputs), size):
-        some, wanted, places = inputs[first : first + size], rows[first : first + size], None
-        if positions > most:
-            places = torch.randperm(positions, generator=drawn)[:most].sort().values.to(rows.device)
-            wanted = wanted[:, places]
+        some, wanted = inputs[first : first + size], rows[first : first + size]
+        places = some_positions(positions, most, drawn, rows.device)
+        wanted = wanted if places is None else wanted[:, places]
         yield patches(layer, some, places), _grouped(wanted.flatten(0, 1).T, _groups(layer))
 
 
