@@ -154,7 +154,8 @@ def rule(model: nn.Module, arguments: argparse.Namespace, size: str) -> dict[str
     kind, _, value = size.partition(",")[0].partition(" ")
     limits = {"skip": tuple(arguments.skip), "keep_share": arguments.keep_share}
     if kind == "macs":
-        return {"budget": Budget(macs=float(value)), "budget_by": arguments.budget_by, **limits}
+        budget = Budget(macs=float(value), parameters=arguments.parameters)
+        return {"budget": budget, "budget_by": arguments.budget_by, **limits}
     if kind == "ratio":
         return {"ratio": float(value), **limits}
     if kind == "li-2017":
@@ -278,6 +279,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--images", type=numbers, default=[1000], help="repair images, one or several numbers")
     parser.add_argument("--calibration", type=int, default=256, help="images that score the filters")
     parser.add_argument("--macs", type=words, default=[], help="shares of the MACs that remain")
+    parser.add_argument("--parameters", type=float, help="share of the parameters that remains as well, with --macs")
     parser.add_argument("--ratios", type=words, default=[], help="shares of the filters that go from every layer")
     parser.add_argument(
         "--counts", choices=("published", "li-2017"), default="published", help="where no share is given"
@@ -306,7 +308,8 @@ def parsed() -> argparse.Namespace:
 
 def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
     """Yield criterion, size and seed of every plan; what draws nothing has one seed."""
-    limits = {"skip": " ".join(arguments.skip), "keep share": arguments.keep_share, "by": arguments.budget_by}
+    limits: dict[str, Any] = {"parameters": arguments.parameters if arguments.macs else None}
+    limits |= {"skip": " ".join(arguments.skip), "keep share": arguments.keep_share, "by": arguments.budget_by}
     limited = "".join(f", {name} {value}" for name, value in limits.items() if value)
     shares = [*(f"macs {share}" for share in arguments.macs), *(f"ratio {share}" for share in arguments.ratios)]
     for size in [share + limited for share in shares] or [arguments.counts]:

@@ -1,5 +1,7 @@
 """How many filters by one criterion, which by another."""
 
+import itertools
+
 import pytest
 import torch
 from toy_costs import Chain, drawn, groups_of, important, kept_of, singles
@@ -32,6 +34,30 @@ def test_of_equal_worth_goes_what_saves_more():
     by_parameters = kept_of(cut_by_worth(groups_of(cost), alike, alike, cost, Budget(parameters=0.9)))
     assert len(by_parameters["b"]) < 8
     assert len(by_parameters["a"]) == 8
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("macs", "parameters"), [(0.5, 0.7), (0.6, 0.6), (0.7, 0.5)])
+def test_two_limits_cost_little_more_than_the_best_of_all_counts(seed, macs, parameters):
+    cost = Chain([16, 16, 16], [100, 30, 1])
+    groups = groups_of(cost)
+    worth = drawn(groups, seed)
+    budget = Budget(macs=macs, parameters=parameters)
+    kept = kept_of(cut_by_worth(groups, worth, worth, cost, budget))
+    assert meets(cost, kept, budget)
+    ranked = {name: one.scores.argsort(descending=True).tolist() for name, one in worth.items()}
+    counts = itertools.product(range(1, 17), repeat=3)
+    every = ({name: ranked[name][:count] for name, count in zip("abc", some, strict=True)} for some in counts)
+    best = min(lost(worth, some) for some in every if meets(cost, some, budget))
+    assert lost(worth, kept) <= best + 0.15
+
+
+def meets(cost, kept, budget):
+    return all(share <= budget.shares()[what] for what, share in cost.shares(kept).items())
+
+
+def lost(worth, kept):
+    return sum(float(one.scores.sum() - one.scores[list(kept[name])].sum()) for name, one in worth.items())
 
 
 def test_filters_that_go_together_are_counted_together():

@@ -12,6 +12,9 @@ from infoprune.cutoff.counts import cut_by_counts
 from infoprune.errors import InputError
 from infoprune.plan import Budget
 
+# Trades between two limited costs that are tried.
+_STEPS = 20
+
 
 def cut_by_worth(
     groups: Sequence[Group],
@@ -25,7 +28,9 @@ def cut_by_worth(
     """Meet a budget where the least is lost for what is saved, and keep the most important filters of each group.
 
     Filters of all groups are ranked by their worth, taken as it is, divided by the share of the budget's cost that a
-    filter of their group saves. That ranking, cut at the budget, gives the number of filters of each group.
+    filter of their group saves. That ranking, cut at the budget, gives the number of filters of each group. Where MACs
+    and parameters are both limited, what weighs a filter is ``w`` times the one share and ``1 - w`` times the other:
+    of 21 values of w the one that loses the least worth is taken.
 
     Args:
         groups: What can be cut.
@@ -40,15 +45,45 @@ def cut_by_worth(
     """
     if budget.latency is not None:
         raise InputError("a latency budget is met by measuring: leave out by which criterion it is shared")
-    scaled = {group.name: _per_saving(group, importance_of(group, worths), cost, budget) for group in groups}
-    shared = cut_to_budget(groups, scaled, cost, budget, limits=limits, normalise="none")
+    tried = [_shared(groups, worths, cost, budget, limits, weights) for weights in _weights(budget)]
+    shared = min(tried, key=lambda cuts: _lost(groups, worths, cuts))
     cuts = cut_by_counts(groups, importances, {name: len(cut.kept) for name, cut in shared.items()})
     return {name: replace(cut, reason=shared[name].reason) for name, cut in cuts.items()}
 
 
-def _per_saving(group: Group, worth: Importance, cost: CostModel, budget: Budget) -> Importance:
+def _weights(budget: Budget) -> list[dict[str, float]]:
+    """Return how much each of the limited costs counts, in every way that is tried."""
+    limited = list(budget.shares())
+    if len(limited) == 1:
+        return [{limited[0]: 1.0}]
+    first, second = limited
+    return [{first: step / _STEPS, second: 1 - step / _STEPS} for step in range(_STEPS + 1)]
+
+
+def _shared(
+    groups: Sequence[Group],
+    worths: Mapping[str, Importance],
+    cost: CostModel,
+    budget: Budget,
+    limits: Limits,
+    weights: Mapping[str, float],
+) -> dict[str, Cut]:
+    scaled = {group.name: _per_saving(group, importance_of(group, worths), cost, weights) for group in groups}
+    return cut_to_budget(groups, scaled, cost, budget, limits=limits, normalise="none")
+
+
+def _per_saving(group: Group, worth: Importance, cost: CostModel, weights: Mapping[str, float]) -> Importance:
     unit = set(group.units[0])
     less = cost.cost({group.name: [filter_ for filter_ in range(group.filters) if filter_ not in unit]})
-    saved = sum(1 - share_of(less, cost.base, what) for what in budget.shares()) / len(unit)
+    saved = sum(weight * (1 - share_of(less, cost.base, what)) for what, weight in weights.items()) / len(unit)
     # What saves nothing is the last to go.
     return Importance(worth.scores / max(saved, 1e-12), worth.order)
+
+
+def _lost(groups: Sequence[Group], worths: Mapping[str, Importance], cuts: Mapping[str, Cut]) -> float:
+    """Return the worth of all filters that go."""
+    lost = 0.0
+    for group in groups:
+        scores = importance_of(group, worths).scores
+        lost += float(scores.sum() - scores[list(cuts[group.name].kept)].sum())
+    return lost
