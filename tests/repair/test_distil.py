@@ -94,6 +94,26 @@ def test_signals_have_one_layout_alone():
     assert divergence(pair, found) < divergence(pair, pair.small)
 
 
+@pytest.mark.parametrize("size", [0.01, 100])
+def test_how_large_the_weights_are_does_not_matter(size):
+    def left(size):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+        )  # fmt: skip
+        with torch.no_grad():
+            model[6].weight.mul_(20)
+            for tensor, by in ((model[0].weight, size), (model[0].bias, size), (model[2].weight, 1 / size)):
+                tensor.mul_(by)
+        pair = pair_of(model, images(100, 8, 2), {"0": range(5), "2": range(6)})
+        start = divergence(pair, pair.small)
+        return divergence(pair, distil(pair, quiet, start=pair.small)) / start
+
+    assert left(1) < 0.7
+    assert left(size) == pytest.approx(left(1), rel=0.2)
+
+
 def test_without_time_for_a_step_it_is_what_it_began_with():
     pair = cut()
     found = distil(pair, quiet, start=pair.small, seconds=0.0)

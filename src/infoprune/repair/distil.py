@@ -30,7 +30,10 @@ from infoprune.repair.both import HeldOut, divergence, normed_if_nearer
 from infoprune.repair.least_squares import HELD_OUT_EVERY, least_squares
 
 EPOCHS = 20
-LEARNING_RATE = 1e-3
+# How much of its root mean square a weight changes by in a step at first: what suits a narrow network would tear a wide
+# one, whose weights are smaller, from the solution it starts with.
+LEARNING_RATE = 1e-2
+_LEAST_SIZE = 1e-3
 # Share of the epochs in which feature maps are matched alone.
 _MAPS_ALONE = 0.25
 _BATCH = 128
@@ -55,7 +58,7 @@ def distil(
         progress: Told after every step.
         start: The pruned network to start from; left as it is.
         epochs: Times all images are seen, at most.
-        learning_rate: Of Adam; it falls along a cosine to zero at the end.
+        learning_rate: Of Adam, relative to the root mean square of each weight tensor; it falls along a cosine to zero.
         seconds: How long it may take. The cosine then ends with the time, if the epochs do not end before. By default
             all epochs run, however long they take.
     """
@@ -84,7 +87,7 @@ def _drawn(
     """Train the student and return its weights where they were nearest to the original."""
     modules = _alike(pair, student)
     weights = [p.requires_grad_(True) for p in student.parameters() if p.is_floating_point()]
-    optimiser = torch.optim.Adam(weights, lr=learning_rate)
+    optimiser = torch.optim.Adam([{"params": [weight], "size": _size(weight)} for weight in weights])
     choosing = _first(pair, HELD_OUT_EVERY * _CHOOSING)
     best, least = copy.deepcopy(student.state_dict()), divergence(choosing, student)
     clock.keep_free_as_long_as_now()
@@ -93,7 +96,7 @@ def _drawn(
     while share < 1:
         for images in _batches(pair):
             for some in optimiser.param_groups:
-                some["lr"] = learning_rate * (1 + math.cos(math.pi * share)) / 2
+                some["lr"] = some["size"] * learning_rate * (1 + math.cos(math.pi * share)) / 2
             with torch.enable_grad():
                 loss = _loss(pair.original, student, modules, images, logits=share >= _MAPS_ALONE)
                 optimiser.zero_grad()
@@ -109,6 +112,10 @@ def _drawn(
         if found < least:
             best, least = copy.deepcopy(student.state_dict()), found
     return best
+
+
+def _size(weight: Tensor) -> float:
+    return max(float(weight.detach().double().square().mean().sqrt()), _LEAST_SIZE)
 
 
 class _Clock:
