@@ -128,7 +128,7 @@ def reconstruction(
         model: The network; left as it is.
         groups: What to score.
         batches: Images, with or without labels, iterable more than once.
-        ridge: Added to G, relative to its mean diagonal: how little the images are trusted.
+        ridge: Added to G, relative to its mean diagonal, beside what so few images ask for.
         memory: Bytes of second moments held at once; more layers than fit take more passes.
         progress: Told after every batch and every group.
 
@@ -143,12 +143,12 @@ def reconstruction(
     probe = next(images_of(batches, model))[:_PROBE]
     found: dict[str, Importance] = {}
     for number, some in enumerate(passes := _passes(model, groups, memory)):
-        grams = _grams(model, list(dict.fromkeys(layer for group in some for layer in _readers(model, group))), batches,
-                       _Told(progress, number, len(passes)))  # fmt: skip
-        behind = {layer: _behind(model, layer, probe) for layer in grams}
+        layers = list(dict.fromkeys(layer for group in some for layer in _readers(model, group)))
+        moments = _moments(model, layers, batches, _Told(progress, number, len(passes)))
+        behind = {layer: _behind(model, layer, probe) for layer in moments}
         for group in some:
             shares = [one for layer in _readers(model, group)
-                      for one in _shares(model, group, layer, grams[layer], behind[layer], ridge)]  # fmt: skip
+                      for one in _shares(model, group, layer, moments[layer], behind[layer], ridge)]  # fmt: skip
             found[group.name] = _importance(group, eliminate(shares, len(group.units)))
             progress("backward elimination", len(found), len(groups))
     return found
@@ -201,8 +201,15 @@ def _passes(model: nn.Module, groups: Sequence[CoupledGroup], memory: int) -> li
     return passes
 
 
-def _grams(model: nn.Module, layers: Sequence[str], batches: Iterable[Any], told: _Told) -> dict[str, Tensor]:
-    """Return by layer the ``(g, F, F)`` centred mean of x x^T over all positions of all images."""
+@dataclass(frozen=True)
+class _Moments:
+    """The ``(g, F, F)`` centred mean of x x^T over so many positions of all images."""
+
+    gram: Tensor
+    count: float
+
+
+def _moments(model: nn.Module, layers: Sequence[str], batches: Iterable[Any], told: _Told) -> dict[str, _Moments]:
     sums: dict[str, list[Tensor]] = {}
     drawn = torch.Generator().manual_seed(0)
 
@@ -223,11 +230,29 @@ def _grams(model: nn.Module, layers: Sequence[str], batches: Iterable[Any], told
             for first in range(0, len(images), 64):
                 model(images[first : first + 64])
             told(done, max(done, batches_in(batches)))
-    centred = {}
+    found = {}
     for layer, (gram, total, count) in sums.items():
         mean = total / count
-        centred[layer] = gram / count - mean[:, :, None] * mean[:, None, :]
-    return centred
+        found[layer] = _Moments(gram / count - mean[:, :, None] * mean[:, None, :], float(count))
+    return found
+
+
+def inverse_of(gram: Tensor, count: float, ridge: float = RIDGE) -> Tensor:
+    """Return the inverse of ``(F, F)`` second moments of so many samples, drawn towards a multiple of the identity.
+
+    By as much as so few samples ask for (oracle approximating shrinkage, Chen et al. 2010, equation 23), and by
+    ``ridge``, relative to the mean diagonal. Where features outnumber samples, each could be told exactly from the
+    others on those samples, and all of them would look free to go.
+    """
+    features = len(gram)
+    size = gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
+    spread = gram.square().mean()
+    apart = (count + 1) * (spread - size.square() / features)
+    drawn = float((spread + size.square()) / apart) if apart > 0 else 1.0
+    drawn = min(1.0, drawn)
+    eye = torch.eye(features, dtype=gram.dtype, device=gram.device)
+    shrunk = (1 - drawn) * gram + (drawn + ridge) * size * eye
+    return torch.cholesky_inverse(torch.linalg.cholesky(shrunk))
 
 
 @dataclass(frozen=True)
@@ -253,22 +278,20 @@ def _behind(model: nn.Module, layer: str, images: Tensor) -> _Behind:
 
 
 def _shares(
-    model: nn.Module, group: CoupledGroup, layer: str, gram: Tensor, behind: _Behind, ridge: float
+    model: nn.Module, group: CoupledGroup, layer: str, moments: _Moments, behind: _Behind, ridge: float
 ) -> list[Share]:
     module = model.get_submodule(layer)
     weights = as_matrix(module) * behind.scale
     member = next(one for one in group.members if one.layer == layer and one.side == "in")
-    floor = ridge * gram.diagonal(dim1=1, dim2=2).mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
-    eye = torch.eye(gram.shape[1], dtype=torch.float64, device=gram.device)
-    inverses = torch.cholesky_inverse(torch.linalg.cholesky(gram + floor * eye))
+    inverses = [inverse_of(gram, moments.count, ridge) for gram in moments.gram]
     shares = []
     for number, (inverse, mine) in enumerate(zip(inverses, weights, strict=True)):
-        first = number * gram.shape[1]
+        first = number * len(inverse)
         rows = []
         for unit in group.units:
             channels = [channel for filter_ in unit for channel in member.channels[filter_]]
             features = features_of(module, channels) - first
-            rows.append(features[(features >= 0) & (features < len(inverse))].to(gram.device))
+            rows.append(features[(features >= 0) & (features < len(inverse))].to(inverse.device))
         shares.append(Share(inverse, mine, rows, behind.worth))
     return shares
 

@@ -22,7 +22,7 @@ from infoprune.network.groups import CoupledGroup, Groups, find_groups
 from infoprune.network.removal import Removal
 from infoprune.plan import LayerDecision, Plan
 from infoprune.progress import Progress, silent
-from infoprune.reconstruction import RIDGE, Share, eliminate, features_of
+from infoprune.reconstruction import Share, eliminate, features_of, inverse_of
 from infoprune.repair.base import Pair, images_of
 from infoprune.repair.equations import NormalEquations, Solution
 from infoprune.repair.least_squares import (
@@ -154,7 +154,9 @@ def _chosen(
     weights = start * norm_scale_of(site)[:, None, :] if first is None else first.weights
     rows = _Features(_rows(pair, site, group), start.shape[1])
     units = [torch.cat([rows.rows[filter_] for filter_ in unit]) for unit in group.units]
-    share = Share(_inverse(fit + held_out, site), weights[0], units, 1.0)
+    both = fit + held_out
+    inverse = inverse_of(both.moments(centred=site.has_constant())[0], both.count)
+    share = Share(inverse, weights[0], units, 1.0)
     gone: set[int] = set()
     for unit, _ in eliminate([share], len(units)):
         if group.filters - len(gone) - len(group.units[unit]) < count:
@@ -164,7 +166,7 @@ def _chosen(
     found = best_solution(site, fit.among(left), held_out.among(left), left)
     kept = torch.zeros_like(weights)
     kept[:, left] = weights[:, left] if found is None else found.weights
-    constant = _constant(site, fit + held_out, kept) if found is None else found.constant
+    constant = _constant(site, both, kept) if found is None else found.constant
     write_solution(site, Solution(kept, constant))
     return tuple(filter_ for filter_ in range(group.filters) if filter_ not in gone)
 
@@ -182,14 +184,6 @@ def _rows(pair: Pair, site: Site, group: CoupledGroup) -> list[Tensor]:
     place = {channel: at for at, channel in enumerate(pair.kept(site.name, "in", weight.shape[1]))}
     channels = [[place[channel] for channel in some if channel in place] for some in member.channels]
     return [features_of(whole, some).to(weight.device) for some in channels]
-
-
-def _inverse(equations: NormalEquations, site: Site) -> Tensor:
-    """Return ``(F, F)``: the inverse of the second moments, with a little trust in nothing."""
-    gram = equations.moments(centred=site.has_constant())[0]
-    floor = RIDGE * gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
-    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.cholesky_inverse(torch.linalg.cholesky(gram + floor * eye))
 
 
 def _decision(planned: LayerDecision, kept: tuple[int, ...]) -> LayerDecision:

@@ -5,12 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import Plain, Residual, Separable, conv_bn, images
+from sklearn.covariance import oas
 from torch import nn
 
 import infoprune
 from infoprune.errors import InputError
 from infoprune.network.groups import find_groups
-from infoprune.reconstruction import Share, eliminate, reconstruction
+from infoprune.reconstruction import Share, eliminate, inverse_of, reconstruction
 
 
 def refitted(gram, weights, kept):
@@ -39,6 +40,26 @@ def test_costs_add_up_to_the_error_of_the_refitted_rest(seed):
         left.remove(unit)
         total += cost
         assert total == pytest.approx(errors[unit], rel=1e-6)
+
+
+@pytest.mark.parametrize(("samples", "features"), [(20, 60), (60, 60), (6000, 60)])
+def test_moments_are_drawn_towards_the_identity_as_so_few_samples_ask_for(samples, features):
+    drawn = torch.Generator().manual_seed(0)
+    mixed = torch.randn(features, features, generator=drawn).double()
+    x = torch.randn(samples, features, generator=drawn).double() @ mixed
+    x -= x.mean(dim=0)
+    wanted, _ = oas(x.numpy(), assume_centered=True)
+    assert torch.linalg.inv(inverse_of(x.mT @ x / samples, samples, ridge=0.0)).numpy() == pytest.approx(wanted)
+
+
+def test_what_few_images_cannot_tell_is_not_free_to_go():
+    # A classifier behind pooling has one sample an image: of 28 images any 28 maps tell all others.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(128, 128, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 5)).eval()
+    few, many = torch.randn(28, 128, 1, 1), torch.randn(4000, 128, 1, 1)
+    found, true = (scored(model, [some])["0"] for some in (few, many))
+    half = found.scores.sort().values[:64].sum() / true.scores.sort().values[:64].sum()
+    assert 0.2 < half < 5
 
 
 def scored(model, batches):
