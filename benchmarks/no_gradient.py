@@ -297,6 +297,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="measure nothing")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
+    if arguments.parameters is not None and not arguments.macs:
+        parser.error("--parameters limits what --macs leaves: give --macs as well")
     arguments.repairs = [name for name in arguments.repairs if name]
     if arguments.reselect and not arguments.macs:
         arguments.criteria = arguments.criteria[:1]  # counts that are given are all that a criterion leaves here
@@ -308,8 +310,12 @@ def parsed() -> argparse.Namespace:
 
 def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
     """Yield criterion, size and seed of every plan; what draws nothing has one seed."""
-    limits: dict[str, Any] = {"parameters": arguments.parameters if arguments.macs else None}
-    limits |= {"skip": " ".join(arguments.skip), "keep share": arguments.keep_share, "by": arguments.budget_by}
+    limits = {
+        "parameters": arguments.parameters,
+        "skip": " ".join(arguments.skip),
+        "keep share": arguments.keep_share,
+        "by": arguments.budget_by,
+    }
     limited = "".join(f", {name} {value}" for name, value in limits.items() if value)
     shares = [*(f"macs {share}" for share in arguments.macs), *(f"ratio {share}" for share in arguments.ratios)]
     for size in [share + limited for share in shares] or [arguments.counts]:

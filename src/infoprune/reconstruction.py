@@ -30,6 +30,7 @@ from infoprune.network.equivalence import copied
 from infoprune.network.groups import CoupledGroup
 from infoprune.progress import Progress, silent
 from infoprune.repair.base import batches_in, images_of
+from infoprune.repair.equations import NormalEquations
 from infoprune.repair.least_squares import POSITIONS, as_matrix, norm_scale, patches, some_positions
 from infoprune.repair.reading import read
 
@@ -201,25 +202,19 @@ def _passes(model: nn.Module, groups: Sequence[CoupledGroup], memory: int) -> li
     return passes
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """The ``(g, F, F)`` centred mean of x x^T over so many positions of all images."""
-
-    gram: Tensor
-    count: float
-
-
-def _moments(model: nn.Module, layers: Sequence[str], batches: Iterable[Any], told: _Told) -> dict[str, _Moments]:
-    sums: dict[str, list[Tensor]] = {}
+def _moments(
+    model: nn.Module, layers: Sequence[str], batches: Iterable[Any], told: _Told
+) -> dict[str, NormalEquations]:
+    """Return by layer the second moments of its features over all images, without targets."""
+    found = {layer: NormalEquations.of(as_matrix(model.get_submodule(layer))[:, :, :0]) for layer in layers}
     drawn = torch.Generator().manual_seed(0)
 
     def taking(layer: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def take(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
             positions = output[0].numel() // output.shape[-1 if isinstance(module, nn.Linear) else 1]
             places = some_positions(positions, POSITIONS, drawn, output.device)
-            x = patches(module, arguments[0], places).double()
-            new = [x @ x.mT, x.sum(dim=2), torch.tensor(float(x.shape[2]), device=x.device)]
-            sums[layer] = [a + b for a, b in zip(sums[layer], new, strict=True)] if layer in sums else new
+            features = patches(module, arguments[0], places)
+            found[layer].add(features, features[:, :0])
 
         return take
 
@@ -230,14 +225,10 @@ def _moments(model: nn.Module, layers: Sequence[str], batches: Iterable[Any], to
             for first in range(0, len(images), 64):
                 model(images[first : first + 64])
             told(done, max(done, batches_in(batches)))
-    found = {}
-    for layer, (gram, total, count) in sums.items():
-        mean = total / count
-        found[layer] = _Moments(gram / count - mean[:, :, None] * mean[:, None, :], float(count))
     return found
 
 
-def inverse_of(gram: Tensor, count: float, ridge: float = RIDGE) -> Tensor:
+def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
     """Return the inverse of ``(F, F)`` second moments of so many samples, drawn towards a multiple of the identity.
 
     By as much as so few samples ask for (oracle approximating shrinkage, Chen et al. 2010, equation 23), and by
@@ -248,8 +239,7 @@ def inverse_of(gram: Tensor, count: float, ridge: float = RIDGE) -> Tensor:
     size = gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
     spread = gram.square().mean()
     apart = (count + 1) * (spread - size.square() / features)
-    drawn = float((spread + size.square()) / apart) if apart > 0 else 1.0
-    drawn = min(1.0, drawn)
+    drawn = min(1.0, float((spread + size.square()) / apart)) if apart > 0 else 1.0
     eye = torch.eye(features, dtype=gram.dtype, device=gram.device)
     shrunk = (1 - drawn) * gram + (drawn + ridge) * size * eye
     return torch.cholesky_inverse(torch.linalg.cholesky(shrunk))
@@ -278,12 +268,12 @@ def _behind(model: nn.Module, layer: str, images: Tensor) -> _Behind:
 
 
 def _shares(
-    model: nn.Module, group: CoupledGroup, layer: str, moments: _Moments, behind: _Behind, ridge: float
+    model: nn.Module, group: CoupledGroup, layer: str, moments: NormalEquations, behind: _Behind, ridge: float
 ) -> list[Share]:
     module = model.get_submodule(layer)
     weights = as_matrix(module) * behind.scale
     member = next(one for one in group.members if one.layer == layer and one.side == "in")
-    inverses = [inverse_of(gram, moments.count, ridge) for gram in moments.gram]
+    inverses = [inverse_of(gram, moments.count, ridge) for gram in moments.moments(centred=True)]
     shares = []
     for number, (inverse, mine) in enumerate(zip(inverses, weights, strict=True)):
         first = number * len(inverse)

@@ -45,7 +45,11 @@ def cut_by_worth(
     """
     if budget.latency is not None:
         raise InputError("a latency budget is met by measuring: leave out by which criterion it is shared")
-    tried = [_shared(groups, worths, cost, budget, limits, weights) for weights in _weights(budget)]
+    savings = {group.name: _savings(group, cost, budget) for group in groups}
+    tried = []
+    for weights in _weights(budget):
+        scaled = {group.name: _scaled(importance_of(group, worths), savings[group.name], weights) for group in groups}
+        tried.append(cut_to_budget(groups, scaled, cost, budget, limits=limits, normalise="none"))
     shared = min(tried, key=lambda cuts: _lost(groups, worths, cuts))
     cuts = cut_by_counts(groups, importances, {name: len(cut.kept) for name, cut in shared.items()})
     return {name: replace(cut, reason=shared[name].reason) for name, cut in cuts.items()}
@@ -60,22 +64,15 @@ def _weights(budget: Budget) -> list[dict[str, float]]:
     return [{first: step / _STEPS, second: 1 - step / _STEPS} for step in range(_STEPS + 1)]
 
 
-def _shared(
-    groups: Sequence[Group],
-    worths: Mapping[str, Importance],
-    cost: CostModel,
-    budget: Budget,
-    limits: Limits,
-    weights: Mapping[str, float],
-) -> dict[str, Cut]:
-    scaled = {group.name: _per_saving(group, importance_of(group, worths), cost, weights) for group in groups}
-    return cut_to_budget(groups, scaled, cost, budget, limits=limits, normalise="none")
-
-
-def _per_saving(group: Group, worth: Importance, cost: CostModel, weights: Mapping[str, float]) -> Importance:
+def _savings(group: Group, cost: CostModel, budget: Budget) -> dict[str, float]:
+    """Return by limited cost the share of it that a filter of a group saves."""
     unit = set(group.units[0])
     less = cost.cost({group.name: [filter_ for filter_ in range(group.filters) if filter_ not in unit]})
-    saved = sum(weight * (1 - share_of(less, cost.base, what)) for what, weight in weights.items()) / len(unit)
+    return {what: (1 - share_of(less, cost.base, what)) / len(unit) for what in budget.shares()}
+
+
+def _scaled(worth: Importance, savings: Mapping[str, float], weights: Mapping[str, float]) -> Importance:
+    saved = sum(weight * savings[what] for what, weight in weights.items())
     # What saves nothing is the last to go.
     return Importance(worth.scores / max(saved, 1e-12), worth.order)
 
