@@ -277,7 +277,7 @@ def iterate(
         schedule = replace(schedule, tap=_paper_tap(model, schedule.criterion))
     folder = isinstance(parts.train, data.FolderImages)
     some = parts.train if train_images is None else data.balanced_sample(parts.train, train_images, schedule.seed)
-    training = experiment.batches(some, model, images, shuffle=True, random_crop=folder)
+    training = experiment.batches(some, model, images, shuffle=True, random_crop=folder and schedule.augmentation)
     others = [experiment.batches(part, model, images) for part in (parts.calibration, parts.held_out, parts.test)]
     kept_in = state or out.with_name(out.name + ".rounds")
     done = run_rounds(

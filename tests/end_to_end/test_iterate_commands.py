@@ -22,7 +22,7 @@ def same(one, other):
 
 
 def test_iterate_prunes_in_rounds_and_says_all_of_it(infoprune, base, folder):
-    done = infoprune("iterate", "--weights", base, *DIGITS, *ROUNDS, "--last-epochs", 2, "--distillation", 0.3,
+    done = infoprune("iterate", "--weights", base, *DIGITS, *ROUNDS, "--last-epochs", 2, "--distillation", 0.3, "--no-augmentation",
                      "--plane", "plane.csv", "--plane-every", 5, "--out", "small.safetensors",
                      "--json", "out.json")  # fmt: skip
     assert done.code == 0, done.err
@@ -36,6 +36,7 @@ def test_iterate_prunes_in_rounds_and_says_all_of_it(infoprune, base, folder):
     assert record["figures"]["macs"] == record["rounds"][-1]["macs"]
     assert record["figures"]["accuracy"] == record["rounds"][-1]["test"]
     assert record["settings"]["schedule"]["last"]["distillation"] == 0.3
+    assert record["settings"]["schedule"]["augmentation"] is False
     assert {"seed", "versions", "data", "network", "machine"} <= set(record["settings"])
     assert "round 2 of 3" in done.err
     assert "every layer is at its limit" in done.out

@@ -65,6 +65,16 @@ def changed(**words):
     return dataclasses.replace(SCHEDULE, **words)
 
 
+def test_a_schedule_without_augmentation_leaves_the_images_as_they_are(network, images):
+    given = []
+    seen = dataclasses.replace(images, augmentation=lambda x: given.append(len(x)) or x)
+    once = changed(rounds=1, criterion="l1", options={})
+    iterate(network, seen, dataclasses.replace(once, augmentation=False))
+    assert not given
+    iterate(network, seen, once)
+    assert sum(given) == 640 * RECIPE.epochs
+
+
 def test_filters_go_at_the_pace_of_each_layer_until_its_limit(whole, network, images):
     firsts = [network.features[place].out_channels for place in (0, 3)]
     widths = [tuple(one.filters.values()) for one in whole.rounds]

@@ -79,6 +79,9 @@ def iterate(
     distillation: Annotated[
         float | None, typer.Option(min=0, max=1, help="Weight of the original as a teacher in retraining.")
     ] = None,
+    augmentation: Annotated[
+        bool | None, typer.Option(help="Change training images at random, as is usual for their data set.")
+    ] = None,
     state: Annotated[Path | None, typer.Option(help="Folder to keep all networks and states in, for good.")] = None,
     plane: Annotated[Path | None, typer.Option(help="Write an information plane: .csv or .parquet.")] = None,
     plane_every: Annotated[int, typer.Option(min=1, help="Steps between two points of the plane.")] = 50,
@@ -102,6 +105,7 @@ def iterate(
         "repair": repair,
         "rounds": rounds,
         "floor": floor,
+        "augmentation": augmentation,
     }
     chosen = replace(chosen, **{word: value for word, value in words.items() if value is not None}).seeded(seed)
     if not (weights is None if initial is None else initial):

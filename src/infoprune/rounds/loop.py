@@ -47,7 +47,7 @@ class Images:
         calibration: Training images that score the filters, iterable more than once.
         held_out: Training images, in neither of the others, that choose the epoch to keep and decide on the floor.
         test: Measured on after every round. They choose nothing.
-        augmentation: Changes a training batch at random.
+        augmentation: Changes a training batch at random, where the schedule wants that.
     """
 
     train: DataLoader[Any]
@@ -294,7 +294,7 @@ class _Work:
                 self.images.held_out,
                 recipe,
                 teacher=teacher,
-                augmentation=self.images.augmentation,
+                augmentation=self.images.augmentation if self.schedule.augmentation else None,
                 fabric=self.fabric,
                 resume=self.state.training(number),
                 progress=self.progress,

@@ -26,6 +26,7 @@ def _lenet5() -> PruningSchedule:
         initial=replace(recipe, step_at=(0.5, 0.75)),
         retraining=replace(recipe, step_at=(0.25, 0.5)),
         batch_size=100,
+        augmentation=False,
     )
 
 
@@ -37,6 +38,7 @@ def _lenet5_short() -> PruningSchedule:
         initial=replace(cycle, epochs=8, learning_rate=0.05),
         retraining=replace(cycle, epochs=2, learning_rate=0.02),
         last=replace(cycle, epochs=80, learning_rate=0.01),
+        augmentation=True,
     )
 
 

@@ -104,6 +104,7 @@ class PruningSchedule:
         options: Further options of the criterion.
         images: Training images that score the filters, the same in every round, of balanced classes.
         batch_size: Images a training batch; read by the command line.
+        augmentation: Whether training images are changed at random.
         seed: Seeds what scoring draws.
     """
 
@@ -119,6 +120,7 @@ class PruningSchedule:
     options: Mapping[str, Any] = field(default_factory=dict)
     images: int = 1000
     batch_size: int = 128
+    augmentation: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
