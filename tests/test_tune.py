@@ -154,6 +154,23 @@ def test_bfloat16_trains_too(digits):
     assert trained.epochs[1].loss < trained.epochs[0].loss
 
 
+def test_no_step_is_longer_than_the_clipped_gradient(digits):
+    one = torch.utils.data.DataLoader([next(iter(digits[0]))], batch_size=None)
+    plain = {"epochs": 1, "schedule": "constant", "momentum": 0.0, "weight_decay": 0.0, "precision": "32-true"}
+
+    def moved(**words):
+        given = network().eval()
+        trained = train(given, one, None, Recipe(learning_rate=0.5, **plain, **words)).model
+        pairs = zip(trained.parameters(), given.parameters(), strict=True)
+        return torch.cat([(new - old).flatten() for new, old in pairs]).detach()
+
+    free, short = moved(), moved(clip=0.01)
+    assert free.norm() > 0.1
+    assert short.norm() == pytest.approx(0.5 * 0.01, rel=1e-3)
+    torch.testing.assert_close(short / short.norm(), free / free.norm(), rtol=1e-2, atol=1e-4)
+    torch.testing.assert_close(moved(clip=1e6), free)
+
+
 @given(
     st.sampled_from(["one-cycle", "cosine", "steps", "constant"]), st.floats(0, 1, exclude_max=True), st.floats(0, 0.9)
 )
@@ -192,7 +209,13 @@ def test_networks_that_lay_maps_flat_by_view_are_trained(digits, precision, taug
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
-    [({"learning_rate": 0}, "learning rate"), ({"epochs": -1}, "epochs"), ({"distillation": 2}, "distillation")],
+    [
+        ({"learning_rate": 0}, "learning rate"),
+        ({"epochs": -1}, "epochs"),
+        ({"distillation": 2}, "distillation"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"clip": -1}, "clip must be 0 or more"),
+    ],
 )
 def test_impossible_recipes_are_refused(values, sentence):
     with pytest.raises(InputError, match=sentence):

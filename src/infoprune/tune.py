@@ -52,6 +52,7 @@ class Recipe:
         label_smoothing: Of the cross entropy.
         distillation: Weight of the teacher's soft targets in the loss, 0 to 1.
         temperature: Of the soft targets (Hinton et al. 2015).
+        clip: Largest norm of the gradient, a longer one is shortened to it; 0: as they are.
         cutout: Side of the square that is blanked out of every training image, as a share of the image's; 0: none
             (DeVries and Taylor 2017).
         sizes: Sides in pixels that the images are resized to, one part of the epochs after the other; empty: as given.
@@ -71,6 +72,7 @@ class Recipe:
     label_smoothing: float = 0.0
     distillation: float = 0.0
     temperature: float = 4.0
+    clip: float = 0.0
     cutout: float = 0.0
     sizes: tuple[int, ...] = ()
     seed: int = 0
@@ -83,6 +85,8 @@ class Recipe:
             ("distillation", 0 <= self.distillation <= 1, "a weight from 0 to 1"),
             ("warmup", 0 <= self.warmup < 1, "a share from 0 to below 1"),
             ("cutout", 0 <= self.cutout < 1, "a share from 0 to below 1"),
+            ("temperature", self.temperature > 0, "above 0"),
+            ("clip", self.clip >= 0, "0 or more"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1"),
         ):
             if not right:
@@ -362,6 +366,10 @@ class _Loop:
         state.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(state.model(images).float(), images, labels)
         state.fabric.backward(loss)
+        if self.recipe.clip:
+            # What is not finite is told by the loss, and in float16 the scaler passes over it.
+            norm = self.recipe.clip
+            state.fabric.clip_gradients(state.model, state.optimizer, max_norm=norm, error_if_nonfinite=False)
         state.optimizer.step()
         return float(loss.detach())
 

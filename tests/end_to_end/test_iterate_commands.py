@@ -22,9 +22,9 @@ def same(one, other):
 
 
 def test_iterate_prunes_in_rounds_and_says_all_of_it(infoprune, base, folder):
-    done = infoprune("iterate", "--weights", base, *DIGITS, *ROUNDS, "--last-epochs", 2, "--distillation", 0.3, "--no-augmentation",
-                     "--plane", "plane.csv", "--plane-every", 5, "--out", "small.safetensors",
-                     "--json", "out.json")  # fmt: skip
+    done = infoprune("iterate", "--weights", base, *DIGITS, *ROUNDS, "--last-epochs", 2, "--distillation", 0.3,
+                     "--no-augmentation", "--plane", "plane.csv", "--plane-every", 5,
+                     "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
     assert done.code == 0, done.err
     record = json.loads((folder / "out.json").read_text())
     widths = [tuple(one["filters"].values()) for one in record["rounds"]]

@@ -11,6 +11,7 @@ from infoprune import commands
 from infoprune.cli.app import app
 from infoprune.cli.options import (
     BatchSize,
+    Clip,
     Cutout,
     Data,
     DataDirectory,
@@ -56,6 +57,7 @@ def train(
     schedule: Annotated[str, typer.Option(help="one-cycle, cosine, steps or constant.")] = "one-cycle",
     weight_decay: Annotated[float, typer.Option()] = 5e-4,
     label_smoothing: LabelSmoothing = 0.0,
+    clip: Clip = 0.0,
     cutout: Cutout = 0.0,
     sizes: Sizes = None,
     precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
@@ -69,7 +71,8 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network, from fresh or given weights. The same command goes on after an interruption."""
-    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, label_smoothing, cutout, sizes, precision, seed)
+    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, label_smoothing, clip, cutout, sizes, precision,
+                     seed)  # fmt: skip
     network = network_choice(model, weights, model_args, mean, std, input_shape)
     _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, None, devices, nodes, half), out, device,
            json_out, force, quiet)  # fmt: skip
@@ -88,6 +91,7 @@ def tune(
     schedule: Annotated[str, typer.Option(help="one-cycle, cosine, steps or constant.")] = "one-cycle",
     weight_decay: Annotated[float, typer.Option()] = 5e-4,
     label_smoothing: LabelSmoothing = 0.0,
+    clip: Clip = 0.0,
     cutout: Cutout = 0.0,
     sizes: Sizes = None,
     precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
@@ -104,8 +108,8 @@ def tune(
 ) -> None:
     """Fine-tune a pruned network, with distillation from the original where its weights are given."""
     weight = distillation if teacher is not None else 0.0
-    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, label_smoothing, cutout, sizes, precision, seed,
-                     weight)  # fmt: skip
+    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, label_smoothing, clip, cutout, sizes, precision,
+                     seed, weight)  # fmt: skip
     network = NetworkChoice(weights=checkpoint)
     _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, teacher, devices, nodes, half), out, device,
            json_out, force, quiet)  # fmt: skip
@@ -151,6 +155,7 @@ def _recipe(
     schedule: str,
     decay: float,
     label_smoothing: float,
+    clip: float,
     cutout: float,
     sizes: str | None,
     precision: str,
@@ -163,6 +168,7 @@ def _recipe(
         schedule=one_of(schedule, Schedule, "--schedule"),
         weight_decay=decay,
         label_smoothing=label_smoothing,
+        clip=clip,
         cutout=cutout,
         sizes=() if sizes is None else tuple(int(size) for size in numbers(sizes, "--sizes")),
         precision=one_of(precision, Precision, "--precision"),
