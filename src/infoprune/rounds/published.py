@@ -142,7 +142,9 @@ class NamedSchedule:
 
 _NAMED = {
     "hrel-lenet5": NamedSchedule(_lenet5, "lenet5_hrel", "mnist", "2 and 3 of 20 and 50 filters, as published"),
-    "hrel-lenet5-short": NamedSchedule(_lenet5_short, "lenet5_hrel", "mnist", "the same widths, 162 epochs in place of 760, with distillation"),
+    "hrel-lenet5-short": NamedSchedule(
+        _lenet5_short, "lenet5_hrel", "mnist", "as hrel-lenet5, 162 epochs in place of 760, distilled"
+    ),
     "hrel-vgg16": NamedSchedule(_vgg16, "vgg16_hrel", "cifar10", "the published widths, as published"),
     "hrel-vgg16-short": NamedSchedule(
         _vgg16_short, "vgg16_hrel", "cifar10", "the same widths in 6 rounds of one epoch, then 20, with distillation"
