@@ -214,6 +214,8 @@ def test_networks_that_lay_maps_flat_by_view_are_trained(digits, precision, taug
         ({"epochs": -1}, "epochs"),
         ({"distillation": 2}, "distillation"),
         ({"temperature": 0}, "temperature must be above 0"),
+        ({"rotation": 200}, "rotation must be from 0 to 180 degrees"),
+        ({"scaling": 1}, "scaling must be a share"),
         ({"clip": -1}, "clip must be 0 or more"),
     ],
 )

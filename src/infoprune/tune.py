@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from infoprune.data.augmentation import Augmentation, cutout
+from infoprune.data.augmentation import Augmentation, cutout, turn_and_scale
 from infoprune.device import multiplies_bfloat16
 from infoprune.errors import InputError
 from infoprune.evaluation import Evaluation, evaluate, labelled
@@ -53,6 +53,8 @@ class Recipe:
         distillation: Weight of the teacher's soft targets in the loss, 0 to 1.
         temperature: Of the soft targets (Hinton et al. 2015).
         clip: Largest norm of the gradient, a longer one is shortened to it; 0: as they are.
+        rotation: Most degrees by which a training image is turned either way, drawn anew each time.
+        scaling: Most share by which it is made larger or smaller.
         cutout: Side of the square that is blanked out of every training image, as a share of the image's; 0: none
             (DeVries and Taylor 2017).
         sizes: Sides in pixels that the images are resized to, one part of the epochs after the other; empty: as given.
@@ -73,6 +75,8 @@ class Recipe:
     distillation: float = 0.0
     temperature: float = 4.0
     clip: float = 0.0
+    rotation: float = 0.0
+    scaling: float = 0.0
     cutout: float = 0.0
     sizes: tuple[int, ...] = ()
     seed: int = 0
@@ -86,6 +90,8 @@ class Recipe:
             ("warmup", 0 <= self.warmup < 1, "a share from 0 to below 1"),
             ("cutout", 0 <= self.cutout < 1, "a share from 0 to below 1"),
             ("temperature", self.temperature > 0, "above 0"),
+            ("rotation", 0 <= self.rotation <= 180, "from 0 to 180 degrees"),
+            ("scaling", 0 <= self.scaling < 1, "a share from 0 to below 1"),
             ("clip", self.clip >= 0, "0 or more"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1"),
         ):
@@ -355,6 +361,8 @@ class _Loop:
                 images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
         if self.augmentation is not None:
             images = self.augmentation(images)
+        if self.recipe.rotation or self.recipe.scaling:
+            images = turn_and_scale(images, self.recipe.rotation, self.recipe.scaling)
         if self.recipe.cutout:
             images = cutout(images, self.recipe.cutout)
         return images.contiguous(memory_format=self.state.layout)

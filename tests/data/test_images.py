@@ -17,6 +17,7 @@ from infoprune.data import (
     loader,
     open_source,
     shift,
+    turn_and_scale,
 )
 from infoprune.errors import InputError
 
@@ -97,6 +98,35 @@ def test_crop_and_flip_keeps_every_pixel_value():
     flipped = torch.tensor([not torch.equal(a, b) for a, b in zip(images, changed, strict=True)])
     assert 0 < flipped.sum() < 32
     torch.testing.assert_close(changed[flipped], images[flipped].flip(-1))
+
+
+@pytest.mark.parametrize("size", [(9, 9), (6, 12)])
+def test_images_are_turned_and_scaled_about_their_middle(size):
+    images = torch.rand(64, 2, *size)
+    torch.testing.assert_close(turn_and_scale(images, 0, 0), images, rtol=0, atol=1e-4)
+
+    # A bar through the middle keeps its middle, its length but for the scale, and is seen at many angles.
+    bars = torch.zeros(200, 1, 33, 65)
+    bars[:, :, 15:18, 22:43] = 1
+    rows, columns = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(65.0) - 32, indexing="ij")
+
+    def spread(changed):
+        mass = changed.sum(dim=(1, 2, 3))
+        middle = [(changed[:, 0] * place).sum(dim=(1, 2)) / mass for place in (rows, columns)]
+        assert max(part.abs().max() for part in middle) < 0.05
+        along, across = ((changed[:, 0] * place**2).sum(dim=(1, 2)) / mass for place in (columns, rows))
+        both = (changed[:, 0] * rows * columns).sum(dim=(1, 2)) / mass
+        return (along + across).sqrt(), 0.5 * torch.atan2(2 * both, along - across).rad2deg()
+
+    length, angle = spread(turn_and_scale(bars, 30, 0))
+    assert length.max() / length.min() < 1.05
+    assert 25 < angle.max() < 31
+    assert -31 < angle.min() < -25
+    length, angle = spread(turn_and_scale(bars, 0, 0.25))
+    assert angle.abs().max() < 1e-3
+    plain = spread(bars)[0].mean()
+    assert 1.2 < length.max() / plain < 1.3
+    assert 0.7 < length.min() / plain < 0.8
 
 
 def test_cutout_blanks_one_square_of_every_image():

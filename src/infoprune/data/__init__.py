@@ -1,6 +1,6 @@
 """Images and labels: the usual data sets, their splits, and loaders over them."""
 
-from infoprune.data.augmentation import Augmentation, crop_and_flip, cutout, shift, usual_augmentation
+from infoprune.data.augmentation import Augmentation, crop_and_flip, cutout, shift, turn_and_scale, usual_augmentation
 from infoprune.data.images import FolderImages, Images, StoredImages, loader
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.data.sources import Source, open_source, source_names
@@ -23,5 +23,6 @@ __all__ = [
     "random_sample",
     "shift",
     "source_names",
+    "turn_and_scale",
     "usual_augmentation",
 ]

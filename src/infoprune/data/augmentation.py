@@ -32,6 +32,22 @@ def crop_and_flip(images: Tensor, most: int = 4) -> Tensor:
     return torch.where(flip[:, None, None, None], moved.flip(-1), moved)
 
 
+def turn_and_scale(images: Tensor, degrees: float, share: float) -> Tensor:
+    """Return ``(n, C, H, W)`` images, each turned by up to so many degrees and scaled by up to ``share``, both ways.
+
+    The two are drawn evenly for each image; in between pixels are interpolated, beyond the edges they are zero.
+    """
+    height, width = images.shape[-2:]
+    turns, scales = 2 * torch.rand(2, len(images)) - 1
+    angles, zoom = torch.deg2rad(degrees * turns), 1 + share * scales
+    along, across, none = angles.cos() / zoom, angles.sin() / zoom, torch.zeros(len(images))
+    # Coordinates go from -1 to 1 along either side, so that a turn has to know how long they are.
+    rows = (along, -across * height / width, none), (across * width / height, along, none)
+    maps = torch.stack([torch.stack(row, 1) for row in rows], 1).to(images)
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
 def cutout(images: Tensor, share: float) -> Tensor:
     """Return ``(n, C, H, W)`` images with a square set to zero, its side a share of the image's, its centre anywhere.
 
