@@ -26,6 +26,8 @@ Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that r
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 LabelSmoothing = Annotated[float, typer.Option(help="Of the cross entropy, 0 to below 1.")]
 Clip = Annotated[float, typer.Option(help="Largest norm of the gradient; 0: as it is.")]
+Rotation = Annotated[float, typer.Option(help="Most degrees by which training images are turned, either way.")]
+Scaling = Annotated[float, typer.Option(help="Most share by which they are made larger or smaller.")]
 Cutout = Annotated[float, typer.Option(help="Side of a blanked square in each image, as a share of the image's.")]
 Sizes = Annotated[str | None, typer.Option(help="Image sides, part by part of the epochs: 16,24,32.")]
 MapsTap = Annotated[str | None, typer.Option("--tap", help="Where maps are read: convolution, norm or activation.")]

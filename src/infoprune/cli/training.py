@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,8 @@ from infoprune.cli.options import (
     ModelArguments,
     Out,
     Quiet,
+    Rotation,
+    Scaling,
     Seed,
     Sizes,
     Std,
@@ -58,6 +60,8 @@ def train(
     weight_decay: Annotated[float, typer.Option()] = 5e-4,
     label_smoothing: LabelSmoothing = 0.0,
     clip: Clip = 0.0,
+    rotation: Rotation = 0.0,
+    scaling: Scaling = 0.0,
     cutout: Cutout = 0.0,
     sizes: Sizes = None,
     precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
@@ -71,8 +75,9 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network, from fresh or given weights. The same command goes on after an interruption."""
-    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, label_smoothing, clip, cutout, sizes, precision,
-                     seed)  # fmt: skip
+    recipe = _recipe(schedule, sizes, precision, epochs=epochs, learning_rate=learning_rate, weight_decay=weight_decay,
+                     label_smoothing=label_smoothing, clip=clip, rotation=rotation, scaling=scaling, cutout=cutout,
+                     seed=seed)  # fmt: skip
     network = network_choice(model, weights, model_args, mean, std, input_shape)
     _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, None, devices, nodes, half), out, device,
            json_out, force, quiet)  # fmt: skip
@@ -92,11 +97,14 @@ def tune(
     weight_decay: Annotated[float, typer.Option()] = 5e-4,
     label_smoothing: LabelSmoothing = 0.0,
     clip: Clip = 0.0,
+    rotation: Rotation = 0.0,
+    scaling: Scaling = 0.0,
     cutout: Cutout = 0.0,
     sizes: Sizes = None,
     precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
     teacher: Annotated[Path | None, typer.Option(help="Weights of the original network, to distil from.")] = None,
     distillation: Annotated[float, typer.Option(min=0, max=1, help="Weight of the teacher in the loss.")] = 0.5,
+    temperature: Annotated[float, typer.Option(help="Of the teacher's soft targets.")] = 4.0,
     devices: Annotated[str, typer.Option(help="How many devices of each machine, or auto.")] = "1",
     nodes: Annotated[int, typer.Option(min=1, help="How many machines; each is given the same command.")] = 1,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
@@ -107,9 +115,10 @@ def tune(
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a pruned network, with distillation from the original where its weights are given."""
-    weight = distillation if teacher is not None else 0.0
-    recipe = _recipe(epochs, learning_rate, schedule, weight_decay, label_smoothing, clip, cutout, sizes, precision,
-                     seed, weight)  # fmt: skip
+    recipe = _recipe(schedule, sizes, precision, epochs=epochs, learning_rate=learning_rate, weight_decay=weight_decay,
+                     label_smoothing=label_smoothing, clip=clip, rotation=rotation, scaling=scaling, cutout=cutout,
+                     distillation=distillation if teacher is not None else 0.0, temperature=temperature,
+                     seed=seed)  # fmt: skip
     network = NetworkChoice(weights=checkpoint)
     _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, teacher, devices, nodes, half), out, device,
            json_out, force, quiet)  # fmt: skip
@@ -149,29 +158,10 @@ def _train(
         results().print(figures_table(record["figures"], str(out)))
 
 
-def _recipe(
-    epochs: int,
-    rate: float,
-    schedule: str,
-    decay: float,
-    label_smoothing: float,
-    clip: float,
-    cutout: float,
-    sizes: str | None,
-    precision: str,
-    seed: int,
-    distillation: float = 0.0,
-) -> Recipe:
+def _recipe(schedule: str, sizes: str | None, precision: str, **words: Any) -> Recipe:
     return Recipe(
-        epochs=epochs,
-        learning_rate=rate,
         schedule=one_of(schedule, Schedule, "--schedule"),
-        weight_decay=decay,
-        label_smoothing=label_smoothing,
-        clip=clip,
-        cutout=cutout,
         sizes=() if sizes is None else tuple(int(size) for size in numbers(sizes, "--sizes")),
         precision=one_of(precision, Precision, "--precision"),
-        distillation=distillation,
-        seed=seed,
+        **words,
     )
