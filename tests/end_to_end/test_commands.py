@@ -159,7 +159,8 @@ def test_tuning_brings_accuracy_back(infoprune, base, folder):
     infoprune("prune", "--weights", base, *DIGITS, "--criterion", "random", "--macs", 0.2, "--out", "small.safetensors",
               "--json", "pruned.json")  # fmt: skip
     done = infoprune("tune", "small.safetensors", *DIGITS, "--epochs", 4, "--lr", 0.05, "--precision", "32-true",
-                     "--teacher", base, "--temperature", 2, "--out", "tuned.safetensors", "--json", "tuned.json")  # fmt: skip
+                     "--teacher", base, "--temperature", 2, "--out", "tuned.safetensors",
+                     "--json", "tuned.json")  # fmt: skip
     assert done.code == 0, done.err
     before, after = record_of(folder / "pruned.json")["pruned"], record_of(folder / "tuned.json")["figures"]
     assert after["accuracy"] > before["accuracy"]
