@@ -39,7 +39,7 @@ def _lenet5_short() -> PruningSchedule:
         _lenet5(),
         initial=replace(cycle, epochs=8, learning_rate=0.05),
         retraining=replace(taught, epochs=2, learning_rate=0.02),
-        last=replace(taught, epochs=120, learning_rate=0.05, weight_decay=1e-4, rotation=10.0, scaling=0.1),
+        last=replace(taught, epochs=120, learning_rate=0.05, weight_decay=1e-4),
         augmentation=True,
     )
 
