@@ -4,7 +4,8 @@
 
 One row is one pruning in rounds. By default the schedules are shortened (``hrel-lenet5-short`` and the like): one epoch
 of retraining a round in place of 33 to 100, all of it in under three hours on 2 CPU cores. ``--full`` takes the
-published schedules, for a GPU. A killed run goes on where it was, inside a row too, when the same command is given again.
+published schedules, for a GPU. A killed run goes on where it was, inside a row too, when the same command is
+given again.
 
 Held-out training images (10 %) choose the epochs; the test set is measured on after every round and chooses nothing.
 """

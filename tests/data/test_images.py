@@ -101,10 +101,12 @@ def test_crop_and_flip_keeps_every_pixel_value():
 
 
 @pytest.mark.parametrize("size", [(9, 9), (6, 12)])
-def test_images_are_turned_and_scaled_about_their_middle(size):
+def test_images_neither_turned_nor_scaled_stay_as_they_are(size):
     images = torch.rand(64, 2, *size)
     torch.testing.assert_close(turn_and_scale(images, 0, 0), images, rtol=0, atol=1e-4)
 
+
+def test_images_are_turned_and_scaled_about_their_middle():
     # A bar through the middle keeps its middle, its length but for the scale, and is seen at many angles.
     bars = torch.zeros(200, 1, 33, 65)
     bars[:, :, 15:18, 22:43] = 1
