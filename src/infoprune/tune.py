@@ -374,9 +374,8 @@ class _Loop:
         state.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(state.model(images).float(), images, labels)
         state.fabric.backward(loss)
-        if self.recipe.clip:
+        if norm := self.recipe.clip:
             # What is not finite is told by the loss, and in float16 the scaler passes over it.
-            norm = self.recipe.clip
             state.fabric.clip_gradients(state.model, state.optimizer, max_norm=norm, error_if_nonfinite=False)
         state.optimizer.step()
         return float(loss.detach())
