@@ -32,19 +32,24 @@ from rich.table import Table
 from sklearn.cluster import KMeans
 from torch import nn
 
-from infoprune import criteria, cutoff, data, experiment, measuring, pipeline, tune
-from infoprune.choice import Choice, chosen
-from infoprune.evaluation import evaluate
-from infoprune.experiment import DataChoice, NetworkChoice
-from infoprune.layerwise.sequence import curve_of
+from infoprune import criteria, cutoff, data, pipeline
+from infoprune.criteria.scoring import score
+from infoprune.experiment import images as run_images
+from infoprune.experiment import network as run_network
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.network import NetworkOptions
+from infoprune.measure import figures as measuring
+from infoprune.measure.accuracy import evaluate
+from infoprune.measure.record import removed
 from infoprune.network import cost
-from infoprune.network.groups import Groups, find_groups
+from infoprune.network.coupled_groups import Groups, find_groups
+from infoprune.options import PruneOptions, chosen
 from infoprune.plan import Plan
-from infoprune.planning import choose_groups, make_plan
-from infoprune.record import removed
 from infoprune.repair import repaired
-from infoprune.scoring import score
-from infoprune.tune import Recipe
+from infoprune.selection.layerwise.sequence import curve_of
+from infoprune.selection.planning import choose_groups, make_plan
+from infoprune.training import train as tune
+from infoprune.training.recipe import Recipe
 
 WIDTHS: dict[str, dict[str, Any]] = {
     "published": {"width": "silverman", "label_kernel": "silverman"},
@@ -85,7 +90,7 @@ class Case:
 
     name: str
     model: nn.Module
-    images: DataChoice
+    images: DataOptions
     test: Any
     groups: Groups
     example: torch.Tensor
@@ -93,20 +98,20 @@ class Case:
 
     def parts(self, seed: int) -> tuple[Any, Any, Any]:
         """Return calibration, held-out and repair batches."""
-        parts, options = experiment.open_parts(self.images, seed), self.arguments
+        parts, options = run_images.open_parts(self.images, seed), self.arguments
         assert parts.held_out is not None
         some = (
             parts.calibration,
             data.balanced_sample(parts.held_out, options.held_out, seed),
             data.random_sample(parts.train, options.repair_images, seed),
         )
-        calibration, held_out, repair = (list(experiment.batches(one, self.model, self.images)) for one in some)
+        calibration, held_out, repair = (list(run_images.batches(one, self.model, self.images)) for one in some)
         return calibration, held_out, repair
 
     def tuned(self, model: nn.Module, seed: int) -> nn.Module:
         """Return the network after a few epochs on the training images."""
-        train = experiment.batches(
-            experiment.open_parts(self.images, seed).train, self.model, self.images, shuffle=True
+        train = run_images.batches(
+            run_images.open_parts(self.images, seed).train, self.model, self.images, shuffle=True
         )
         recipe = Recipe(epochs=self.arguments.tune_epochs, learning_rate=self.arguments.tune_rate, seed=seed)
         return tune.train(model, train, None, recipe, augmentation=data.usual_augmentation("cifar10")).model
@@ -116,13 +121,13 @@ class Case:
         return evaluate(model, self.test, half=self.arguments.half).accuracy
 
 
-def choice_of(case: Case, variant: str, width: str, seed: int) -> Choice:
+def choice_of(case: Case, variant: str, width: str, seed: int) -> PruneOptions:
     options = case.arguments
     words: dict[str, Any] = {**VARIANTS[variant]}
     if variant.endswith("-half"):
         words["keep"] = {f"features.{layer}": count for layer, count in HALF.items()}
     elif "cutoff" in words:
-        words |= {"judge_half": options.judge_half, "judge_after": options.judge_after}
+        words |= {"candidate_bf16": options.candidate_bf16, "candidate_repair": options.candidate_repair}
         if variant not in PUBLISHED or options.tolerance_for_all:
             words["tolerance"] = options.tolerance
     method = "pairs" if options.alpha == 2 else "hybrid"
@@ -148,7 +153,7 @@ def cmi_row(case: Case, variant: str, width: str, seed: int) -> dict[str, Any]:
 def beside_row(case: Case, criterion: str, seed: int, counts: Mapping[str, int]) -> dict[str, Any]:
     calibration, _, repair = case.parts(seed)
     start = time.perf_counter()
-    choice = Choice(criterion, keep=dict(counts), seed=seed)
+    choice = PruneOptions(criterion, keep=dict(counts), seed=seed)
     plan = make_plan(case.model, calibration, choice).plan
     return {"seconds": time.perf_counter() - start, **measured(case, plan, calibration, repair, seed)}
 
@@ -158,7 +163,7 @@ def measured(case: Case, plan: Plan, calibration: Any, repair: Any, seed: int) -
     small = pipeline.apply(plan, case.model, case.example)
     whole, left = cost.count(case.model, case.example), cost.count(small, case.example)
     dead = measuring.dead_filters(case.model, calibration, case.groups.groups)
-    filters = sum(group.filters for group in choose_groups(case.model, case.groups, Choice("cmi", ratio=0.0)))
+    filters = sum(group.filters for group in choose_groups(case.model, case.groups, PruneOptions("cmi", ratio=0.0)))
     gone = sum(len(decision.removed) for decision in plan.decisions.values())
     row: dict[str, Any] = {
         "kept": {layer: len(kept) for layer, kept in plan.kept.items()},
@@ -276,7 +281,7 @@ def released_scree_tail(curve: Sequence[float]) -> tuple[int, ...]:
 
 def curves(case: Case, out: Path) -> dict[str, Any]:
     calibration, _, _ = case.parts(0)
-    groups = choose_groups(case.model, case.groups, Choice("cmi", ratio=0.0))
+    groups = choose_groups(case.model, case.groups, PruneOptions("cmi", ratio=0.0))
     found: dict[str, Any] = {"network": case.name, "widths": {}}
     for width in case.arguments.widths:
         options = {**WIDTHS[width], "alpha": case.arguments.alpha}
@@ -363,9 +368,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=1000)
     parser.add_argument("--tolerance", type=float, default=0.5)
     parser.add_argument("--tolerance-for-all", action="store_true", help="for the published variants too")
-    parser.add_argument("--judge-half", action="store_true", help="measure candidates in bfloat16")
+    parser.add_argument("--candidate-bf16", action="store_true", help="measure candidates in bfloat16")
     parser.add_argument("--half", action="store_true", help="measure test images in bfloat16 too, base among them")
-    parser.add_argument("--judge-after", help="repair given to each candidate")
+    parser.add_argument("--candidate-repair", help="repair given to each candidate")
     parser.add_argument("--repairs", type=words, default=["bn", "least-squares"])
     parser.add_argument("--repair-images", type=int, default=1000)
     parser.add_argument("--tune-epochs", type=int, default=0, help="train after the last repair, one cycle")
@@ -380,19 +385,19 @@ def parsed() -> argparse.Namespace:
         "--quick", action="store_true", help="one seed, 128 calibration images, 500 to choose and repair"
     )
     arguments = parser.parse_args()
-    arguments.judge_half |= arguments.half
+    arguments.candidate_bf16 |= arguments.half
     if arguments.quick:
         arguments.seeds, arguments.calibration, arguments.held_out, arguments.repair_images = 1, 128, 500, 500
-        arguments.test_images, arguments.judge_half = arguments.test_images or 2000, True
+        arguments.test_images, arguments.candidate_bf16 = arguments.test_images or 2000, True
     return arguments
 
 
 def opened(arguments: argparse.Namespace) -> Case:
-    model = experiment.open_network(NetworkChoice(arguments.network, arguments.weights), "cpu")
-    images = DataChoice("cifar10", arguments.data_dir, calibration=arguments.calibration)
-    parts = experiment.open_parts(images)
+    model = run_network.open_network(NetworkOptions(arguments.network, arguments.weights), "cpu")
+    images = DataOptions("cifar10", arguments.data_dir, calibration=arguments.calibration)
+    parts = run_images.open_parts(images)
     count = len(parts.test) if arguments.test_images is None else min(len(parts.test), arguments.test_images)
-    test = list(experiment.batches(parts.test.subset(torch.arange(count)), model, images))
+    test = list(run_images.batches(parts.test.subset(torch.arange(count)), model, images))
     example = test[0][0][:2]
     return Case(arguments.network, model, images, test, find_groups(model, example), example, arguments)
 

@@ -23,14 +23,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from infoprune import criteria, evaluate, experiment, pipeline
-from infoprune.choice import Choice
-from infoprune.experiment import DataChoice, NetworkChoice
-from infoprune.measuring import dead_filters
+from infoprune import criteria, evaluate, pipeline
+from infoprune.experiment import images as run_images
+from infoprune.experiment import network as run_network
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.network import NetworkOptions
+from infoprune.measure.figures import dead_filters
+from infoprune.measure.record import removed
 from infoprune.network.cost import count
-from infoprune.planning import make_plan
-from infoprune.record import removed
+from infoprune.options import PruneOptions
 from infoprune.repair import repaired
+from infoprune.selection.planning import make_plan
 
 KEPT = {1: 10, 2: 17, 3: 24}
 COLUMNS = ("criterion", "as cut %", "+ BN %", "MACs gone %", "parameters gone %", "dead left", "plan s")
@@ -40,12 +43,12 @@ def counts() -> dict[str, int]:
     return {f"layer{stage}.{block}.conv1": kept for stage, kept in KEPT.items() for block in range(9)}
 
 
-def measure(model: nn.Module, images: DataChoice, criterion: str, seed: int) -> dict[str, Any]:
-    parts = experiment.open_parts(images, seed)
-    calibration, test = (experiment.batches(part, model, images) for part in (parts.calibration, parts.test))
+def measure(model: nn.Module, images: DataOptions, criterion: str, seed: int) -> dict[str, Any]:
+    parts = run_images.open_parts(images, seed)
+    calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
     tap = {"hrel": "convolution"}.get(criterion)
     start = time.perf_counter()
-    planned = make_plan(model, calibration, Choice(criterion=criterion, keep=counts(), seed=seed, tap=tap))
+    planned = make_plan(model, calibration, PruneOptions(criterion=criterion, keep=counts(), seed=seed, tap=tap))
     seconds = time.perf_counter() - start
     small = pipeline.apply(planned.plan, model)
     renewed = repaired(small, model, calibration, planned.plan, planned.groups, method="bn")
@@ -89,11 +92,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    model = experiment.open_network(NetworkChoice("resnet56", arguments.weights), arguments.device)
-    images = DataChoice("cifar10", arguments.data_dir, batch_size=256)
-    parts = experiment.open_parts(images)
+    model = run_network.open_network(NetworkOptions("resnet56", arguments.weights), arguments.device)
+    images = DataOptions("cifar10", arguments.data_dir, batch_size=256)
+    parts = run_images.open_parts(images)
     base = asdict(count(model, torch.zeros(1, 3, 32, 32)))
-    whole = evaluate(model, experiment.batches(parts.test, model, images))
+    whole = evaluate(model, run_images.batches(parts.test, model, images))
     table = Table(title=f"ResNet-56, CIFAR-10, base {whole.accuracy:.2f} %, {base['macs']:,} MACs")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "criterion" else "right")

@@ -24,16 +24,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from infoprune import data, experiment
-from infoprune.console import shown_progress
-from infoprune.experiment import DataChoice, NetworkChoice
-from infoprune.plane import InformationPlane, write_points
-from infoprune.record import removed
-from infoprune.rounds.loop import Images, iterate
-from infoprune.rounds.published import named_schedule
-from infoprune.rounds.schedule import PruningSchedule
-from infoprune.rounds.state import Round
-from infoprune.tune import make_fabric
+from infoprune import data
+from infoprune.experiment import images as run_images
+from infoprune.experiment import network as run_network
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.network import NetworkOptions
+from infoprune.iterative.iterate import Images, iterate
+from infoprune.iterative.published_schedules import named_schedule
+from infoprune.iterative.run_state import Round
+from infoprune.iterative.schedule import PruningSchedule
+from infoprune.measure import environment
+from infoprune.measure.information_plane import InformationPlane, write_points
+from infoprune.measure.record import removed
+from infoprune.report.terminal import shown_progress
+from infoprune.training.train import make_fabric
 
 SEEDS = (0, 1, 2)
 RESNET56 = "akamaster_resnet56-4bfd9763.th"
@@ -101,11 +105,11 @@ def tap_of(network: str) -> Any:
 def run(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
     schedule = scheduled(row)
     torch.manual_seed(row.seed)
-    model = experiment.open_network(NetworkChoice(row.network, row.weights), arguments.device)
+    model = run_network.open_network(NetworkOptions(row.network, row.weights), arguments.device)
     name = named_schedule(row.schedule).data
-    images = DataChoice(name, arguments.data_dir, batch_size=arguments.batch_size or schedule.batch_size,
+    images = DataOptions(name, arguments.data_dir, batch_size=arguments.batch_size or schedule.batch_size,
                         calibration=schedule.images)  # fmt: skip
-    parts = experiment.open_parts(images, row.seed)
+    parts = run_images.open_parts(images, row.seed)
     assert parts.held_out is not None
     folder = arguments.out / row.name
     plane = InformationPlane(tap=tap_of(row.network), every=arguments.plane) if arguments.plane else None
@@ -114,10 +118,10 @@ def run(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
         done = iterate(
             model,
             Images(
-                experiment.batches(parts.train, model, images, shuffle=True),
-                experiment.batches(parts.calibration, model, replace(images, batch_size=100)),
-                experiment.batches(parts.held_out, model, replace(images, batch_size=500)),
-                experiment.batches(parts.test, model, replace(images, batch_size=500)),
+                run_images.batches(parts.train, model, images, shuffle=True),
+                run_images.batches(parts.calibration, model, replace(images, batch_size=100)),
+                run_images.batches(parts.held_out, model, replace(images, batch_size=500)),
+                run_images.batches(parts.test, model, replace(images, batch_size=500)),
                 data.usual_augmentation(name),
             ),
             schedule,
@@ -132,8 +136,8 @@ def run(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
     settings = {
         "schedule": schedule.to_dict(),
         "batch_size": images.batch_size,
-        "versions": experiment.versions(),
-        "machine": experiment.machine(torch.device("cpu")),
+        "versions": environment.versions(),
+        "machine": environment.machine(torch.device("cpu")),
     }
     return {
         **asdict(row),

@@ -33,17 +33,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from infoprune import criteria, data, experiment, measuring, pipeline
+from infoprune import criteria, data, pipeline
 from infoprune.data import Images
-from infoprune.evaluation import evaluate
-from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.experiment import images as run_images
+from infoprune.experiment import network as run_network
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.network import NetworkOptions
+from infoprune.measure import figures as measuring
+from infoprune.measure.accuracy import evaluate
+from infoprune.measure.record import removed
 from infoprune.network import cost, surgery
-from infoprune.network.groups import Groups, find_groups
+from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.plan import Budget, Plan
 from infoprune.progress import silent
-from infoprune.record import removed
 from infoprune.repair import Pair, all_repairs, repaired
-from infoprune.repair.both import normed_if_nearer
+from infoprune.repair.combined import normed_if_nearer
 
 KEPT = {1: 10, 2: 17, 3: 24}
 # Li et al. 2017 (arXiv 1608.08710), table 2: half of the first and of the last six convolutions of VGG-16.
@@ -58,7 +62,7 @@ class Case:
     """One network with its images."""
 
     model: nn.Module
-    images: DataChoice
+    images: DataOptions
     test: Any
     arguments: argparse.Namespace
     pool: Images | None = None
@@ -67,7 +71,7 @@ class Case:
         """Return what scores the filters and what repairs are drawn from; neither is ever measured on."""
         if self.pool is not None:
             return data.balanced_sample(self.pool, self.images.calibration, seed), self.pool
-        parts = experiment.open_parts(self.images, seed)
+        parts = run_images.open_parts(self.images, seed)
         return parts.calibration, parts.train
 
     def told(self, criterion: str, size: str, seed: int, repair: str, images: int) -> dict[str, Any]:
@@ -174,7 +178,7 @@ def measure(case: Case, rows: Rows, criterion: str, size: str, seed: int) -> Non
     if not missing:
         return
     scoring, training = case.drawn(seed)
-    calibration = experiment.batches(scoring, case.model, case.images)
+    calibration = run_images.batches(scoring, case.model, case.images)
     example = measuring.example_of(calibration, case.model)
     groups = find_groups(case.model, example)
     start = time.perf_counter()
@@ -193,7 +197,7 @@ def measure(case: Case, rows: Rows, criterion: str, size: str, seed: int) -> Non
             rows.add({**row, "accuracy": case.accuracy(small), "seconds": seconds})
             continue
         unlabelled = data.random_sample(training, count, seed)
-        batches = experiment.batches(unlabelled, case.model, case.images)
+        batches = run_images.batches(unlabelled, case.model, case.images)
         cut = Cut(case.model, small, plan, groups, batches)
         begun = fitted.get(count) if repair == "all" else None
         found = cut.by(repair, a.minutes) if begun is None else cut.normed(begun)
@@ -325,9 +329,9 @@ def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
                 yield criterion, size, seed
 
 
-def divided(images: DataChoice) -> tuple[Images | None, Images]:
+def divided(images: DataOptions) -> tuple[Images | None, Images]:
     """Return the test images, and of a set without a test part the others, the same for every seed."""
-    parts = experiment.open_parts(images)
+    parts = run_images.open_parts(images)
     if parts.source.train is not parts.source.test:
         return None, parts.test
     return data.divided(parts.source.train, len(parts.source.train) // 2)
@@ -336,8 +340,8 @@ def divided(images: DataChoice) -> tuple[Images | None, Images]:
 def main() -> None:
     arguments = parsed()
     rows = Rows(arguments.rows)
-    model = experiment.open_network(NetworkChoice(arguments.network, arguments.weights), arguments.device)
-    images = DataChoice(
+    model = run_network.open_network(NetworkOptions(arguments.network, arguments.weights), arguments.device)
+    images = DataOptions(
         DATA.get(arguments.network, "cifar10"),
         arguments.data_dir,
         batch_size=50 if arguments.network == "mobilenet_v2_imagenet" else 250,
@@ -347,7 +351,7 @@ def main() -> None:
     test = test if arguments.test_images is None else test.subset(torch.arange(min(len(test), arguments.test_images)))
     title = f"{arguments.network} ({arguments.weights.name})"
     if not arguments.show:
-        batches = experiment.batches(test, model, images)
+        batches = run_images.batches(test, model, images)
         case = Case(model, images, batches, arguments, pool)
         title = f"{title}, {case.accuracy(model):.2f} % on {len(test):,} test images"
         print(title, flush=True)

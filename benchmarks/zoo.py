@@ -17,12 +17,12 @@ import typer
 from rich.table import Table
 
 from infoprune import data, zoo
-from infoprune.console import messages, results, shown_progress
 from infoprune.device import pick_device
 from infoprune.errors import InputError, unknown
-from infoprune.evaluation import Evaluation, evaluate
-from infoprune.output import check_writable, write_text
+from infoprune.files import check_writable, write_text
+from infoprune.measure.accuracy import Evaluation, evaluate
 from infoprune.progress import Progress
+from infoprune.report.terminal import messages, results, shown_progress
 
 IMAGENET_SAMPLE = "imagenet_sample"
 

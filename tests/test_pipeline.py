@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import infoprune
-from infoprune import pipeline, planning
+from infoprune import pipeline
 from infoprune.errors import InputError
 from infoprune.network.cost import count
+from infoprune.selection import planning
 
 
 class Small(nn.Module):

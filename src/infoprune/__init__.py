@@ -4,36 +4,37 @@ result = infoprune.prune(model, loader, criterion="cmi", budget=infoprune.Budget
 infoprune.save(result.model, "small.safetensors")
 """
 
-from infoprune.checkpoint import load, save
-from infoprune.choice import Choice, LayerByLayer
 from infoprune.criteria import all_criteria, register_criterion
 from infoprune.cutoff import all_rules
 from infoprune.errors import InputError
-from infoprune.evaluation import Evaluation, evaluate
-from infoprune.free import Freed, remove_free
+from infoprune.iterative.iterate import iterate
+from infoprune.iterative.schedule import PruningSchedule
+from infoprune.measure.accuracy import Evaluation, evaluate
+from infoprune.measure.information_plane import InformationPlane
+from infoprune.network.origin import Origin
 from infoprune.network.verify import VerificationError
-from infoprune.origin import Origin
+from infoprune.options import LayerwiseOptions, PruneOptions
 from infoprune.pipeline import Result, apply, plan, prune, verify
 from infoprune.plan import Budget, LayerDecision, Plan
-from infoprune.plane import InformationPlane
 from infoprune.repair import all_repairs, repair
-from infoprune.reselection import reselect
-from infoprune.rounds.loop import iterate
-from infoprune.rounds.schedule import PruningSchedule
-from infoprune.tune import Recipe, train
+from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
+from infoprune.selection.reselection import reselect
+from infoprune.storage.checkpoint import load, save
+from infoprune.training.recipe import Recipe
+from infoprune.training.train import train
 from infoprune.version import __version__
 
 __all__ = [
     "Budget",
-    "Choice",
+    "ConstantRemoval",
     "Evaluation",
-    "Freed",
     "InformationPlane",
     "InputError",
-    "LayerByLayer",
     "LayerDecision",
+    "LayerwiseOptions",
     "Origin",
     "Plan",
+    "PruneOptions",
     "PruningSchedule",
     "Recipe",
     "Result",
@@ -49,7 +50,7 @@ __all__ = [
     "plan",
     "prune",
     "register_criterion",
-    "remove_free",
+    "remove_constant_filters",
     "repair",
     "reselect",
     "save",

@@ -9,24 +9,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from infoprune.choice import Choice, chosen
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
 from infoprune.errors import InputError
-from infoprune.free import Freed, remove_free
-from infoprune.layerwise.state import remove_state
-from infoprune.measuring import dead_filters, example_for, example_of, figures, latencies
+from infoprune.measure.figures import dead_filters, example_for, example_of, figures, latencies
+from infoprune.measure.record import Figures, Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
-from infoprune.network.groups import find_groups
+from infoprune.network.coupled_groups import find_groups
+from infoprune.network.origin import origin_of, set_origin
 from infoprune.network.verify import verify as verify_cut
-from infoprune.origin import origin_of, set_origin
+from infoprune.options import PruneOptions, chosen
 from infoprune.plan import Plan
-from infoprune.planning import Planned, make_plan
 from infoprune.progress import Progress, silent
-from infoprune.record import Figures, Stopwatch
 from infoprune.repair import find as find_repair
 from infoprune.repair import repaired
+from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
+from infoprune.selection.layerwise.state import remove_state
+from infoprune.selection.planning import Planned, make_plan
 
 Batches = Iterable[Any]
 
@@ -85,7 +85,7 @@ def plan(
         held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
         resume: File in which layers that are done are kept, so that the same call goes on after an interruption;
             removed once the plan is made.
-        choice: The words of ``Choice``: ``criterion="hrel", budget=Budget(macs=0.5)``.
+        choice: The words of ``PruneOptions``: ``criterion="hrel", budget=Budget(macs=0.5)``.
 
     Raises:
         InputError: The network has no convolutions or nothing that can be removed, a name is unknown, the budget
@@ -136,7 +136,7 @@ def prune(
     repair: str | None = None,
     repair_batches: Batches | None = None,
     repair_minutes: float | None = None,
-    free: bool = False,
+    remove_constant: bool = False,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
     **choice: Any,
@@ -153,14 +153,15 @@ def prune(
         repair: How the cut network is repaired, a name of ``infoprune.all_repairs()``; by default it is not.
         repair_batches: Images to repair with; their labels are not read. By default the calibration images.
         repair_minutes: How long the repair ``distil`` may take, by default as long as its epochs need.
-        free: Whether filters that none of these images moves go first, as in ``remove_free``. A budget is of the whole
-            network all the same; a ratio and a threshold are of what is left.
+        remove_constant: Whether filters whose output is constant on these images are removed first, as in
+            ``remove_constant_filters``. A budget is of the whole network; a ratio and a threshold are of the
+            network without them.
         progress: Told while feature maps are scored and images are evaluated.
         on_reach: Told, before anything is scored, how small the network can get and which layers bind.
-        choice: The words of ``Choice``: ``criterion="hrel", budget=Budget(macs=0.5)``.
+        choice: The words of ``PruneOptions``: ``criterion="hrel", budget=Budget(macs=0.5)``.
 
     Raises:
-        InputError: As in ``plan`` and ``apply``; a plan or listed filters are given together with ``free``.
+        InputError: As in ``plan`` and ``apply``; a plan or listed filters are given together with ``remove_constant``.
         infoprune.VerificationError: The cut network would not compute what the masked one does.
     """
     watch = Stopwatch()
@@ -170,10 +171,10 @@ def prune(
     images = batches if repair_batches is None else repair_batches
     asked = None if plan is not None else chosen(**choice)
     start, freed = model, None
-    if free:
+    if remove_constant:
         with watch.stage("free"):
             _check_can_be_freed(asked)
-            freed = remove_free(model, images, progress=progress)
+            freed = remove_constant_filters(model, images, progress=progress)
             start = freed.model
             asked = _of_what_is_left(asked, freed, *(cost.count(one, example) for one in (model, start)))
     with watch.stage("plan"):
@@ -218,13 +219,17 @@ def _saved(filters: int, base: Figures, left: Cost) -> dict[str, int]:
     return {"filters": filters, "macs": base.macs - left.macs, "parameters": base.parameters - left.parameters}
 
 
-def _check_can_be_freed(asked: Choice | None) -> None:
+def _check_can_be_freed(asked: PruneOptions | None) -> None:
     listed = asked is not None and asked.keep is not None and not all(isinstance(n, int) for n in asked.keep.values())
     if asked is None or listed:
-        raise InputError("a plan or a list of filters says already which filters stay: leave out free, or the plan")
+        raise InputError(
+            "a plan or a list of filters already names the filters that stay: leave out remove_constant, or the plan"
+        )
 
 
-def _of_what_is_left(asked: Choice | None, freed: Freed, whole: Cost, left: Cost) -> Choice | None:
+def _of_what_is_left(
+    asked: PruneOptions | None, freed: ConstantRemoval, whole: Cost, left: Cost
+) -> PruneOptions | None:
     """Return the choice for the network without its free filters, that asks for what was asked of the whole one."""
     if asked is None:
         return None

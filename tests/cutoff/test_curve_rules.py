@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infoprune.cutoff import Curve, all_rules, candidates, find_rule
-from infoprune.cutoff.curve import RuleInfo, register
-from infoprune.cutoff.permutation import permutation
+from infoprune.cutoff.rules.curve import RuleInfo, register
+from infoprune.cutoff.rules.permutation import permutation
 from infoprune.errors import InputError
 
 FREE = [info.name for info in all_rules() if not info.tests]

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from infoprune import cli, commands
-from infoprune.commands import TuneChoice
-from infoprune.experiment import DataChoice, NetworkChoice
-from infoprune.tune import Recipe
+from infoprune import cli
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.train import TuneOptions
+from infoprune.experiment.train import train as train_network
+from infoprune.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def base(tmp_path_factory):
     """A checkpoint of the digits network."""
     out = tmp_path_factory.mktemp("base") / "base.safetensors"
     recipe = Recipe(epochs=12, learning_rate=0.1, precision="32-true")
-    commands.train(NetworkChoice("digits"), DataChoice("digits", batch_size=64), TuneChoice(recipe), out=out)
+    train_network(NetworkOptions("digits"), DataOptions("digits", batch_size=64), TuneOptions(recipe), out=out)
     return out
 
 

@@ -99,7 +99,7 @@ def test_activations_that_are_not_finite(refused, folder):
     [
         (("--macs", 0), "macs budget"),
         (("--macs", 1.2), "macs budget"),
-        (("--params", -1), "parameters budget"),
+        (("--parameters", -1), "parameters budget"),
         (("--latency", 2), "latency budget"),
         (("--ratio", 0.5, "--macs", 0.5), "a cut-off or a threshold, not by ratio and budget"),
         ((), "one of a ratio, explicit counts, a budget, a cut-off or a threshold, not by nothing"),
@@ -111,8 +111,8 @@ def test_activations_that_are_not_finite(refused, folder):
         (("--ratio", 0.5, "--layers", "classifier"), "its outputs are the network's outputs"),
         (("--ratio", 0.5, "--skip", "featurs.0"), "did you mean 'features.0'"),
         (("--ratio", 0.5, "--tap", "pool"), "--tap takes one of"),
-        (("--ratio", 0.5, "--options", "[1]"), "--options takes a JSON object"),
-        (("--ratio", 0.5, "--options", '{"order": 2}'), "order"),
+        (("--ratio", 0.5, "--criterion-options", "[1]"), "--criterion-options takes a JSON object"),
+        (("--ratio", 0.5, "--criterion-options", '{"order": 2}'), "order"),
         (("--ratio", 0.5, "--device", "abacus"), "there is no device 'abacus'"),
         (("--ratio", 0.5, "--calibration", 10_000), "calibration set"),
         (("--ratio", "half"), "--ratio"),
@@ -217,7 +217,7 @@ def test_a_full_disk(prune, monkeypatch):
         path.write_text("half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("infoprune.checkpoint.save_file", full)
+    monkeypatch.setattr("infoprune.storage.checkpoint.save_file", full)
     assert "no space is left on the disk" in prune("--ratio", 0.5)
 
 

@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 
 import infoprune as package
-from infoprune import checkpoint, experiment
-from infoprune.experiment import DataChoice
+from infoprune.experiment import images as run_images
+from infoprune.experiment.images import DataOptions
+from infoprune.storage import checkpoint
 
 DIGITS = ("--data", "digits")
 
@@ -60,7 +61,7 @@ def test_prune_meets_a_budget_and_says_all_of_it(infoprune, base, folder, criter
 
 
 def test_both_budgets_are_met_when_both_are_given(infoprune, base, folder):
-    assert infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--macs", 0.6, "--params", 0.3,
+    assert infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--macs", 0.6, "--parameters", 0.3,
                      "--out", "small.safetensors", "--json", "out.json").code == 0  # fmt: skip
     record = record_of(folder / "out.json")
     assert record["pruned"]["macs"] <= 0.6 * record["base"]["macs"]
@@ -173,7 +174,7 @@ def test_tuning_brings_accuracy_back(infoprune, base, folder):
 def test_an_interrupted_training_goes_on(infoprune, folder, monkeypatch):
     command = ("train", "--model", "digits", *DIGITS, "--epochs", 3, "--precision", "32-true", "--clip", 1,
                "--rotation", 5, "--scaling", 0.1, "--out")  # fmt: skip
-    from infoprune import commands
+    from infoprune.experiment import commands
 
     def interrupt(epoch, recipe):
         raise KeyboardInterrupt
@@ -259,7 +260,7 @@ def test_the_demo_compares_five_criteria(infoprune, folder):
 
 
 def test_calibration_and_test_images_never_overlap():
-    parts = experiment.open_parts(DataChoice("digits", calibration=200))
+    parts = run_images.open_parts(DataOptions("digits", calibration=200))
     named = {
         name: {image.numpy().tobytes() for image in getattr(parts, name).images}
         for name in ("train", "held_out", "calibration", "test")

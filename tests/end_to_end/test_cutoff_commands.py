@@ -7,7 +7,7 @@ import pytest
 from infoprune.report import read_run
 
 DIGITS = ("--data", "digits")
-QUICK = ("--options", '{"alpha": 2.0, "method": "pairs"}', "--calibration", 96)
+QUICK = ("--criterion-options", '{"alpha": 2.0, "method": "pairs"}', "--calibration", 96)
 
 
 def test_a_cut_off_chooses_on_held_out_images_and_says_how(infoprune, base, folder):

@@ -56,7 +56,7 @@ def test_a_threshold_on_the_similarity_and_merging_into_remembered_partners(info
 
 
 def test_free_filters_are_counted_apart(infoprune, base, folder):
-    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--macs", 0.5, "--free",
+    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--macs", 0.5, "--remove-constant",
                      "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
     assert done.code == 0, done.err
     record = json.loads((folder / "out.json").read_text())

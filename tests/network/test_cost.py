@@ -4,12 +4,12 @@ import plans
 import pytest
 import torch
 import toys
-from test_groups import EXPECTED
+from test_coupled_groups import EXPECTED
 from torch import nn
 
 from infoprune.errors import InputError
 from infoprune.network.cost import Cost, CostModel, count, latency
-from infoprune.network.groups import find_groups
+from infoprune.network.coupled_groups import find_groups
 from infoprune.network.surgery import apply
 
 EXAMPLE = torch.randn(2, *toys.IMAGE, generator=torch.Generator().manual_seed(1))

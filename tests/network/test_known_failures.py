@@ -17,7 +17,7 @@ import torch_pruning as tp
 import toys
 
 from infoprune.network import equivalence
-from infoprune.network.groups import find_groups
+from infoprune.network.coupled_groups import find_groups
 from infoprune.network.surgery import apply
 from infoprune.network.verify import verify
 

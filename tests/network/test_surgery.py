@@ -10,7 +10,7 @@ import toys
 from torch import nn
 
 from infoprune.errors import InputError
-from infoprune.network.groups import find_groups
+from infoprune.network.coupled_groups import find_groups
 from infoprune.network.surgery import apply
 from infoprune.plan import LayerDecision, Plan
 

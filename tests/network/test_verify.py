@@ -6,7 +6,7 @@ import torch
 import toys
 
 from infoprune.errors import InputError
-from infoprune.network.groups import find_groups
+from infoprune.network.coupled_groups import find_groups
 from infoprune.network.surgery import apply
 from infoprune.network.verify import VerificationError, verify
 from infoprune.plan import LayerDecision, Plan

@@ -9,7 +9,7 @@ import torch
 from infoprune import zoo
 from infoprune.network import equivalence
 from infoprune.network.cost import CostModel, count
-from infoprune.network.groups import find_groups
+from infoprune.network.coupled_groups import find_groups
 from infoprune.network.surgery import apply
 from infoprune.network.verify import verify
 

@@ -9,7 +9,7 @@ from torch import nn
 import infoprune
 from infoprune.repair import alternating as alternating_module
 from infoprune.repair.alternating import alternating
-from infoprune.repair.both import divergence
+from infoprune.repair.combined import divergence
 from infoprune.repair.least_squares import least_squares
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import infoprune
 from infoprune.errors import InputError
-from infoprune.repair.both import divergence
+from infoprune.repair.combined import divergence
 from infoprune.repair.distil import distil
 from infoprune.repair.least_squares import least_squares
 

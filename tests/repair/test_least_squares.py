@@ -13,8 +13,8 @@ from torch import nn
 
 import infoprune
 from infoprune.errors import InputError
+from infoprune.regression.normal_equations import NormalEquations
 from infoprune.repair.base import Pair
-from infoprune.repair.equations import NormalEquations
 from infoprune.repair.least_squares import as_matrix, downhill, least_squares, patches
 
 least_squares_module = import_module("infoprune.repair.least_squares")

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from infoprune import commands
-from infoprune.choice import Choice
-from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.prune import prune as prune_network
+from infoprune.experiment.train import train as train_network
+from infoprune.measure.information_plane import PlanePoint
+from infoprune.options import PruneOptions
 from infoprune.plan import Budget, LayerDecision, Plan
-from infoprune.plane import PlanePoint
 from infoprune.report import Pictures, Run, read_run, write_run
 
 VGG = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
@@ -17,12 +19,12 @@ VGG = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    from infoprune.commands import TuneChoice
-    from infoprune.tune import Recipe
+    from infoprune.experiment.train import TuneOptions
+    from infoprune.training.recipe import Recipe
 
     out = tmp_path_factory.mktemp("report") / "base.safetensors"
     recipe = Recipe(epochs=3, learning_rate=0.1, precision="32-true")
-    commands.train(NetworkChoice("digits"), DataChoice("digits", batch_size=64), TuneChoice(recipe), out=out)
+    train_network(NetworkOptions("digits"), DataOptions("digits", batch_size=64), TuneOptions(recipe), out=out)
     return out
 
 
@@ -31,10 +33,10 @@ def runs(base):
     """By criterion, a run of the digits network at half of its MACs, written to its folder and read again."""
     found = {}
     for criterion in ("cmi", "qsfm", "hrel", "l1"):
-        images = DataChoice("digits", batch_size=64, calibration=100)
-        choice = Choice(criterion=criterion, budget=Budget(macs=0.5))
+        images = DataOptions("digits", batch_size=64, calibration=100)
+        choice = PruneOptions(criterion=criterion, budget=Budget(macs=0.5))
         out = base.with_name(f"{criterion}.safetensors")
-        done = commands.prune(NetworkChoice(weights=base), images, choice, out=out, keep_evidence=True)
+        done = prune_network(NetworkOptions(weights=base), images, choice, out=out, keep_evidence=True)
         write_run(done.kept, base.parent / criterion)
         found[criterion] = read_run(base.parent / criterion)
     return found

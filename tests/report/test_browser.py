@@ -4,8 +4,11 @@ import shutil
 
 import pytest
 
-from infoprune import experiment, pipeline
-from infoprune.experiment import DataChoice, NetworkChoice
+from infoprune import pipeline
+from infoprune.experiment import images as run_images
+from infoprune.experiment import network as run_network
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.network import NetworkOptions
 from infoprune.plan import Budget
 from infoprune.report import comparison_page, kept_run, page
 
@@ -248,10 +251,10 @@ def test_four_thousand_filters_stay_fluid(opened):
 @pytest.fixture(scope="module")
 def resnet_page(data_dir, weights_dir, tmp_path_factory):
     """The page of the published ResNet-56, cut on real images."""
-    network = NetworkChoice("resnet56", weights_dir / "akamaster_resnet56-4bfd9763.th")
-    images = DataChoice("cifar10", data_dir, batch_size=64, calibration=64)
-    model = experiment.open_network(network, "cpu")
-    batches = experiment.batches(experiment.open_parts(images).calibration, model, images)
+    network = NetworkOptions("resnet56", weights_dir / "akamaster_resnet56-4bfd9763.th")
+    images = DataOptions("cifar10", data_dir, batch_size=64, calibration=64)
+    model = run_network.open_network(network, "cpu")
+    batches = run_images.batches(run_images.open_parts(images).calibration, model, images)
     result = pipeline.prune(model, batches, criterion="qsfm", budget=Budget(macs=0.6))
     file = tmp_path_factory.mktemp("resnet") / "report.html"
     file.write_text(page(kept_run(model, result, result.record(), batches)), encoding="utf-8")

@@ -3,7 +3,7 @@
 import pytest
 
 from infoprune import data, zoo
-from infoprune.evaluation import evaluate
+from infoprune.measure.accuracy import evaluate
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from infoprune.console import messages, results
 from infoprune.errors import InputError
+from infoprune.report.terminal import messages, results
 from infoprune.version import __version__
 
 app = typer.Typer(

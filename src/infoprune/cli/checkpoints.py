@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from infoprune import commands
 from infoprune.cli.app import app
 from infoprune.cli.options import (
     BatchSize,
@@ -28,9 +27,11 @@ from infoprune.cli.options import (
 )
 from infoprune.cli.parsing import check_outputs, network_choice, write_record
 from infoprune.cli.tables import export_table, figures_table, latency_table, plan_table
-from infoprune.console import messages, results, shown_progress
-from infoprune.experiment import DataChoice
-from infoprune.export import TOLERANCE, export
+from infoprune.experiment.evaluate import evaluate as evaluate_network
+from infoprune.experiment.evaluate import show as describe
+from infoprune.experiment.images import DataOptions
+from infoprune.report.terminal import messages, results, shown_progress
+from infoprune.storage.export import TOLERANCE, export
 
 
 @app.command()
@@ -54,9 +55,9 @@ def evaluate(
     """Measure accuracy, loss, MACs, parameters and latency of a network."""
     check_outputs(json_out, force=force)
     network = network_choice(model, weights or checkpoint, model_args, mean, std, input_shape)
-    images = DataChoice(data, data_dir, batch_size=batch_size, workers=workers)
+    images = DataOptions(data, data_dir, batch_size=batch_size, workers=workers)
     with shown_progress(messages(), quiet=quiet) as progress:
-        record = commands.evaluate(network, images, device=device, progress=progress)
+        record = evaluate_network(network, images, device=device, progress=progress)
     write_record(record, json_out, force=force)
     if not quiet:
         results().print(figures_table(record["figures"], str(model or checkpoint or weights)))
@@ -70,7 +71,7 @@ def show(
 ) -> None:
     """Say what is in a checkpoint: architecture, plan, settings, figures."""
     check_outputs(json_out, force=force)
-    contents = commands.show(checkpoint)
+    contents = describe(checkpoint)
     write_record(contents, json_out, force=force)
     printed = results()
     printed.print(f"{checkpoint}: {contents['architecture']} {json.dumps(contents['arguments'])}, "

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from infoprune import commands
 from infoprune.cli.app import app
 from infoprune.cli.options import (
     Data,
@@ -30,16 +29,17 @@ from infoprune.cli.options import (
     Workers,
 )
 from infoprune.cli.parsing import check_outputs, chosen_tap, json_object, network_choice, write_record
-from infoprune.console import messages, results, shown_progress
 from infoprune.criteria.base import Tap
 from infoprune.errors import InputError
-from infoprune.experiment import DataChoice
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.iterate import iterate as prune_in_rounds
+from infoprune.iterative.published_schedules import named_schedule, named_schedules
+from infoprune.iterative.schedule import LayerPace, Pace, PruningSchedule
 from infoprune.json_files import read_given
-from infoprune.plane import InformationPlane, check_points_file
-from infoprune.record import removed
-from infoprune.rounds.published import named_schedule, named_schedules
-from infoprune.rounds.schedule import LayerPace, Pace, PruningSchedule
-from infoprune.tune import Recipe
+from infoprune.measure.information_plane import InformationPlane, check_points_file
+from infoprune.measure.record import removed
+from infoprune.report.terminal import messages, results, shown_progress
+from infoprune.training.recipe import Recipe
 
 
 @app.command()
@@ -61,7 +61,7 @@ def iterate(
     batch_size: Annotated[int | None, typer.Option(min=1, help="By default the schedule's.")] = None,
     workers: Workers = 0,
     criterion: Annotated[str | None, typer.Option(help="A name of 'infoprune criteria'.")] = None,
-    options: Annotated[str | None, typer.Option(help="JSON object of options of the criterion.")] = None,
+    criterion_options: Annotated[str | None, typer.Option(help="JSON object of options of the criterion.")] = None,
     tap: MapsTap = None,
     calibration: Annotated[int | None, typer.Option(min=1, help="Training images that score the filters.")] = None,
     train_images: Annotated[int | None, typer.Option(min=1, help="Train on a sample of so many images.")] = None,
@@ -99,7 +99,7 @@ def iterate(
     chosen = _trained(chosen, epochs, last_epochs, learning_rate, distillation)
     words: dict[str, Any] = {
         "criterion": criterion,
-        "options": None if options is None else json_object(options, "--options"),
+        "options": None if criterion_options is None else json_object(criterion_options, "--criterion-options"),
         "tap": chosen_tap(tap),
         "images": calibration,
         "repair": repair,
@@ -115,10 +115,10 @@ def iterate(
     if model is None and weights is None and schedule is not None and schedule in named_schedules():
         model = named_schedule(schedule).network
     network = network_choice(model, weights, model_args, mean, std, input_shape)
-    images = DataChoice(data, data_dir, batch_size=batch_size or chosen.batch_size, workers=workers)
+    images = DataOptions(data, data_dir, batch_size=batch_size or chosen.batch_size, workers=workers)
     console = messages()
     with shown_progress(console, quiet=quiet) as progress:
-        record = commands.iterate(
+        record = prune_in_rounds(
             network,
             images,
             chosen,

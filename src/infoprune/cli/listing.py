@@ -11,9 +11,9 @@ from rich.table import Table
 from infoprune import criteria, zoo
 from infoprune.cli.app import app
 from infoprune.cli.options import Quiet, Seed
-from infoprune.console import messages, results, shown_progress
 from infoprune.cutoff import all_rules
 from infoprune.errors import InputError
+from infoprune.report.terminal import messages, results, shown_progress
 
 
 @app.command("criteria")
@@ -57,7 +57,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train a small network on the digits, prune it by five criteria to one budget, and compare them."""
-    from infoprune.demo import run, table, write_pages
+    from infoprune.experiment.demo import run, table, write_pages
 
     with shown_progress(messages(), quiet=quiet) as progress:
         record = run(out, seed=seed, progress=progress)

@@ -12,11 +12,11 @@ from infoprune import report
 from infoprune.cli.app import app
 from infoprune.cli.options import Force, Quiet
 from infoprune.cli.parsing import check_outputs
-from infoprune.console import messages, results, shown_progress
 from infoprune.errors import InputError
-from infoprune.output import write_text
-from infoprune.plane import read_points
+from infoprune.files import write_text
+from infoprune.measure.information_plane import read_points
 from infoprune.report.figures import comparison_figures, run_figures
+from infoprune.report.terminal import messages, results, shown_progress
 
 Page = Annotated[Path | None, typer.Option("--out", "-o", help="The HTML page to write.")]
 Figures = Annotated[Path | None, typer.Option("--figures", help="Folder for PNG and SVG figures.")]

@@ -8,13 +8,13 @@ from typing import Any
 
 from infoprune.criteria.base import Tap
 from infoprune.errors import InputError
-from infoprune.experiment import NetworkChoice
-from infoprune.output import check_writable, write_text
+from infoprune.experiment.network import NetworkOptions
+from infoprune.files import check_writable, write_text
 
 
 def network_choice(
     model: str | None, weights: Path | None, arguments: str, mean: str | None, std: str | None, shape: str | None
-) -> NetworkChoice:
+) -> NetworkOptions:
     """Return which network is meant, with how its images are normalised.
 
     Raises:
@@ -23,7 +23,7 @@ def network_choice(
     sizes = None if shape is None else tuple(int(size) for size in numbers(shape, "--input-shape"))
     if sizes is not None and len(sizes) != 3:
         raise InputError(f"--input-shape takes three numbers C,H,W, not '{shape}'")
-    return NetworkChoice(
+    return NetworkOptions(
         model,
         weights,
         json_object(arguments, "--model-args"),

@@ -9,9 +9,9 @@ import typer
 
 from infoprune.cli.app import app
 from infoprune.cli.options import Force, Quiet
-from infoprune.console import messages, results, shown_progress
-from infoprune.plane import averaged, read_points, write_points
-from infoprune.report.plane import plane_figures
+from infoprune.measure.information_plane import averaged, read_points, write_points
+from infoprune.report.information_plane import plane_figures
+from infoprune.report.terminal import messages, results, shown_progress
 
 
 @app.command()

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from infoprune import commands, report
-from infoprune.choice import Choice, Conditioning, Direction
+from infoprune import report
 from infoprune.cli.app import app
 from infoprune.cli.options import (
     BatchSize,
@@ -31,15 +30,17 @@ from infoprune.cli.options import (
 )
 from infoprune.cli.parsing import check_outputs, chosen_tap, json_object, network_choice, one_of, write_record
 from infoprune.cli.tables import reach_table, saturation_table, stability_table
-from infoprune.commands import RepairChoice
-from infoprune.console import messages, results, shown_progress
 from infoprune.cutoff import all_rules
-from infoprune.experiment import DataChoice
-from infoprune.output import write_text
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.prune import RepairOptions, choice_or_plan, read_keep
+from infoprune.experiment.prune import prune as prune_network
+from infoprune.files import write_text
+from infoprune.measure.record import comparison
+from infoprune.options import Conditioning, Direction, PruneOptions
 from infoprune.plan import Budget
-from infoprune.record import comparison
 from infoprune.repair import all_repairs
 from infoprune.report.run import RECORD
+from infoprune.report.terminal import messages, results, shown_progress
 
 _REPAIRS = ", ".join(info.name for info in all_repairs())
 _RULES = ", ".join(info.name for info in all_rules())
@@ -64,7 +65,7 @@ def prune(
     keep: Annotated[Path | None, typer.Option(help="JSON: a plan, or by layer how many filters stay or which.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Filters that score below it go from every layer.")] = None,
     macs: Annotated[float | None, typer.Option(help="Share of the MACs that may remain.")] = None,
-    params: Annotated[float | None, typer.Option(help="Share of the parameters that may remain.")] = None,
+    parameters: Annotated[float | None, typer.Option(help="Share of the parameters that may remain.")] = None,
     latency: Annotated[float | None, typer.Option(help="Share of the measured latency that may remain.")] = None,
     budget_by: Annotated[str | None, typer.Option(help="Criterion that shares the budget out to the layers.")] = None,
     cutoff: Annotated[str | None, typer.Option(help=f"Cut each layer's curve by a rule: {_RULES}.")] = None,
@@ -76,9 +77,11 @@ def prune(
     tolerance: Annotated[float | None, typer.Option(help="Points of held-out accuracy a cut-off may cost.")] = None,
     held_out: Annotated[int, typer.Option(min=1, help="Held-out training images that choose the cut.")] = 1000,
     parallel: Annotated[bool, typer.Option("--parallel", help="The branches of both in two processes.")] = False,
-    between: Annotated[str | None, typer.Option(help="Repair after each layer, before the next is read.")] = None,
-    judge_after: Annotated[str | None, typer.Option(help="Repair given to each candidate of a cut-off.")] = None,
-    judge_half: Annotated[bool, typer.Option("--judge-half", help="Measure candidates in bfloat16.")] = False,
+    repair_between_layers: Annotated[
+        str | None, typer.Option(help="Repair after each layer, before the next is read.")
+    ] = None,
+    candidate_repair: Annotated[str | None, typer.Option(help="Repair given to each candidate of a cut-off.")] = None,
+    candidate_bf16: Annotated[bool, typer.Option("--candidate-bf16", help="Measure candidates in bfloat16.")] = False,
     stability: Annotated[int, typer.Option(min=1, help="Samples of images to make the plan with, to compare.")] = 1,
     reselect: Annotated[bool, typer.Option("--reselect", help="Choose which stay anew, front to back.")] = False,
     layers: Annotated[list[str] | None, typer.Option(help="Pattern of layers that may lose filters.")] = None,
@@ -89,11 +92,13 @@ def prune(
     keep_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of its filters that every layer keeps, whatever the ranking.")
     ] = 0.0,
-    options: Annotated[str, typer.Option(help="JSON object of options of the criterion.")] = "{}",
+    criterion_options: Annotated[str, typer.Option(help="JSON object of options of the criterion.")] = "{}",
     repair: Annotated[str | None, typer.Option(help=f"Repair without labels or gradient: {_REPAIRS}.")] = None,
     repair_images: Annotated[int, typer.Option(min=1, help="Training images to repair with.")] = 1000,
     repair_minutes: Annotated[float | None, typer.Option(help="How long the repair distil may take.")] = None,
-    free: Annotated[bool, typer.Option("--free", help="First remove filters that no image moves, at no loss.")] = False,
+    remove_constant: Annotated[
+        bool, typer.Option("--remove-constant", help="First remove filters whose output is constant, without loss.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     run_out: Annotated[Path | None, typer.Option("--run", help="Folder for record, plan and evidence.")] = None,
@@ -105,13 +110,13 @@ def prune(
     """Remove filters and write the smaller network."""
     check_outputs(out, json_out, report_out, force=force)
     check_outputs(run_out and run_out / RECORD, force=force)
-    shares = {"macs": macs, "parameters": params, "latency": latency}
+    shares = {"macs": macs, "parameters": parameters, "latency": latency}
     cuts = {
         "ratio": ratio,
         "budget": Budget(**shares) if any(share is not None for share in shares.values()) else None,
-        **commands.read_keep(keep),
+        **read_keep(keep),
     }
-    choice = commands.choice_or_plan(
+    choice = choice_or_plan(
         criterion=criterion,
         layers=tuple(layers or ()),
         skip=tuple(skip or ()),
@@ -120,7 +125,7 @@ def prune(
         keep_at_least=keep_at_least,
         keep_share=keep_share,
         seed=seed,
-        options=json_object(options, "--options"),
+        options=json_object(criterion_options, "--criterion-options"),
         budget_by=budget_by,
         threshold=threshold,
         reselect=reselect,
@@ -130,25 +135,25 @@ def prune(
         direction=one_of(direction, Direction, "--direction"),
         tolerance=tolerance,
         parallel=parallel,
-        between=between,
-        judge_after=judge_after,
-        judge_half=judge_half,
+        repair_between_layers=repair_between_layers,
+        candidate_repair=candidate_repair,
+        candidate_bf16=candidate_bf16,
         **cuts,
     )
     network = network_choice(model, weights, model_args, mean, std, input_shape)
-    images = DataChoice(data, data_dir, batch_size=batch_size, calibration=calibration, workers=workers)
+    images = DataOptions(data, data_dir, batch_size=batch_size, calibration=calibration, workers=workers)
     console = messages()
     with shown_progress(console, quiet=quiet) as progress:
-        run = commands.prune(
+        run = prune_network(
             network,
             images,
             choice,
             out=out,
-            repair=None if repair is None else RepairChoice(repair, repair_images, repair_minutes),
+            repair=None if repair is None else RepairOptions(repair, repair_images, repair_minutes),
             keep_evidence=run_out is not None or report_out is not None,
             held_out=held_out,
             stability=stability,
-            free=free,
+            remove_constant=remove_constant,
             seed=seed,
             device=device,
             force=force,
@@ -175,4 +180,4 @@ def prune(
 
 
 def _named(choice: Any) -> str:
-    return choice.criterion if isinstance(choice, Choice) and choice.criterion else "the given plan"
+    return choice.criterion if isinstance(choice, PruneOptions) and choice.criterion else "the given plan"

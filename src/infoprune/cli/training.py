@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from infoprune import commands
 from infoprune.cli.app import app
 from infoprune.cli.options import (
     BatchSize,
@@ -35,10 +34,12 @@ from infoprune.cli.options import (
 )
 from infoprune.cli.parsing import check_outputs, network_choice, numbers, one_of, write_record
 from infoprune.cli.tables import figures_table
-from infoprune.commands import TuneChoice
-from infoprune.console import messages, results, shown_progress
-from infoprune.experiment import DataChoice, NetworkChoice
-from infoprune.tune import Precision, Recipe, Schedule
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.train import TuneOptions
+from infoprune.experiment.train import train as train_network
+from infoprune.report.terminal import messages, results, shown_progress
+from infoprune.training.recipe import Precision, Recipe, Schedule
 
 
 @app.command()
@@ -79,7 +80,7 @@ def train(
                      label_smoothing=label_smoothing, clip=clip, rotation=rotation, scaling=scaling, cutout=cutout,
                      seed=seed)  # fmt: skip
     network = network_choice(model, weights, model_args, mean, std, input_shape)
-    _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, None, devices, nodes, half), out, device,
+    _train(network, data, data_dir, batch_size, workers, TuneOptions(recipe, None, devices, nodes, half), out, device,
            json_out, force, quiet)  # fmt: skip
 
 
@@ -119,18 +120,19 @@ def tune(
                      label_smoothing=label_smoothing, clip=clip, rotation=rotation, scaling=scaling, cutout=cutout,
                      distillation=distillation if teacher is not None else 0.0, temperature=temperature,
                      seed=seed)  # fmt: skip
-    network = NetworkChoice(weights=checkpoint)
-    _train(network, data, data_dir, batch_size, workers, TuneChoice(recipe, teacher, devices, nodes, half), out, device,
+    network = NetworkOptions(weights=checkpoint)
+    choice = TuneOptions(recipe, teacher, devices, nodes, half)
+    _train(network, data, data_dir, batch_size, workers, choice, out, device,
            json_out, force, quiet)  # fmt: skip
 
 
 def _train(
-    network: NetworkChoice,
+    network: NetworkOptions,
     data: str,
     data_dir: Path | None,
     batch_size: int,
     workers: int,
-    choice: TuneChoice,
+    choice: TuneOptions,
     out: Path,
     device: str,
     json_out: Path | None,
@@ -138,10 +140,10 @@ def _train(
     quiet: bool,
 ) -> None:
     check_outputs(out, json_out, force=force)
-    images = DataChoice(data, data_dir, batch_size=batch_size, workers=workers)
+    images = DataOptions(data, data_dir, batch_size=batch_size, workers=workers)
     console = messages()
     with shown_progress(console, quiet=quiet) as progress:
-        record = commands.train(
+        record = train_network(
             network,
             images,
             choice,

@@ -12,7 +12,7 @@ from infoprune.criteria.base import (
     find,
     register,
 )
-from infoprune.criteria.function import register_criterion, resolve
+from infoprune.criteria.from_function import register_criterion, resolve
 
 __all__ = [
     "Criterion",

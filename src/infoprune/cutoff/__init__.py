@@ -1,22 +1,22 @@
 """How many filters stay: from importances and a rule to what is kept; one file per rule."""
 
-from infoprune.cutoff import (  # noqa: F401 - they register
-    acceleration,
-    coordinates,
-    grid,
-    permutation,
-    scree,
-    tolerance,
-    xmeans,
-)
-from infoprune.cutoff.allocation import cut_by_worth
 from infoprune.cutoff.base import Cost, CostModel, Cut, Group, Limits
 from infoprune.cutoff.budget import cut_to_budget
+from infoprune.cutoff.budget_by_worth import cut_by_worth
 from infoprune.cutoff.counts import cut_by_counts
-from infoprune.cutoff.curve import Curve, RuleInfo, all_rules, candidates, check_rule, find_rule
+from infoprune.cutoff.feasible import Potential, Reach, check_reach, reach
 from infoprune.cutoff.latency import cut_to_latency
 from infoprune.cutoff.ratio import cut_by_ratio
-from infoprune.cutoff.reach import Potential, Reach, check_reach, reach
+from infoprune.cutoff.rules import (
+    acceleration,  # noqa: F401 - they register
+    coordinates,  # noqa: F401 - they register
+    grid,  # noqa: F401 - they register
+    permutation,  # noqa: F401 - they register
+    scree,  # noqa: F401 - they register
+    tolerance,  # noqa: F401 - they register
+    xmeans,  # noqa: F401 - they register
+)
+from infoprune.cutoff.rules.curve import Curve, RuleInfo, all_rules, candidates, check_rule, find_rule
 from infoprune.cutoff.threshold import cut_by_threshold
 
 __all__ = [

@@ -15,7 +15,7 @@ Units = tuple[tuple[int, ...], ...]
 
 
 class Group(Protocol):
-    """A coupled group, as far as a rule needs it; see :class:`infoprune.network.groups.CoupledGroup`."""
+    """A coupled group, as far as a rule needs it; see :class:`infoprune.network.coupled_groups.CoupledGroup`."""
 
     @property
     def name(self) -> str:

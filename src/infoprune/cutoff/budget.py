@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from infoprune.criteria.base import Importance
 from infoprune.cutoff.base import NO_LIMITS, Cost, CostModel, Cut, Group, Limits, percent
+from infoprune.cutoff.feasible import Reach, check_reach, reach
 from infoprune.cutoff.ranking import Normalisation, Ranking, rank
-from infoprune.cutoff.reach import Reach, check_reach, reach
 from infoprune.errors import InputError
 from infoprune.plan import Budget
 

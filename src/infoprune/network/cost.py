@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.errors import InputError, unknown
 from infoprune.network import equivalence
-from infoprune.network.groups import CoupledGroup, Groups
+from infoprune.network.coupled_groups import CoupledGroup, Groups
 from infoprune.network.layers import is_depthwise, is_per_channel, is_producer, width
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from infoprune.errors import InputError, unknown
 from infoprune.network import equivalence
-from infoprune.network.groups import CoupledGroup, Groups, find_groups
+from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
 from infoprune.network.layers import width
 from infoprune.network.removal import Removal, cut
 from infoprune.plan import LayerDecision, Plan

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from infoprune.network import equivalence
-from infoprune.network.groups import Groups, find_groups
+from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.surgery import apply, removal_of
 from infoprune.plan import Plan
 

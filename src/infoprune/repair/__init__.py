@@ -1,6 +1,14 @@
 """Closed-form repair of a pruned network: from images without labels, without a gradient; one file per idea."""
 
-from infoprune.repair import alternating, both, channels, distil, folding, least_squares, norms  # noqa: F401 - they register
+from infoprune.repair import (  # noqa: F401 - they register
+    alternating,
+    batch_norm,
+    channel_combination,
+    combined,
+    distil,
+    folding,
+    least_squares,
+)
 from infoprune.repair.base import Pair, RepairInfo, all_repairs, find
 from infoprune.repair.run import repair, repaired
 

@@ -26,10 +26,12 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from infoprune.network.equivalence import duplicate
+from infoprune.network.layer_io import read
+from infoprune.network.replay import Place
 from infoprune.progress import Progress
+from infoprune.regression.normal_equations import NormalEquations
 from infoprune.repair.base import Pair, RepairInfo, register
-from infoprune.repair.both import normed_if_nearer
-from infoprune.repair.equations import NormalEquations
+from infoprune.repair.combined import normed_if_nearer
 from infoprune.repair.least_squares import (
     ALL_POSITIONS,
     HELD_OUT_EVERY,
@@ -46,8 +48,6 @@ from infoprune.repair.least_squares import (
     site_of,
     write_solution,
 )
-from infoprune.repair.reading import read
-from infoprune.repair.walk import Place
 
 ROUNDS = 12
 # Rounds in which held-out images come no nearer, after which a couple is left.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from infoprune.device import device_of
 from infoprune.errors import InputError
-from infoprune.network.groups import Groups
+from infoprune.network.coupled_groups import Groups
 from infoprune.network.layers import Side
 from infoprune.network.removal import Removal
 from infoprune.plan import Plan

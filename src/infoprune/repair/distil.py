@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprune.device import device_of, multiplies_bfloat16
-from infoprune.layout import fastest_layout, laid_out
 from infoprune.network.equivalence import duplicate
+from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.progress import Progress
 from infoprune.repair.base import Pair, RepairInfo, register
-from infoprune.repair.both import HeldOut, divergence, normed_if_nearer
+from infoprune.repair.combined import HeldOut, divergence, normed_if_nearer
 from infoprune.repair.least_squares import HELD_OUT_EVERY, least_squares
 
 EPOCHS = 20

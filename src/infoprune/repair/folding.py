@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from infoprune.network.coupled_groups import CoupledGroup, Member
 from infoprune.network.equivalence import duplicate
-from infoprune.network.groups import CoupledGroup, Member
 from infoprune.network.removal import cut
 from infoprune.progress import Progress
 from infoprune.repair.base import Pair, RepairInfo, register
+from infoprune.repair.batch_norm import reestimate
 from infoprune.repair.least_squares import norm_scale
-from infoprune.repair.norms import reestimate
 
 
 @dataclass(frozen=True)

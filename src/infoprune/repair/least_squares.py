@@ -24,12 +24,12 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.errors import InputError
 from infoprune.network.equivalence import duplicate
+from infoprune.network.layer_io import Reading, calls, read
 from infoprune.network.layers import is_producer
+from infoprune.network.replay import Walk
 from infoprune.progress import Progress
+from infoprune.regression.normal_equations import NormalEquations, Solution
 from infoprune.repair.base import Pair, RepairInfo, register
-from infoprune.repair.equations import NormalEquations, Solution
-from infoprune.repair.reading import Reading, calls, read
-from infoprune.repair.walk import Walk
 
 RIDGES = (1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 HELD_OUT_EVERY = 5

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from infoprune.errors import InputError
-from infoprune.evaluation import check_repeatable
+from infoprune.measure.accuracy import check_repeatable
 from infoprune.network import surgery
+from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.equivalence import copied
-from infoprune.network.groups import Groups, find_groups
-from infoprune.origin import origin_of, set_origin
+from infoprune.network.origin import origin_of, set_origin
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair.base import Pair, find, images_of

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from infoprune.output import check_writable, written_whole
+from infoprune.files import check_writable, written_whole
 from infoprune.progress import Progress, silent
 from infoprune.report import views
 from infoprune.report.comparison import COSTS, distinct, pareto_front

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from infoprune.criteria.base import Tap
-from infoprune.measuring import example_of
+from infoprune.measure.figures import example_of
 from infoprune.network import cost
-from infoprune.origin import origin_of
+from infoprune.network.origin import origin_of
 from infoprune.pipeline import Result
 from infoprune.report.pictures import take_pictures
 from infoprune.report.run import Run, evidence_of

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from infoprune.errors import InputError
-from infoprune.plane import PlanePoint, averaged
+from infoprune.measure.information_plane import PlanePoint, averaged
 from infoprune.report import views
 from infoprune.report.run import Run
 from infoprune.report.views import LayerView, layer_views

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from infoprune.criteria.base import Tap
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.device import device_of
-from infoprune.evaluation import labelled
-from infoprune.network.capture import capture
+from infoprune.measure.accuracy import labelled
+from infoprune.network.feature_maps import capture
 from infoprune.report.run import Pictures
 
 IMAGES = 3

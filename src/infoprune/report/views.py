@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from infoprune.measure.record import removed
 from infoprune.plan import LayerDecision
-from infoprune.record import removed
 from infoprune.report.run import Run
 
 PAIRS = 6

@@ -1,0 +1,326 @@
+"""The criterion ``reconstruction``: what the layers that read a filter lose when it goes and they are refitted.
+
+For every layer that reads a coupled group, with X what the network feeds it (im2col patches), G = X^T X centred, P its
+inverse and Z the weight times the scale of the norm that follows, taking away the rows r of a filter costs::
+
+    tr(Z_r^T (P_rr)^-1 Z_r)
+
+of squared error when all other weights are fitted anew. Filters go one after the other, always the one that costs
+least; then ``Z -= P_:r P_rr^-1 Z_r`` and ``P -= P_:r P_rr^-1 P_r:`` say what the rest is worth without it. Errors are
+relative to the variance of what the layer's result becomes part of, the sum of a residual block where there is one. No
+labels are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from infoprune.criteria.base import Criterion, CriterionInfo, Filters, Importance, register
+from infoprune.errors import InputError, unknown
+from infoprune.network.coupled_groups import CoupledGroup
+from infoprune.network.equivalence import copied
+from infoprune.network.layer_io import read
+from infoprune.progress import Progress, silent
+from infoprune.regression.normal_equations import NormalEquations
+from infoprune.repair.base import batches_in, images_of
+from infoprune.repair.least_squares import POSITIONS, as_matrix, norm_scale, patches, some_positions
+
+RIDGE = 1e-4
+MEMORY = 1 << 30
+# Images on which the variance of a layer's result is measured.
+_PROBE = 16
+# Columns of change to P that are put off: one product with all of them takes hardly longer than one with each.
+_LATE = 128
+
+
+@dataclass
+class Share:
+    """What one group of channels of one reading layer says of the units of a coupled group.
+
+    Args:
+        inverse: ``(F, F)`` float64, P; while ``late`` is not empty, P + late late^T.
+        weights: ``(F, O)`` float64, Z.
+        rows: By unit, which of the F features are its own.
+        worth: By which squared errors are divided.
+    """
+
+    inverse: Tensor
+    weights: Tensor
+    rows: list[Tensor]
+    worth: float
+    late: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.late = self.inverse.new_empty(len(self.inverse), 0)
+
+    def costs(self) -> Tensor:
+        """Return ``(U,)``: what each unit costs now, zero for units without features here."""
+        found = torch.zeros(len(self.rows), dtype=torch.float64)
+        sizes = {len(rows) for rows in self.rows} - {0}
+        for size in sizes:
+            units = [unit for unit, rows in enumerate(self.rows) if len(rows) == size]
+            index = torch.stack([self.rows[unit] for unit in units])
+            late, weights = self.late[index], self.weights[index]
+            blocks = self.inverse[index[:, :, None], index[:, None, :]] - late @ late.mT
+            spent = torch.linalg.solve(blocks, weights @ weights.mT).diagonal(dim1=1, dim2=2).sum(dim=1)
+            found[torch.tensor(units)] = (spent / self.worth).cpu()
+        return found
+
+    def take(self, unit: int) -> None:
+        """Fit the rest anew without a unit."""
+        rows = self.rows[unit]
+        if not len(rows):
+            return
+        across = self.inverse[rows] - self.late[rows] @ self.late.mT
+        root = torch.linalg.cholesky(across[:, rows])
+        step = torch.linalg.solve_triangular(root, across, upper=False).mT
+        taken = torch.linalg.solve_triangular(root, self.weights[rows], upper=False)
+        self.weights = torch.addmm(self.weights, step, taken, alpha=-1)
+        self.late = torch.cat([self.late, step], dim=1)
+        self.rows[unit] = rows[:0]
+        if self.late.shape[1] >= _LATE:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Bring P up to date, and leave out what belongs to no unit any more."""
+        left = torch.cat(self.rows)
+        late = self.late[left]
+        self.inverse = self.inverse[left][:, left].addmm_(late, late.mT, alpha=-1)
+        self.weights = self.weights[left]
+        self.late = late[:, :0]
+        ends = torch.tensor([len(rows) for rows in self.rows]).cumsum(0)[:-1]
+        self.rows = list(torch.arange(len(left), device=left.device).tensor_split(ends))
+
+
+def eliminate(shares: Sequence[Share], units: int) -> Iterator[tuple[int, float]]:
+    """Yield the units in the order in which they go, each with what it costs at that moment; of equals the last."""
+    gone = torch.zeros(units, dtype=torch.bool)
+    for left in range(units, 0, -1):
+        costs = torch.stack([share.costs() for share in shares]).sum(dim=0).masked_fill(gone, torch.inf)
+        unit = units - 1 - int(costs.flip(0).argmin())
+        yield unit, costs[unit].item()
+        gone[unit] = True
+        for share in shares if left > 1 else ():
+            share.take(unit)
+
+
+@torch.no_grad()
+def reconstruction(
+    model: nn.Module,
+    groups: Sequence[CoupledGroup],
+    batches: Iterable[Any],
+    *,
+    ridge: float = RIDGE,
+    memory: int = MEMORY,
+    progress: Progress = silent,
+) -> dict[str, Importance]:
+    """Return the importance of the filters of every coupled group, by backward elimination.
+
+    Args:
+        model: The network; left as it is.
+        groups: What to score.
+        batches: Images, with or without labels, iterable more than once.
+        ridge: Added to G, relative to its mean diagonal, beside what so few images ask for.
+        memory: Bytes of second moments held at once; more layers than fit take more passes.
+        progress: Told after every batch and every group.
+
+    Returns:
+        By the names of the groups, in their order: scores are relative squared errors, never less than those of filters
+        that went earlier.
+
+    Raises:
+        InputError: A group is read by no convolution or linear layer, or there are no images.
+    """
+    model = copied(model)
+    probe = next(images_of(batches, model))[:_PROBE]
+    found: dict[str, Importance] = {}
+    for number, some in enumerate(passes := _passes(model, groups, memory)):
+        layers = list(dict.fromkeys(layer for group in some for layer in _readers(model, group)))
+        moments = _moments(model, layers, batches, _Told(progress, number, len(passes)))
+        behind = {layer: _behind(model, layer, probe) for layer in moments}
+        for group in some:
+            shares = [one for layer in _readers(model, group)
+                      for one in _shares(model, group, layer, moments[layer], behind[layer], ridge)]  # fmt: skip
+            found[group.name] = _importance(group, eliminate(shares, len(group.units)))
+            progress("backward elimination", len(found), len(groups))
+    return found
+
+
+def _importance(group: CoupledGroup, gone: Iterable[tuple[int, float]]) -> Importance:
+    scores = torch.zeros(group.filters, dtype=torch.float64)
+    order: list[int] = []
+    most = 0.0
+    for unit, cost in gone:
+        most = max(most, cost)
+        for filter_ in group.units[unit]:
+            scores[filter_] = most
+        order = [*group.units[unit], *order]
+    return Importance(scores, tuple(order))
+
+
+@dataclass(frozen=True)
+class _Told:
+    progress: Progress
+    number: int
+    passes: int
+
+    def __call__(self, done: int, total: int) -> None:
+        self.progress("second moments", self.number * total + done, max(self.passes * total, done))
+
+
+def _readers(model: nn.Module, group: CoupledGroup) -> list[str]:
+    readers = [member.layer for member in group.members if member.side == "in"
+               and isinstance(model.get_submodule(member.layer), (nn.Linear, _ConvNd))
+               and not isinstance(model.get_submodule(member.layer), _ConvTransposeNd)]  # fmt: skip
+    if not readers:
+        raise InputError(
+            f"layer '{group.name}' is read by no convolution or linear layer: 'reconstruction' cannot score it"
+        )
+    return readers
+
+
+def _passes(model: nn.Module, groups: Sequence[CoupledGroup], memory: int) -> list[list[CoupledGroup]]:
+    passes: list[list[CoupledGroup]] = []
+    left = 0
+    for group in groups:
+        shapes = [as_matrix(model.get_submodule(layer)).shape for layer in _readers(model, group)]
+        needed = sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
+        if not passes or needed > left:
+            passes.append([])
+            left = memory
+        passes[-1].append(group)
+        left -= needed
+    return passes
+
+
+def _moments(
+    model: nn.Module, layers: Sequence[str], batches: Iterable[Any], told: _Told
+) -> dict[str, NormalEquations]:
+    """Return by layer the second moments of its features over all images, without targets."""
+    found = {layer: NormalEquations.of(as_matrix(model.get_submodule(layer))[:, :, :0]) for layer in layers}
+    drawn = torch.Generator().manual_seed(0)
+
+    def taking(layer: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def take(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+            positions = output[0].numel() // output.shape[-1 if isinstance(module, nn.Linear) else 1]
+            places = some_positions(positions, POSITIONS, drawn, output.device)
+            features = patches(module, arguments[0], places)
+            found[layer].add(features, features[:, :0])
+
+        return take
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(model.get_submodule(layer).register_forward_hook(taking(layer)).remove)
+        for done, images in enumerate(images_of(batches, model), 1):
+            for first in range(0, len(images), 64):
+                model(images[first : first + 64])
+            told(done, max(done, batches_in(batches)))
+    return found
+
+
+def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
+    """Return the inverse of ``(F, F)`` second moments of so many samples, drawn towards a multiple of the identity.
+
+    By as much as so few samples ask for (oracle approximating shrinkage, Chen et al. 2010, equation 23), and by
+    ``ridge``, relative to the mean diagonal. Where features outnumber samples, each could be told exactly from the
+    others on those samples, and all of them would look free to go.
+    """
+    features = len(gram)
+    size = gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
+    spread = gram.square().mean()
+    apart = (count + 1) * (spread - size.square() / features)
+    drawn = min(1.0, float((spread + size.square()) / apart)) if apart > 0 else 1.0
+    eye = torch.eye(features, dtype=gram.dtype, device=gram.device)
+    shrunk = (1 - drawn) * gram + (drawn + ridge) * size * eye
+    return torch.cholesky_inverse(torch.linalg.cholesky(shrunk))
+
+
+@dataclass(frozen=True)
+class _Behind:
+    """What comes behind a layer: its norm's scale, ``(g, 1, O)``, and the variance of what its result is part of."""
+
+    scale: Tensor
+    worth: float
+
+
+def _behind(model: nn.Module, layer: str, images: Tensor) -> _Behind:
+    module, reading = model.get_submodule(layer), read(model, layer, images)
+    whole = reading.result if reading.added is None else reading.result + reading.added
+    axis = whole.dim() - 1 if isinstance(module, nn.Linear) else 1
+    rows = whole.double().transpose(0, axis).flatten(1)
+    worth = max(float(rows.var(dim=1, unbiased=False).sum()), torch.finfo(torch.float64).tiny)
+    scale = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+    if reading.norm:
+        norm = model.get_submodule(reading.norm)
+        assert isinstance(norm, _BatchNorm)
+        scale = norm_scale(norm)
+    return _Behind(scale.reshape(module.groups if isinstance(module, _ConvNd) else 1, 1, -1), worth)
+
+
+def _shares(
+    model: nn.Module, group: CoupledGroup, layer: str, moments: NormalEquations, behind: _Behind, ridge: float
+) -> list[Share]:
+    module = model.get_submodule(layer)
+    weights = as_matrix(module) * behind.scale
+    member = next(one for one in group.members if one.layer == layer and one.side == "in")
+    inverses = [inverse_of(gram, moments.count, ridge) for gram in moments.moments(centred=True)]
+    shares = []
+    for number, (inverse, mine) in enumerate(zip(inverses, weights, strict=True)):
+        first = number * len(inverse)
+        rows = []
+        for unit in group.units:
+            channels = [channel for filter_ in unit for channel in member.channels[filter_]]
+            features = features_of(module, channels) - first
+            rows.append(features[(features >= 0) & (features < len(inverse))].to(inverse.device))
+        shares.append(Share(inverse, mine, rows, behind.worth))
+    return shares
+
+
+def features_of(module: nn.Module, channels: Iterable[int]) -> Tensor:
+    """Return the features of a convolution or linear layer that some of its inputs make: a channel's, tap by tap."""
+    taps = prod(module.kernel_size) if isinstance(module, _ConvNd) else 1
+    return torch.tensor([channel * taps + tap for channel in channels for tap in range(taps)], dtype=torch.long)
+
+
+def score_network(
+    model: nn.Module,
+    groups: Sequence[CoupledGroup],
+    batches: Iterable[Any],
+    options: Mapping[str, Any],
+    progress: Progress,
+) -> dict[str, Importance]:
+    """Score all groups, as a criterion that reads the whole network does.
+
+    Raises:
+        InputError: There is no such option, or as for ``reconstruction``.
+    """
+    for option in options:
+        if option not in ("ridge", "memory"):
+            raise unknown("option of the criterion 'reconstruction'", option, ("ridge", "memory"))
+    return reconstruction(model, groups, batches, progress=progress, **options)
+
+
+def _only_whole_networks(filters: Filters, *, seed: int = 0, ridge: float = RIDGE, memory: int = MEMORY) -> Criterion:
+    raise InputError("the criterion 'reconstruction' scores a whole network: use infoprune.prune or infoprune.plan")
+
+
+register(
+    CriterionInfo(
+        "reconstruction",
+        _only_whole_networks,
+        "what the layers that read a filter lose when it goes and they are fitted anew",
+        images=None,
+        cost="filters x (features of the reading layer)^2",
+        score_network=score_network,
+    )
+)

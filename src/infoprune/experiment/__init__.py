@@ -1,0 +1,1 @@
+"""Runs with files on both ends: what the command line does, as functions."""

@@ -1,0 +1,44 @@
+"""Measure a network on the test images of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from infoprune import data
+from infoprune.experiment import images as run_images
+from infoprune.experiment import network as run_network
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.settings import measured, settings_of
+from infoprune.progress import Progress, silent
+from infoprune.storage import checkpoint
+
+
+def evaluate(
+    network: NetworkOptions, images: DataOptions, *, device: str = "auto", progress: Progress = silent
+) -> dict[str, Any]:
+    """Measure a network on the test images of a data set.
+
+    Raises:
+        InputError: The network or the data cannot be used, or they do not fit.
+    """
+    model = run_network.open_network(network, device)
+    source = data.open_source(images.name, images.directory)
+    figures = measured(model, run_images.batches(source.test, model, images), progress)
+    return {"figures": figures, "settings": settings_of(network, images, model)}
+
+
+def show(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, as JSON values.
+
+    Raises:
+        InputError: The file is not a checkpoint.
+    """
+    contents = checkpoint.describe(path)
+    return {
+        **contents.origin.to_dict(),
+        "settings": dict(contents.settings),
+        "figures": dict(contents.figures),
+        "version": contents.version,
+    }

@@ -1,0 +1,82 @@
+"""The images of a run: a data set, its parts, and batches as a network wants them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from infoprune import data
+from infoprune.data import Images, Source
+from infoprune.experiment.network import preprocessing_of
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which images, and how they are read.
+
+    Args:
+        name: ``cifar10``, ``mnist``, ``digits`` or ``folder``.
+        directory: Where the files lie.
+        batch_size: Images a batch.
+        calibration: Number of images that score the filters.
+        held_out: Share of the training set that is never trained on or scored with, for choices.
+        workers: Processes that read image files.
+    """
+
+    name: str
+    directory: Path | None = None
+    batch_size: int = 128
+    calibration: int = 256
+    held_out: float = 0.1
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a data set, none of which shares an image with another.
+
+    Args:
+        source: The data set.
+        train: What is trained on.
+        held_out: What chooses.
+        calibration: What scores the filters, a class-balanced sample of ``train``.
+        test: What is measured on, and chooses nothing.
+    """
+
+    source: Source
+    train: Images
+    held_out: Images | None
+    calibration: Images
+    test: Images
+
+
+def open_parts(choice: DataOptions, seed: int = 0) -> Parts:
+    """Read a data set and split it; a set without a test part of its own is measured on what does not calibrate.
+
+    Raises:
+        InputError: The data set cannot be read, or is too small for these parts.
+    """
+    source = data.open_source(choice.name, choice.directory)
+    if source.train is source.test:
+        calibration, test = data.divided(source.train, choice.calibration, seed)
+        return Parts(source, calibration, None, calibration, test)
+    train, held_out = data.held_out_split(source.train, choice.held_out)
+    return Parts(source, train, held_out, data.balanced_sample(train, choice.calibration, seed), source.test)
+
+
+def batches(
+    images: Images, model: nn.Module, choice: DataOptions, *, shuffle: bool = False, random_crop: bool = False
+) -> DataLoader[Any]:
+    """Return batches of these images as the network wants them."""
+    return data.loader(
+        images,
+        preprocessing_of(model),
+        batch_size=choice.batch_size,
+        shuffle=shuffle,
+        random_crop=random_crop,
+        workers=choice.workers,
+    )

@@ -1,0 +1,56 @@
+"""What a record says of the network, the images and the machine of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from infoprune.device import device_of
+from infoprune.experiment.images import DataOptions
+from infoprune.experiment.network import NetworkOptions, preprocessing_of
+from infoprune.measure import environment
+from infoprune.measure.figures import example_of, figures, latencies
+from infoprune.network.origin import origin_of
+from infoprune.progress import Progress
+from infoprune.zoo import registry
+
+
+def measured(model: nn.Module, batches: Any, progress: Progress) -> dict[str, Any]:
+    """Return the figures of a network on these images, as JSON values."""
+    example = example_of(batches, model)
+    found = asdict(figures(model, example, latencies((model,), example)[0], batches, progress=progress))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def settings_of(network: NetworkOptions, images: DataOptions, model: nn.Module) -> dict[str, Any]:
+    """Return what repeats a run: network, preprocessing, data, versions and machine."""
+    origin = origin_of(model)
+    return {
+        "network": {**as_json(asdict(network)), "architecture": origin.architecture if origin else None},
+        "preprocessing": preprocessing_of(model).to_dict(),
+        "data": as_json(asdict(images)),
+        "versions": environment.versions(),
+        "machine": environment.machine(device_of(model)),
+    }
+
+
+def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with paths as text."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def text_or_none(path: Path | None) -> str | None:
+    """Return a path as text."""
+    return None if path is None else str(path)
+
+
+def paper_tap(model: nn.Module, criterion: str) -> Any:
+    """Return where a zoo network's paper reads the maps of a criterion, ``None`` where it does not say."""
+    origin = origin_of(model)
+    if origin is None or origin.architecture not in registry.names():
+        return None
+    return registry.info(origin.architecture).taps.get(criterion)

@@ -1,1 +1,0 @@
-"""Layers ordered and cut one after the other, each where held-out images allow it."""

@@ -1,0 +1,1 @@
+"""What is measured of a network: accuracy, costs, time, information plane, and the record of it."""

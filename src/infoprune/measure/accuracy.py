@@ -1,0 +1,153 @@
+"""How good a network is on labelled images."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from infoprune.device import device_of
+from infoprune.errors import InputError
+from infoprune.network.memory_format import fastest_layout, laid_out
+from infoprune.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures over a whole set of images.
+
+    Args:
+        accuracy: Top-1, percent.
+        top5: Top-5, percent; 100 where there are five classes or fewer.
+        loss: Mean cross entropy, nats.
+        images: Number of images.
+        seconds: Wall time.
+    """
+
+    accuracy: float
+    top5: float
+    loss: float
+    images: int
+    seconds: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Iterable[Any], *, half: bool = False, progress: Progress = silent
+) -> Evaluation:
+    """Measure a network on labelled images, in eval mode, on the device it is on.
+
+    Args:
+        model: Gives ``(n, classes)`` logits for ``(n, C, H, W)`` images. Left in the mode it was in.
+        batches: ``(images, labels)`` pairs.
+        half: Whether to multiply in bfloat16, in the layout that is fastest: a third of the time on processors made
+            for it, and a few images in ten thousand told otherwise.
+        progress: Told after every batch.
+
+    Raises:
+        InputError: There are no batches, a batch does not fit the network, a label names no class, or the logits are
+            not finite.
+    """
+    device = device_of(model)
+    start = time.perf_counter()
+    loss, right, right5, seen = 0.0, 0, 0, 0
+    with eval_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        total, measured = _length(batches), None if half else model
+        for done, (images, labels) in enumerate(labelled(batches), 1):
+            if measured is None:
+                measured = _in_fastest_layout(model, images[:1].to(device))
+            logits = logits_of(measured, images.to(device)).float()
+            labels = _checked(labels, logits).to(device)
+            loss += F.cross_entropy(logits, labels, reduction="sum").double().item()
+            ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            right += int(ranked[:, 0].sum())
+            right5 += int(ranked.sum())
+            seen += len(labels)
+            progress("evaluating", done, total or done)
+    if not seen:
+        raise InputError("there are no images to evaluate on: the loader is empty")
+    return Evaluation(100 * right / seen, 100 * right5 / seen, loss / seen, seen, time.perf_counter() - start)
+
+
+def _in_fastest_layout(model: nn.Module, image: Tensor) -> nn.Module:
+    logits_of(model, image)  # what does not fit is refused here
+    return laid_out(copy.deepcopy(model), fastest_layout(image.repeat(2, 1, 1, 1), model))
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode for a while; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def labelled(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images and labels, refusing whatever else a loader gives.
+
+    Raises:
+        InputError: A batch is not a pair of an ``(n, C, H, W)`` and an ``(n,)`` tensor.
+    """
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(b, Tensor) for b in batch):
+            raise InputError("each batch must be a pair of tensors, images and labels")
+        images, labels = batch
+        if images.ndim != 4 or labels.shape != images.shape[:1]:
+            shapes = f"{tuple(images.shape)} and {tuple(labels.shape)}"
+            raise InputError(f"a batch needs (n, C, H, W) images and (n,) labels, not {shapes}")
+        yield images, labels
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the ``(n, classes)`` logits of a network.
+
+    Raises:
+        InputError: The network cannot read such images, gives something else, or gives values that are not finite.
+    """
+    try:
+        logits = model(images)
+    except RuntimeError as error:
+        shape = tuple(images.shape[1:])
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the network cannot read images of shape {shape} (C, H, W): {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"the network must give (n, classes) logits, not {given}")
+    if not torch.isfinite(logits).all():
+        raise InputError("the network gives values that are not finite: look for NaN in its weights or in the images")
+    return logits
+
+
+def _checked(labels: Tensor, logits: Tensor) -> Tensor:
+    wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
+    if len(wrong):
+        raise InputError(f"label {int(wrong[0])} is out of range: the network has classes 0 to {logits.shape[1] - 1}")
+    return labels
+
+
+def _length(batches: Iterable[Any]) -> int:
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        return 0
+
+
+def check_repeatable(batches: Iterable[Any]) -> None:
+    """Refuse batches that can be read only once.
+
+    Raises:
+        InputError: They can.
+    """
+    if iter(batches) is batches:
+        raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")

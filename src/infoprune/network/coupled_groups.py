@@ -1,0 +1,273 @@
+"""Which filters can be removed, and what goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from infoprune.errors import InputError
+from infoprune.network import equivalence
+from infoprune.network.channel_tracing import Channels, Obstacle, follow
+from infoprune.network.layers import Side, is_per_channel, is_producer
+from infoprune.network.removal import Removal
+
+
+@dataclass(frozen=True)
+class Member:
+    """One side of one layer that changes with a group.
+
+    Args:
+        layer: Dotted name of the module.
+        side: ``"out"`` where the layer loses outputs, ``"in"`` where it loses inputs. Layers that give each channel
+            from the same channel (norms, depthwise convolutions) are members once, by their outputs.
+        channels: For each filter of the group's naming layer, the indices along that side which go with it.
+    """
+
+    layer: str
+    side: Literal["out", "in"]
+    channels: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class CoupledGroup:
+    """Filters of one or several layers that can only be removed together.
+
+    Args:
+        name: Dotted name of the layer whose filter indices stand for the group.
+        filters: Number of filters of that layer.
+        units: The smallest sets of those filters that can go, by their lowest filter; single filters except under
+            grouped convolutions (one at the same place of each group), group norms (a whole group of the norm),
+            chunks and channel shuffles.
+        members: Everything that changes, the naming layer first.
+        producers: Convolution and linear layers whose filters go, the naming layer first.
+        norms: Batch norms that follow the producers.
+    """
+
+    name: str
+    filters: int
+    units: tuple[tuple[int, ...], ...]
+    members: tuple[Member, ...]
+    producers: tuple[str, ...]
+    norms: tuple[str, ...] = ()
+
+    def removal(self, filters: Iterable[int]) -> dict[tuple[str, Side], set[int]]:
+        """Return what goes, by layer and side, when these filters of the naming layer go."""
+        gone = sorted(set(filters))
+        return {(m.layer, m.side): {i for f in gone for i in m.channels[f]} for m in self.members}
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Everything that can be removed from a network, and why the rest cannot.
+
+    Args:
+        groups: In the order of their naming layers in the network.
+        left_alone: Convolution and linear layers whose filters stay, each with the reason, in the words of a
+            sentence that begins with the layer: "shares its weight with 'x'".
+    """
+
+    groups: tuple[CoupledGroup, ...]
+    left_alone: Mapping[str, str]
+
+    def by_name(self) -> dict[str, CoupledGroup]:
+        """Return the groups by the layer that names them."""
+        return {group.name: group for group in self.groups}
+
+    def removal(self, removed: Mapping[str, Iterable[int]]) -> Removal:
+        """Return what goes, by layer and side, for the removed filters of each naming layer."""
+        gone: dict[tuple[str, Side], set[int]] = {}
+        groups = self.by_name()
+        for name, filters in removed.items():
+            for place, channels in groups[name].removal(filters).items():
+                gone.setdefault(place, set()).update(channels)
+        return {place: sorted(channels) for place, channels in gone.items()}
+
+
+def find_groups(model: nn.Module, example: Tensor, *, check: bool = True) -> Groups:
+    """Find every coupled group of a network, by following its channels through one forward pass in eval mode.
+
+    The network is not changed: all work is done on copies.
+
+    Args:
+        model: Any network that takes one tensor.
+        example: ``(n, ...)`` one batch of its inputs, on any device; the values do not matter.
+        check: Cut random filters from copies with randomised norms, and leave alone every group whose cut network
+            differs from the network with those channels at zero.
+
+    Raises:
+        InputError: The network does not run on the example, or cannot be copied.
+    """
+    traced = equivalence.copied(model)
+    example = equivalence.placed(example, traced)[:2]
+    with equivalence.exactly(example.device):
+        try:
+            channels = follow(traced, example)
+        except Exception as error:
+            shape, reason = tuple(example.shape), equivalence.one_line(error)
+            raise InputError(f"the network does not run on an example of shape {shape}: {reason}") from error
+    # Looked for in the given network, since a copy shares only what is one and the same parameter.
+    _add_obstacles(model, channels)
+    producers = [name for name, module in traced.named_modules() if is_producer(module)]
+    groups = _assemble(traced, channels, [name for name in producers if name in channels.outputs])
+    refused: dict[str, str] = {}
+    if check:
+        groups, refused = _checked(model, example, groups, channels)
+    removable = {layer for group in groups for layer in group.producers}
+    left_alone = {name: refused.get(name) or _reason(name, channels) for name in producers if name not in removable}
+    return Groups(tuple(groups), left_alone)
+
+
+def _add_obstacles(model: nn.Module, channels: Channels) -> None:
+    owners: dict[tuple[int, torch.Size], str] = {}
+    for name, module in model.named_modules():
+        if not (is_producer(module) or is_per_channel(module)) or name not in channels.outputs:
+            continue
+        reason = "" if "weight" in module._parameters else "has a computed weight (weight norm or the like)"
+        for parameter in (p for p in module._parameters.values() if p is not None):
+            # Views of the same values count as shared; without values, at address 0, only the parameter itself does.
+            owner = owners.setdefault((parameter.data_ptr() or id(parameter), parameter.shape), name)
+            if owner != name and not reason:
+                reason = f"shares its weight with '{owner}'"
+                _obstruct(channels, owner, f"shares its weight with '{name}'")
+        if reason:
+            _obstruct(channels, name, reason)
+
+
+def _obstruct(channels: Channels, layer: str, reason: str) -> None:
+    for classes in (channels.outputs.get(layer), channels.inputs.get(layer)):
+        for unit in np.unique(channels.units[classes]).tolist() if classes is not None else ():
+            channels.obstacles.setdefault(unit, Obstacle(reason, layer))
+
+
+def _assemble(model: nn.Module, channels: Channels, producers: Sequence[str]) -> list[CoupledGroup]:
+    """Return disjoint groups; of layers that share channels, the first that has all of them names the group."""
+    chosen: dict[str, set[int]] = {}
+    for name in producers:
+        units = set(channels.units[channels.outputs[name]].tolist())
+        if len(units) < 2 or any(unit in channels.obstacles for unit in units):
+            continue
+        overlapping = {other for other, theirs in chosen.items() if theirs & units}
+        if all(chosen[other] < units for other in overlapping):
+            chosen = {other: theirs for other, theirs in chosen.items() if other not in overlapping}
+            chosen[name] = units
+    places = _places(model, channels)
+    return [_group(name, channels, places, producers) for name in producers if name in chosen]
+
+
+Places = dict[int, dict[tuple[str, Side], dict[int, list[int]]]]
+"""By unit, then by layer and side, then by class: the indices."""
+
+
+def _places(model: nn.Module, channels: Channels) -> Places:
+    places: Places = {}
+    sides: tuple[tuple[Side, Mapping[str, np.ndarray]], ...] = (("out", channels.outputs), ("in", channels.inputs))
+    for layer, _ in model.named_modules():
+        for side, by_layer in sides:
+            for index, label in enumerate(by_layer[layer].tolist() if layer in by_layer else ()):
+                found = places.setdefault(int(channels.units[label]), {})
+                found.setdefault((layer, side), {}).setdefault(label, []).append(index)
+    return places
+
+
+def _group(name: str, channels: Channels, places: Places, producers: Sequence[str]) -> CoupledGroup:
+    labels = channels.outputs[name].tolist()
+    units: dict[int, list[int]] = {}
+    alike: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        units.setdefault(int(channels.units[label]), []).append(index)
+        alike.setdefault(label, []).append(index)
+    rows: dict[tuple[str, Side], list[set[int]]] = {}
+    for unit, filters in units.items():
+        for place, by_class in places[unit].items():
+            if place not in rows:
+                rows[place] = [set() for _ in labels]
+            for label, indices in by_class.items():
+                # What goes with the unit but is the same channel as none of its filters goes with its first.
+                for index in alike.get(label, filters[:1]):
+                    rows[place][index].update(indices)
+    own: tuple[str, Side] = (name, "out")
+    rows = {own: [{index} for index in range(len(labels))], **{place: rows[place] for place in rows if place != own}}
+    makers = [layer for layer in producers if (layer, "out") in rows and layer != name]
+    followed = {norm for norm, maker in channels.followed if maker in (name, *makers)}
+    return CoupledGroup(
+        name=name,
+        filters=len(labels),
+        units=tuple(tuple(unit) for unit in units.values()),
+        members=tuple(Member(*place, tuple(tuple(sorted(some)) for some in rows[place])) for place in rows),
+        producers=(name, *makers),
+        norms=tuple(layer for layer, side in rows if side == "out" and layer in followed),
+    )
+
+
+def _checked(
+    model: nn.Module, example: Tensor, groups: list[CoupledGroup], channels: Channels
+) -> tuple[list[CoupledGroup], dict[str, str]]:
+    """Return the groups whose cut is right, alone and together, and why others are not, by layer.
+
+    All are cut at once. Only where that goes wrong are halves tried, each with all that were found right, until the
+    wrong ones are alone.
+    """
+    test, example = equivalence.test_of(model, example)
+    right: list[CoupledGroup] = []
+    refused: dict[str, str] = {}
+    waiting = [groups] if groups else []
+    while waiting:
+        some = waiting.pop()
+        problem = _problem(test, example, [*right, *some], trains=bool(channels.training_only))
+        if not problem:
+            right += some
+        elif len(some) > 1:
+            waiting += [some[len(some) // 2 :], some[: len(some) // 2]]
+        else:
+            problem += _on_the_way(some[0], channels)
+            refused |= dict.fromkeys(some[0].producers, problem)
+    return right, refused
+
+
+def _problem(test: nn.Module, example: Tensor, groups: Sequence[CoupledGroup], *, trains: bool) -> str:
+    try:
+        for removal in _draws(groups):
+            gap = equivalence.gap(test, removal, example, trains=trains)
+            if gap > equivalence.TOLERANCE[example.dtype]:
+                return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
+    except Exception as error:
+        return f"the cut network does not run: {equivalence.one_line(error)}"
+    return ""
+
+
+def _draws(groups: Sequence[CoupledGroup]) -> Iterator[Removal]:
+    """Remove one unit of each group, then about half of them, at random."""
+    random = np.random.default_rng(0)
+    for share in (0.0, 0.5):
+        removed = {}
+        for group in groups:
+            count = min(max(1, round(share * len(group.units))), len(group.units) - 1)
+            units = random.choice(len(group.units), count, replace=False)
+            removed[group.name] = [i for unit in units for i in group.units[unit]]
+        yield Groups(tuple(groups), {}).removal(removed)
+
+
+def _on_the_way(group: CoupledGroup, channels: Channels) -> str:
+    units = np.unique(channels.units[channels.outputs[group.name]]).tolist()
+    operations = dict.fromkeys(operation for unit in units for operation in channels.passed.get(unit, ()))
+    return f" (on the way: {', '.join(operations)})" if operations else ""
+
+
+def _reason(layer: str, channels: Channels) -> str:
+    if layer not in channels.outputs:
+        return "takes no part in the forward pass"
+    labels = channels.outputs[layer]
+    units = np.unique(channels.units[labels]).tolist()
+    for unit in units:
+        if unit in channels.obstacles:
+            return channels.obstacles[unit].seen_from(layer)
+    if len(labels) == 1:
+        return "has a single filter"
+    if len(units) == 1:
+        return "has filters that can only go all together"
+    return "shares only some of its filters with other layers, in a way that cannot be cut"

@@ -1,0 +1,1 @@
+"""Least squares of one layer: what criteria and repairs share."""

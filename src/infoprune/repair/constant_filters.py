@@ -1,0 +1,200 @@
+"""What goes for free: filters that say the same whatever the image, their constant put into what reads them.
+
+The step before everything else, at no loss but rounding on the images it was found with (Squeeze-Release, arXiv
+2606.14346, does the same by weights). A filter goes when every layer that reads it is always fed one and the same
+value, and that value is zero or the layer pads nothing, so that the constant is a constant of its output too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from infoprune.measure.accuracy import check_repeatable
+from infoprune.network import surgery
+from infoprune.network.cost import Cost
+from infoprune.network.coupled_groups import CoupledGroup, find_groups
+from infoprune.network.equivalence import copied
+from infoprune.network.origin import origin_of, set_origin
+from infoprune.plan import Budget, LayerDecision, Plan
+from infoprune.progress import Progress, silent
+from infoprune.repair.base import Pair, batches_in, images_of
+from infoprune.repair.channel_combination import ChannelMoments, Stand, put_in
+
+
+@dataclass(frozen=True)
+class ConstantRemoval:
+    """A network without the filters that say nothing.
+
+    Args:
+        model: The smaller network; the given one where nothing is free.
+        plan: What stayed.
+        filters: How many filters went, those of coupled layers counted once.
+    """
+
+    model: nn.Module
+    plan: Plan
+    filters: int
+
+    def budget(self, asked: Budget, whole: Cost, left: Cost) -> Budget:
+        """Return what may remain of the smaller network for a budget that was asked of the whole one.
+
+        Args:
+            asked: Shares of the whole network. A share of the latency stays as it is: nobody has measured yet what
+                the free filters took.
+            whole: Cost of the whole network.
+            left: Cost of the one without the free filters.
+        """
+        shares = asked.shares()
+        for what in shares.keys() & {"macs", "parameters"}:
+            shares[what] = min(1.0, shares[what] * getattr(whole, what) / getattr(left, what))
+        return Budget(**shares)
+
+    def then(self, later: Plan) -> Plan:
+        """Return the one plan for the whole network: the free filters first, then those of a plan for the smaller one.
+
+        Scores stay with their filters; the free ones get the least score of their layer, or 0 where that is less, and
+        the last places of its order.
+        """
+        joined = self.plan.then(later)
+        lifted = {name: _lifted(self.plan.decisions.get(name), one) for name, one in later.decisions.items()}
+        return replace(joined, decisions={**joined.decisions, **lifted})
+
+
+def _lifted(first: LayerDecision | None, second: LayerDecision) -> LayerDecision:
+    """Return a decision in the indices of the layer before its free filters went."""
+    if first is None:
+        return second
+    place, free = first.kept, first.removed
+    told: dict[str, Any] = {}
+    if second.scores is not None:
+        scores = dict.fromkeys(free, min(0.0, *second.scores)) | dict(zip(place, second.scores, strict=True))
+        told["scores"] = tuple(scores[filter_] for filter_ in range(first.filters))
+    if second.order is not None:
+        told["order"] = (*(place[filter_] for filter_ in second.order), *free)
+    if second.curve is not None:
+        told["curve"] = (*second.curve, *(second.curve[-1] for _ in free))
+    if second.partner is not None:
+        pairs = {mine: -1 if other < 0 else place[other] for mine, other in zip(place, second.partner, strict=True)}
+        told["partner"] = tuple(pairs.get(filter_, -1) for filter_ in range(first.filters))
+    kept = tuple(place[filter_] for filter_ in second.kept)
+    return replace(first, kept=kept, reason=f"{first.reason}; {second.reason}", **told)
+
+
+@dataclass
+class _Range:
+    """Least and largest value of each channel a layer is fed."""
+
+    least: Tensor
+    largest: Tensor
+
+    def join(self, least: Tensor, largest: Tensor) -> None:
+        self.least = torch.minimum(self.least, least)
+        self.largest = torch.maximum(self.largest, largest)
+
+
+@torch.no_grad()
+def remove_constant_filters(
+    model: nn.Module, batches: Iterable[Any], *, progress: Progress = silent
+) -> ConstantRemoval:
+    """Remove every filter that the given images never move, without changing what the network says of them.
+
+    Args:
+        model: The trained network; left as it is.
+        batches: Images, with or without labels, iterable more than once. The more, the surer that a filter is dead.
+        progress: Told after every batch.
+
+    Raises:
+        InputError: There are no images, or they can be read only once.
+    """
+    check_repeatable(batches)
+    whole = copied(model)
+    example = next(images_of(batches, whole))[:2]
+    groups = find_groups(whole, example)
+    ranges = _ranges(whole, groups.groups, batches, progress)
+    decisions = {}
+    for group in groups.groups:
+        kept = _kept(whole, group, ranges)
+        if len(kept) < group.filters:
+            gone = group.filters - len(kept)
+            reason = f"{gone} of {group.filters} filters are constant: they go for free"
+            decisions[group.name] = LayerDecision(
+                group.name, group.filters, kept, coupled=group.producers[1:], reason=reason
+            )
+    plan = Plan(decisions, settings={"input_shape": list(example.shape[1:])})
+    if not decisions:
+        return ConstantRemoval(model, plan, 0)
+    small = surgery.apply(plan, whole, example, groups=groups)
+    pair = Pair(whole, small, plan, groups, surgery.removal_of(plan, groups, whole), batches)
+    folded = put_in(pair, _constants, progress)
+    for name, module in folded.named_modules():
+        module.training = model.get_submodule(name).training
+    origin = origin_of(model)
+    filters = sum(len(decision.removed) for decision in decisions.values())
+    return ConstantRemoval(folded if origin is None else set_origin(folded, origin.cut(plan)), plan, filters)
+
+
+def _constants(moments: ChannelMoments, kept: Tensor, paired: Tensor | None) -> Stand:
+    combination = torch.zeros(len(moments.mean), len(kept), dtype=torch.float64, device=kept.device)
+    combination[kept, torch.arange(len(kept), device=kept.device)] = 1
+    return Stand(combination, moments.mean.index_fill(0, kept, 0))
+
+
+def _ranges(
+    model: nn.Module, groups: Iterable[CoupledGroup], batches: Iterable[Any], progress: Progress
+) -> dict[str, _Range]:
+    found: dict[str, _Range] = {}
+
+    def taking(layer: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def take(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            maps: Tensor = arguments[0]
+            rows = maps.flatten(0, -2).T if isinstance(module, nn.Linear) else maps.transpose(0, 1).flatten(1)
+            least, largest = rows.amin(dim=1), rows.amax(dim=1)
+            if layer in found:
+                found[layer].join(least, largest)
+            else:
+                found[layer] = _Range(least, largest)
+
+        return take
+
+    layers = {member.layer for group in groups for member in group.members if member.side == "in"}
+    with ExitStack() as hooks:
+        for layer in sorted(layers):
+            hooks.callback(model.get_submodule(layer).register_forward_pre_hook(taking(layer)).remove)
+        for done, images in enumerate(images_of(batches, model), 1):
+            model(images)
+            progress("looking for constant filters", done, max(done, batches_in(batches)))
+    return found
+
+
+def _kept(model: nn.Module, group: CoupledGroup, ranges: dict[str, _Range]) -> tuple[int, ...]:
+    """Return the filters that are not free, at least one unit."""
+    readers = [member for member in group.members if member.side == "in"]
+    if not readers or any(member.layer not in ranges for member in readers):
+        return tuple(range(group.filters))
+    free = torch.ones(group.filters, dtype=torch.bool)
+    for member in readers:
+        silent_inputs = _silent(model.get_submodule(member.layer), ranges[member.layer])
+        free &= torch.tensor([all(bool(silent_inputs[c]) for c in some) for some in member.channels])
+    gone = [unit for unit in group.units if all(free[filter_] for filter_ in unit)]
+    if len(gone) == len(group.units):
+        gone = gone[1:]
+    return tuple(sorted(set(range(group.filters)) - {filter_ for unit in gone for filter_ in unit}))
+
+
+def _silent(reader: nn.Module, found: _Range) -> Tensor:
+    """Return which inputs of a layer are constants that can be put into what it gives."""
+    zero = (found.least == 0) & (found.largest == 0)
+    if isinstance(reader, nn.Linear):
+        takes = reader.bias is not None
+    elif isinstance(reader, _ConvNd) and not isinstance(reader, _ConvTransposeNd):
+        takes = reader.bias is not None and not any(reader._reversed_padding_repeated_twice)
+    else:
+        takes = False
+    return (found.least == found.largest) & (zero | takes)

@@ -1,1 +1,0 @@
-"""Pruning in rounds: score, cut, retrain, again and again."""

@@ -1,0 +1,1 @@
+"""Layers cut one after another, each given those cut before."""

@@ -1,0 +1,164 @@
+"""From a choice to the way in which layers are ordered and cut one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from infoprune import criteria, cutoff
+from infoprune.criteria.base import create
+from infoprune.criteria.cmi import conditional_mutual_information_order, permutation_p_value
+from infoprune.criteria.scoring import filters_of, score
+from infoprune.cutoff.ratio import left_by_ratio
+from infoprune.cutoff.rules.curve import Curve
+from infoprune.errors import InputError
+from infoprune.network.coupled_groups import CoupledGroup, Groups
+from infoprune.network.execution_order import flow
+from infoprune.options import PruneOptions
+from infoprune.progress import Progress, silent
+from infoprune.selection.layerwise.judging import Judge, Kept
+from infoprune.selection.layerwise.maps import LayerMaps
+from infoprune.selection.layerwise.sequence import Conditional, Cutting, Layers, Orders, Outcome, Ready, in_sequence
+from infoprune.selection.layerwise.state import State, fingerprint_of_run
+
+Batches = Iterable[Any]
+
+
+@dataclass(frozen=True)
+class ByRule:
+    """Candidates of a cut-off rule."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    def __call__(self, group: CoupledGroup, curve: Curve) -> Sequence[int]:
+        """Return them."""
+        return cutoff.candidates(self.name, curve, self.options)
+
+
+@dataclass(frozen=True)
+class ByRatio:
+    """The same share of filters goes from every layer."""
+
+    ratio: float
+
+    def __call__(self, group: CoupledGroup, curve: Curve) -> Sequence[int]:
+        """Return what is left of a group."""
+        return (left_by_ratio(group.filters, self.ratio),)
+
+
+@dataclass(frozen=True)
+class ByCount:
+    """So many filters of each named layer stay."""
+
+    keep: Mapping[str, int]
+
+    def __call__(self, group: CoupledGroup, curve: Curve) -> Sequence[int]:
+        """Return the count of a group.
+
+        Raises:
+            InputError: The group has not so many filters.
+        """
+        count = self.keep.get(group.name, group.filters)
+        if not 1 <= count <= group.filters:
+            raise InputError(f"layer '{group.name}' can keep 1 to {group.filters} filters, not {count}")
+        return (count,)
+
+
+@dataclass(frozen=True)
+class Repairing:
+    """Cuts a network further and repairs it: what happens between two layers of the iterative form."""
+
+    method: str
+
+    def __call__(self, judge: Judge, kept: Kept) -> nn.Module:
+        """Return the repaired network."""
+        return Judge(judge.model, judge.example, judge.groups, (), self.method, judge.repair_images).cut(kept)
+
+
+def cutting(choice: PruneOptions) -> Cutting:
+    """Return how layers are taken and cut."""
+    how = choice.layerwise
+    rule: Any
+    if how.cutoff is not None:
+        rule = ByRule(how.cutoff, how.cutoff_options)
+    elif choice.ratio is not None:
+        rule = ByRatio(choice.ratio)
+    else:
+        assert choice.keep is not None
+        rule = ByCount({layer: count for layer, count in choice.keep.items() if isinstance(count, int)})
+    between = None if how.repair_between_layers is None else Repairing(how.repair_between_layers)
+    return Cutting(rule, how, choice.limits(), between)
+
+
+def plan_layer_by_layer(
+    model: nn.Module,
+    example: Tensor,
+    groups: Groups,
+    chosen: Sequence[CoupledGroup],
+    batches: Batches,
+    choice: PruneOptions,
+    *,
+    held_out: Batches | None = None,
+    resume: Path | None = None,
+    progress: Progress = silent,
+) -> Outcome:
+    """Order and cut the chosen groups one after the other.
+
+    Args:
+        model: The network; left as it is.
+        example: A batch to trace with.
+        groups: Everything that could lose filters.
+        chosen: What may.
+        batches: Calibration images.
+        choice: What is removed, and by what rule.
+        held_out: Images that choose among the candidates of a rule; by default the calibration images.
+        resume: File in which finished layers are kept until the plan is made.
+        progress: Told how far it is.
+
+    Raises:
+        InputError: The criterion gives no curve, or the file is of another run.
+    """
+    info, how = criteria.resolve(choice.criterion), choice.layerwise
+    judged = batches if held_out is None else held_out
+    following = flow(model, chosen, example)
+    by_name = {group.name: group for group in chosen}
+    in_order = tuple(by_name[name] for name in following.order)
+    told = {name: value for name, value in choice.settings().items() if name != "parallel"}
+    state = State(resume, "" if resume is None else fingerprint_of_run(told, model, batches, judged))
+    judge = Judge(model, example, groups, judged, how.candidate_repair, batches, half=how.candidate_bf16)
+    maps = LayerMaps(model, in_order, batches, choice.tap or info.tap, info.images, progress=progress)
+    orders: Orders
+    if choice.criterion == "cmi":
+        create(info, filters_of(model, in_order[0]), options=choice.options)  # refuses unknown options
+        orders = Conditional(
+            partial(conditional_mutual_information_order, **choice.options),
+            partial(permutation_p_value, seed=choice.seed, **choice.options),
+        )
+    else:
+        if how.repair_between_layers is not None:
+            raise InputError(
+                "the iterative form reads maps anew for every layer, which only the criterion 'cmi' does here"
+            )
+        found = score(
+            model, in_order, batches, info, tap=choice.tap, seed=choice.seed, options=choice.options, progress=progress
+        )
+        if how.cutoff is not None:
+            _check_curves(choice, found)
+        orders = Ready(found)
+    layers = Layers(model, in_order, following, maps, judge)
+    return in_sequence(layers, orders, cutting(choice), state, progress=progress)
+
+
+def _check_curves(choice: PruneOptions, found: Mapping[str, criteria.Importance]) -> None:
+    rule = choice.layerwise.cutoff
+    if rule != "grid" and any(importance.curve is None for importance in found.values()):
+        raise InputError(
+            f"the criterion '{choice.criterion}' gives no curve for the cut-off '{rule}' to cut: take the criterion "
+            "'cmi' or the cut-off 'grid'"
+        )

@@ -1,0 +1,80 @@
+"""How good a network would be with only some filters kept, measured on the network really cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from infoprune.measure.accuracy import evaluate
+from infoprune.network import surgery
+from infoprune.network.coupled_groups import Groups
+from infoprune.plan import LayerDecision, Plan
+from infoprune.repair import repaired
+
+Kept = Mapping[str, Sequence[int]]
+
+
+@dataclass
+class Judge:
+    """Accuracy on held-out images.
+
+    Channels that go are gone with their batch norm, not held at the constant that a norm makes of zero: what is
+    measured is the small network.
+
+    Args:
+        model: The whole network; left as it is.
+        example: A batch to trace with.
+        groups: What ``find_groups`` said of the network.
+        held_out: ``(images, labels)`` pairs that chose nothing else, iterable more than once.
+        repair: A repair that each cut network is given before it is measured, by name; by default none is.
+        repair_images: What it is given, without a look at labels.
+        base_accuracy: What losses are counted from; by default the accuracy of the whole network, repaired like
+            the cut ones.
+        half: Measure in bfloat16, which takes a third of the time on processors made for it.
+    """
+
+    model: nn.Module
+    example: Tensor
+    groups: Groups
+    held_out: Iterable[Any]
+    repair: str | None = None
+    repair_images: Iterable[Any] = ()
+    base_accuracy: float | None = None
+    half: bool = False
+    _known: dict[tuple[Any, ...], float] = field(init=False, default_factory=dict)
+
+    def accuracy(self, kept: Kept) -> float:
+        """Return the top-1 accuracy in percent with only these filters of the named groups."""
+        cut = {name: decision.kept for name, decision in self.plan(kept).decisions.items() if decision.removed}
+        key = tuple(sorted(cut.items()))
+        if key not in self._known:
+            self._known[key] = evaluate(self.cut(cut), self.held_out, half=self.half).accuracy
+        return self._known[key]
+
+    @property
+    def base(self) -> float:
+        """Accuracy that losses are counted from, in percent.
+
+        The whole network is given the repair too: what batch norm loses by statistics of a few images, three points
+        on images that a ResNet was trained on, is not the cut's doing.
+        """
+        if self.base_accuracy is None:
+            self.base_accuracy = self.accuracy({})
+        return self.base_accuracy
+
+    def cut(self, kept: Kept) -> nn.Module:
+        """Return the network with only these filters of the named groups, repaired where that was asked for."""
+        plan, small = self.plan(kept), self.model
+        if any(decision.removed for decision in plan.decisions.values()):
+            small = surgery.apply(plan, self.model, self.example, groups=self.groups, check=False)
+        if self.repair is None:
+            return small
+        return repaired(small, self.model, self.repair_images, plan, self.groups, method=self.repair)
+
+    def plan(self, kept: Kept) -> Plan:
+        """Return the plan that keeps these filters of the named groups."""
+        by_name = self.groups.by_name()
+        return Plan({name: LayerDecision(name, by_name[name].filters, tuple(some)) for name, some in kept.items()})

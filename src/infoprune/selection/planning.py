@@ -1,0 +1,248 @@
+"""Which filters stay: from a choice of criterion and cut-off to a plan, with the evidence behind it."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from infoprune import criteria, cutoff
+from infoprune.criteria import reconstruction  # noqa: F401 - it registers
+from infoprune.criteria.base import Importance
+from infoprune.criteria.scoring import score
+from infoprune.cutoff import Cut, Reach
+from infoprune.errors import InputError, unknown
+from infoprune.measure.accuracy import labelled
+from infoprune.measure.figures import check_runs, example_of, latencies
+from infoprune.network import cost, surgery
+from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
+from infoprune.network.layers import is_convolution
+from infoprune.options import PruneOptions
+from infoprune.plan import LayerDecision, Plan
+from infoprune.progress import Progress, silent
+from infoprune.selection.layerwise.choosing import plan_layer_by_layer
+from infoprune.selection.reselection import reselected
+from infoprune.version import __version__
+
+Batches = Iterable[Any]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and the evidence behind it.
+
+    Args:
+        plan: What stays.
+        importances: The criterion's answer by layer; empty where no criterion was asked.
+        groups: Everything that could have been removed, and why the rest could not.
+        model: The smaller network of the iterative form, which a plan alone does not give; ``None`` otherwise.
+    """
+
+    plan: Plan
+    importances: Mapping[str, Importance]
+    groups: Groups
+    model: nn.Module | None = None
+
+
+def make_plan(
+    model: nn.Module,
+    batches: Batches,
+    choice: PruneOptions,
+    *,
+    held_out: Batches | None = None,
+    resume: Path | None = None,
+    progress: Progress = silent,
+    on_reach: Callable[[Reach], None] | None = None,
+) -> Planned:
+    """Decide which filters stay, and keep the evidence.
+
+    Args:
+        model: The trained network; left as it is.
+        batches: Calibration images: ``(images, labels)`` pairs, iterable more than once.
+        choice: What is removed, and by what rule.
+        held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
+        resume: File in which layers that are done are kept until the plan is made, so that the same call goes on after
+            an interruption; where layers are cut one after the other.
+        progress: Told while feature maps are scored.
+        on_reach: Told, before anything is scored, how small the network can get and which layers bind.
+
+    Raises:
+        InputError: As in ``plan``.
+    """
+    example = example_of(batches, model)
+    check_runs(model, example)
+    groups = find_groups(model, example)
+    cut_groups = choose_groups(model, groups, choice)
+    costs = cost.CostModel(model, example, groups)
+    if choice.budget is not None:
+        found = cutoff.reach(cut_groups, costs, limits=choice.limits())
+        if on_reach is not None:
+            on_reach(found)
+        cutoff.check_reach(found, choice.budget)
+    finished = None
+    if choice.layerwise.is_asked_for:
+        outcome = plan_layer_by_layer(
+            model, example, groups, cut_groups, batches, choice, held_out=held_out, resume=resume, progress=progress
+        )
+        importances = {name: decided.importance for name, decided in outcome.decided.items()}
+        cuts, finished = {name: decided.cut for name, decided in outcome.decided.items()}, outcome.model
+    else:
+        importances = _importances(model, cut_groups, batches, choice, progress)
+        cuts = _cut_at_once(_Network(model, example, groups, costs), cut_groups, batches, importances, choice, progress)
+    decisions = {
+        group.name: _decision(group, cuts[group.name], importances.get(group.name))
+        for group in cut_groups
+        if group.name in cuts
+    }
+    skipped = {g.name: "was not chosen to lose filters" for g in groups.groups if g.name not in decisions}
+    settings = _settings(choice, example, batches)
+    plan = Plan(decisions, {**groups.left_alone, **skipped}, settings)
+    if choice.reselect:
+        plan = reselected(plan, model, batches, groups, progress=progress)
+    return Planned(plan, importances, groups, finished)
+
+
+def choose_groups(model: nn.Module, groups: Groups, choice: PruneOptions) -> tuple[CoupledGroup, ...]:
+    """Return the groups that may lose filters, in the order of the network.
+
+    Raises:
+        InputError: The network has no convolutions, nothing can be removed, or a pattern names nothing.
+    """
+    modules = dict(model.named_modules())
+    if not any(is_convolution(module) for module in modules.values()):
+        raise InputError("the network has no convolutions: there are no filters to remove")
+    wanted = choice.layers or (tuple(choice.keep) if choice.keep is not None else ())
+    for pattern in (*wanted, *choice.skip):
+        _check_pattern(pattern, groups)
+    chosen = tuple(
+        group
+        for group in groups.groups
+        if (_matches(group, wanted) if wanted else is_convolution(modules[group.name]))
+        and not _matches(group, choice.skip)
+    )
+    if not chosen:
+        reason = next((f": '{layer}' {why}" for layer, why in groups.left_alone.items()), "")
+        raise InputError(f"nothing that was chosen can lose filters{reason}")
+    return chosen
+
+
+def _importances(
+    model: nn.Module, groups: Sequence[CoupledGroup], batches: Batches, choice: PruneOptions, progress: Progress
+) -> dict[str, Importance]:
+    explicit = choice.keep is not None and not any(isinstance(kept, int) for kept in choice.keep.values())
+    if explicit:
+        return {}
+    info = criteria.resolve(choice.criterion)
+    return score(
+        model, groups, batches, info, tap=choice.tap, seed=choice.seed, options=choice.options, progress=progress
+    )
+
+
+def _worths(
+    model: nn.Module,
+    groups: Sequence[CoupledGroup],
+    batches: Batches,
+    choice: PruneOptions,
+    importances: Mapping[str, Importance],
+    progress: Progress,
+) -> Mapping[str, Importance]:
+    if choice.budget_by == choice.criterion:
+        return importances
+    assert choice.budget_by is not None
+    info = criteria.resolve(choice.budget_by)
+    return score(model, groups, batches, info, seed=choice.seed, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network and what is known of it."""
+
+    model: nn.Module
+    example: Tensor
+    groups: Groups
+    costs: cost.CostModel
+
+    def milliseconds(self, kept: Mapping[str, Sequence[int]]) -> float:
+        """Return the latency of the network really built with these filters."""
+        if not kept:
+            return latencies((self.model,), self.example)[0]
+        filters = {group.name: group.filters for group in self.groups.groups}
+        cut = Plan({name: LayerDecision(name, filters[name], tuple(some)) for name, some in kept.items()})
+        built = surgery.apply(cut, self.model, self.example, groups=self.groups, check=False)
+        return latencies((built,), self.example)[0]
+
+
+def _cut_at_once(
+    network: _Network,
+    groups: Sequence[CoupledGroup],
+    batches: Batches,
+    importances: Mapping[str, Importance],
+    choice: PruneOptions,
+    progress: Progress,
+) -> dict[str, Cut]:
+    if choice.budget is None or choice.budget_by is None:
+        return _cut(network, groups, importances, choice)
+    worths = _worths(network.model, groups, batches, choice, importances, progress)
+    return cutoff.cut_by_worth(groups, importances, worths, network.costs, choice.budget, limits=choice.limits())
+
+
+def _cut(
+    network: _Network, groups: Sequence[CoupledGroup], importances: Mapping[str, Importance], choice: PruneOptions
+) -> dict[str, Cut]:
+    if choice.keep is not None:
+        return cutoff.cut_by_counts(groups, importances, choice.keep)
+    if choice.ratio is not None:
+        return cutoff.cut_by_ratio(groups, importances, choice.ratio, limits=choice.limits())
+    if choice.threshold is not None:
+        return cutoff.cut_by_threshold(groups, importances, choice.threshold, limits=choice.limits())
+    assert choice.budget is not None  # one of them is given
+    if choice.budget.latency is None:
+        return cutoff.cut_to_budget(groups, importances, network.costs, choice.budget, limits=choice.limits())
+    return cutoff.cut_to_latency(
+        groups, importances, network.milliseconds, choice.budget, cost=network.costs, limits=choice.limits()
+    )
+
+
+def _decision(group: CoupledGroup, cut: Cut, importance: Importance | None) -> LayerDecision:
+    told: dict[str, Any] = {}
+    if importance is not None:
+        told = {
+            "scores": tuple(importance.scores.tolist()),
+            "order": importance.order,
+            "curve": importance.curve,
+            "partner": _partner(importance),
+        }
+    return LayerDecision(
+        group.name, group.filters, tuple(cut.kept), coupled=group.producers[1:], reason=cut.reason, **told
+    )
+
+
+def _partner(importance: Importance) -> tuple[int, ...] | None:
+    found = importance.evidence.get("partner")
+    return None if found is None else tuple(found.tolist())
+
+
+def _matches(group: CoupledGroup, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(layer, pattern) for layer in group.producers for pattern in patterns)
+
+
+def _check_pattern(pattern: str, groups: Groups) -> None:
+    if any(_matches(group, (pattern,)) for group in groups.groups):
+        return
+    if pattern in groups.left_alone:
+        raise InputError(f"layer '{pattern}' cannot lose filters: {groups.left_alone[pattern]}")
+    raise unknown("layer", pattern, [layer for group in groups.groups for layer in group.producers])
+
+
+def _settings(choice: PruneOptions, example: Tensor, batches: Batches) -> dict[str, Any]:
+    return {
+        **choice.settings(),
+        "calibration_images": sum(len(labels) for _, labels in labelled(batches)),
+        "input_shape": list(example.shape[1:]),
+        "versions": {"infoprune": __version__, "torch": torch.__version__},
+    }

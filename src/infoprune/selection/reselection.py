@@ -1,0 +1,191 @@
+"""Which filters stay, chosen anew in the network that is left; how many is the plan's.
+
+A plan is made from the whole network, but what a filter is worth changes as the layers before it lose theirs. Here the
+layers are taken front to back as in ``repair.least_squares``, refitted on what the pruned network feeds them. Where one
+of them is the only reader of a coupled group that loses filters, its normal equations, with the original's result as
+the target, first say by backward elimination which of them it does best without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from infoprune.criteria.reconstruction import Share, eliminate, features_of, inverse_of
+from infoprune.measure.accuracy import check_repeatable
+from infoprune.network import surgery
+from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
+from infoprune.network.equivalence import copied, duplicate
+from infoprune.network.removal import Removal
+from infoprune.plan import LayerDecision, Plan
+from infoprune.progress import Progress, silent
+from infoprune.regression.normal_equations import NormalEquations, Solution
+from infoprune.repair.base import Pair, images_of
+from infoprune.repair.least_squares import (
+    MEMORY,
+    Site,
+    Walks,
+    as_matrix,
+    best_solution,
+    layers_to_refit,
+    moments_of,
+    norm_scale_of,
+    site_of,
+    write_solution,
+)
+
+
+@torch.no_grad()
+def reselect(
+    plan: Plan, model: nn.Module, batches: Iterable[Any], *, memory: int = MEMORY, progress: Progress = silent
+) -> Plan:
+    """Return a plan that keeps as many filters of every layer, but those the network that is left does best with.
+
+    Args:
+        plan: How many filters stay, and which of those that several layers read or that are written by none alone.
+        model: The network it was made for; left as it is.
+        batches: Images, with or without labels (they are not read), iterable more than once and the same every time.
+        memory: Bytes of feature maps that may be kept between layers.
+        progress: Told after every layer.
+
+    Returns:
+        A plan in which scores and orders are those of the given one only where nothing was chosen anew.
+
+    Raises:
+        InputError: The plan is for another network, there are no images, or they can be read only once.
+    """
+    check_repeatable(batches)
+    groups = find_groups(model, next(images_of(batches, model))[:2])
+    return reselected(plan, model, batches, groups, memory=memory, progress=progress)
+
+
+@torch.no_grad()
+def reselected(
+    plan: Plan,
+    model: nn.Module,
+    batches: Iterable[Any],
+    groups: Groups,
+    *,
+    memory: int = MEMORY,
+    progress: Progress = silent,
+) -> Plan:
+    """Return a plan chosen anew, as ``reselect``, where the groups are known already.
+
+    Raises:
+        InputError: As for ``reselect``.
+    """
+    whole = copied(model)
+    removal = surgery.removal_of(plan, groups, whole)
+    open_groups = _readers(whole, plan, groups, _behind(whole, plan, groups, removal, batches))
+    settled = {name: one for name, one in plan.decisions.items() if name not in {g.name for g in open_groups.values()}}
+    pair = _cut(whole, Plan(settled), groups, batches)
+    small = duplicate(pair.small)
+    # Filters that go keep their place until the end, with no weight behind them: it is the same network.
+    layers = layers_to_refit(replace(pair, removal=removal), small, every=True)
+    walks = Walks.of(pair, small, memory)
+    decisions = dict(plan.decisions)
+    for done, layer in enumerate(layers, 1):
+        site = site_of(pair, small, layer)
+        if site is not None:
+            equations = moments_of(walks, site)
+            group = open_groups.get(layer)
+            if group is None:
+                write_solution(site, best_solution(site, *equations))
+            else:
+                kept = _chosen(pair, site, group, equations, len(plan.kept[group.name]))
+                decisions[group.name] = _decision(plan.decisions[group.name], kept)
+        progress("choosing filters anew", done, len(layers))
+    return replace(plan, decisions=decisions)
+
+
+def _cut(whole: nn.Module, plan: Plan, groups: Groups, batches: Iterable[Any]) -> Pair:
+    example = next(images_of(batches, whole))[:2]
+    small = surgery.apply(plan, whole, example, groups=groups, check=False)
+    return Pair(whole, small, plan, groups, surgery.removal_of(plan, groups, whole), batches)
+
+
+def _behind(whole: nn.Module, plan: Plan, groups: Groups, removal: Removal, batches: Iterable[Any]) -> set[str]:
+    """Return the layers that can be refitted and whose result can be followed in the whole network."""
+    pair = Pair(whole, whole, plan, groups, removal, batches)
+    layers = layers_to_refit(pair, whole, every=True)
+    return {layer for layer in layers if site_of(replace(pair, removal={}), whole, layer) is not None}
+
+
+def _readers(whole: nn.Module, plan: Plan, groups: Groups, refitted: set[str]) -> dict[str, CoupledGroup]:
+    """Return, by the only layer that reads it, the groups that lose filters and can be chosen anew."""
+    found: dict[str, CoupledGroup] = {}
+    for group in groups.groups:
+        decision = plan.decisions.get(group.name)
+        readers = [member.layer for member in group.members if member.side == "in"]
+        if decision is None or not decision.removed or len(readers) != 1 or readers[0] not in refitted:
+            continue
+        if getattr(whole.get_submodule(readers[0]), "groups", 1) == 1:
+            # Of two branches side by side the first is chosen anew, the other stays as planned.
+            found.setdefault(readers[0], group)
+    return found
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Which features of a reading layer belong to each filter of a group, and how many there are."""
+
+    rows: list[Tensor]
+    count: int
+
+    def without(self, gone: Iterable[int]) -> Tensor:
+        """Return the features that are left, ascending."""
+        left = torch.ones(self.count, dtype=torch.bool)
+        for filter_ in gone:
+            left[self.rows[filter_].cpu()] = False
+        return left.nonzero().flatten()
+
+
+def _chosen(
+    pair: Pair, site: Site, group: CoupledGroup, equations: tuple[NormalEquations, NormalEquations], count: int
+) -> tuple[int, ...]:
+    """Return the filters that stay, and refit the layer that reads them as if the others were gone."""
+    fit, held_out = equations
+    start = as_matrix(site.small)
+    first = best_solution(site, fit, held_out)
+    weights = start * norm_scale_of(site)[:, None, :] if first is None else first.weights
+    rows = _Features(_rows(pair, site, group), start.shape[1])
+    units = [torch.cat([rows.rows[filter_] for filter_ in unit]) for unit in group.units]
+    both = fit + held_out
+    inverse = inverse_of(both.moments(centred=site.has_constant())[0], both.count)
+    share = Share(inverse, weights[0], units, 1.0)
+    gone: set[int] = set()
+    for unit, _ in eliminate([share], len(units)):
+        if group.filters - len(gone) - len(group.units[unit]) < count:
+            break
+        gone |= set(group.units[unit])
+    left = rows.without(gone).to(start.device)
+    found = best_solution(site, fit.among(left), held_out.among(left), left)
+    kept = torch.zeros_like(weights)
+    kept[:, left] = weights[:, left] if found is None else found.weights
+    constant = _constant(site, both, kept) if found is None else found.constant
+    write_solution(site, Solution(kept, constant))
+    return tuple(filter_ for filter_ in range(group.filters) if filter_ not in gone)
+
+
+def _constant(site: Site, equations: NormalEquations, weights: Tensor) -> Tensor:
+    return equations.solve(weights, float("inf"), constant=site.has_constant()).constant
+
+
+def _rows(pair: Pair, site: Site, group: CoupledGroup) -> list[Tensor]:
+    """Return by filter its features, in a reading layer that may have lost other inputs already."""
+    member = next(one for one in group.members if one.layer == site.name and one.side == "in")
+    whole = pair.original.get_submodule(site.name)
+    weight = whole.weight
+    assert isinstance(weight, Tensor)
+    place = {channel: at for at, channel in enumerate(pair.kept(site.name, "in", weight.shape[1]))}
+    channels = [[place[channel] for channel in some if channel in place] for some in member.channels]
+    return [features_of(whole, some).to(weight.device) for some in channels]
+
+
+def _decision(planned: LayerDecision, kept: tuple[int, ...]) -> LayerDecision:
+    reason = f"{planned.reason}; which of them was chosen anew in the network that is left".lstrip("; ")
+    return LayerDecision(planned.layer, planned.filters, kept, coupled=planned.coupled, reason=reason)

@@ -1,0 +1,76 @@
+"""How far a plan depends on the images that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from statistics import mean
+from typing import Any
+
+from scipy.stats import kendalltau  # type: ignore[import-untyped]
+from torch import nn
+
+from infoprune.errors import InputError
+from infoprune.options import PruneOptions
+from infoprune.plan import LayerDecision, Plan
+from infoprune.progress import Progress, silent
+from infoprune.selection.planning import make_plan
+
+Batches = Iterable[Any]
+
+
+def further_plans(
+    model: nn.Module,
+    samples: Sequence[Batches],
+    choice: PruneOptions,
+    *,
+    held_out: Batches | None = None,
+    progress: Progress = silent,
+) -> list[Plan]:
+    """Make the same plan from each of several samples of calibration images.
+
+    Args:
+        model: The network; left as it is.
+        samples: ``(images, labels)`` batches each, iterable more than once.
+        choice: What is removed, and by what rule.
+        held_out: As for ``plan``, the same for all.
+        progress: Told how far each plan is.
+    """
+    return [make_plan(model, sample, choice, held_out=held_out, progress=progress).plan for sample in samples]
+
+
+def spread(plans: Sequence[Plan]) -> dict[str, dict[str, Any]]:
+    """Return by layer how alike the plans are.
+
+    Args:
+        plans: Of one network, at least two.
+
+    Returns:
+        By layer ``kept``, how many filters each plan keeps; ``overlap``, the mean over pairs of plans of the filters
+        both keep as a share of those that either keeps; and, where there are orders, ``kendall_tau``, the mean rank
+        correlation of the orders.
+
+    Raises:
+        InputError: There are fewer than two plans, or they are of different layers.
+    """
+    if len(plans) < 2:
+        raise InputError(f"the spread is that of at least two plans, not of {len(plans)}")
+    if any(plan.decisions.keys() != plans[0].decisions.keys() for plan in plans):
+        raise InputError("the plans are of different layers: their spread means nothing")
+    return {layer: _spread([plan.decisions[layer] for plan in plans]) for layer in plans[0].decisions}
+
+
+def _spread(decisions: Sequence[LayerDecision]) -> dict[str, Any]:
+    pairs = list(combinations(decisions, 2))
+    shared = [len({*one.kept} & {*other.kept}) / len({*one.kept} | {*other.kept}) for one, other in pairs]
+    found: dict[str, Any] = {"kept": [len(decision.kept) for decision in decisions], "overlap": mean(shared)}
+    if all(decision.order is not None for decision in decisions):
+        found["kendall_tau"] = mean(_agreement(one.order or (), other.order or ()) for one, other in pairs)
+    return found
+
+
+def _agreement(one: Sequence[int], other: Sequence[int]) -> float:
+    if len(one) < 2:
+        return 1.0
+    places = [sorted(range(len(order)), key=order.__getitem__) for order in (one, other)]
+    return float(kendalltau(*places).statistic)

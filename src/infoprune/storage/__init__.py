@@ -1,0 +1,1 @@
+"""Networks in files: checkpoints, ONNX and torch.export."""

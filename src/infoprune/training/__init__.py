@@ -1,0 +1,1 @@
+"""Training and fine-tuning that resume to the same weights."""

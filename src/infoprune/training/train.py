@@ -1,0 +1,202 @@
+"""Training by SGD that resumes to the same weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from infoprune.data.augmentation import Augmentation, cutout, turn_and_scale
+from infoprune.device import multiplies_bfloat16
+from infoprune.errors import InputError
+from infoprune.measure.accuracy import Evaluation, evaluate, labelled
+from infoprune.network.memory_format import fastest_layout
+from infoprune.progress import Progress, silent
+from infoprune.training.recipe import Epoch, Precision, Recipe
+from infoprune.training.train_state import TrainState
+
+Batches = Iterable[Any]
+
+
+OnStep = Callable[[nn.Module, Tensor, Tensor, int], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trained network and the way there.
+
+    Args:
+        model: The weights that were best on the held-out images; without held-out images the last ones.
+        epochs: Figures of every epoch, those before an interruption included.
+        best: Number of the epoch whose weights were kept.
+    """
+
+    model: nn.Module
+    epochs: tuple[Epoch, ...]
+    best: int
+
+
+def train(
+    model: nn.Module,
+    batches: DataLoader[Any],
+    held_out: Batches | None = None,
+    recipe: Recipe | None = None,
+    *,
+    teacher: nn.Module | None = None,
+    augmentation: Augmentation | None = None,
+    fabric: Fabric | None = None,
+    resume: Path | None = None,
+    progress: Progress = silent,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: OnStep | None = None,
+) -> Training:
+    """Train a copy of a network by SGD and return the weights that did best on held-out images.
+
+    Args:
+        model: Gives ``(n, classes)`` logits; left as it is.
+        batches: ``(images, labels)`` training batches.
+        held_out: Images that choose the epoch to keep: a part of the training set, never the test set.
+        recipe: How to train.
+        teacher: Network whose soft targets are mixed in with the weight ``recipe.distillation``.
+        augmentation: Changes a batch of images at random.
+        fabric: Devices and precision; by default one device and the recipe's precision.
+        resume: File in which the state after each epoch is kept; where it exists, the training goes on from there and
+            ends with the same weights as one that was never interrupted.
+        progress: Told after every step.
+        on_epoch: Told after every epoch.
+        on_step: Given the network, the images and labels it was just trained on, and the number of the step, after
+            every step; such as an information plane. It changes nothing.
+
+    Raises:
+        InputError: There are no batches, the loss is no longer finite, or ``resume`` belongs to another training.
+    """
+    recipe = recipe or Recipe()
+    fabric = fabric or make_fabric(precision=recipe.precision)
+    rng = torch.get_rng_state()
+    try:
+        layout = _layout(fabric, batches, *((model,) if teacher is None else (model, teacher)))
+        state = TrainState.start(model, fabric, recipe, layout)
+        if resume is not None and resume.exists():
+            state.read(resume)
+        loop = _Loop(state, fabric.setup_dataloaders(batches, move_to_device=False), recipe, augmentation, progress)
+        loop.teacher = None if teacher is None else fabric.to_device(copy.deepcopy(teacher).eval())
+        loop.on_step = on_step
+        for number in range(len(state.epochs), recipe.epochs):
+            epoch = loop.run(number, held_out)
+            state.note(epoch)
+            if resume is not None and fabric.is_global_zero:
+                state.write(resume)
+            if on_epoch is not None:
+                on_epoch(epoch)
+    finally:
+        torch.set_rng_state(rng)
+    return Training(state.best_model(model), tuple(state.epochs), state.best)
+
+
+def make_fabric(
+    *, accelerator: str = "auto", devices: int | str = 1, nodes: int = 1, precision: Precision = "auto"
+) -> Fabric:
+    """Return the Fabric for so many devices on so many machines; ``precision`` as in ``Recipe``."""
+    if precision == "auto":
+        device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+        precision = "bf16-mixed" if multiplies_bfloat16(device) else "32-true"
+    return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
+
+
+def _layout(fabric: Fabric, batches: Batches, *networks: nn.Module) -> torch.memory_format:
+    first = next(labelled(batches), None)
+    if first is None:
+        return torch.contiguous_format
+    with fabric.autocast():
+        return fastest_layout(fabric.to_device(first[0][:2]), *networks)
+
+
+@dataclass
+class _Loop:
+    """One epoch after the other over the same batches."""
+
+    state: TrainState
+    batches: Any
+    recipe: Recipe
+    augmentation: Augmentation | None
+    progress: Progress
+    teacher: nn.Module | None = None
+    on_step: OnStep | None = None
+
+    def run(self, number: int, held_out: Batches | None) -> Epoch:
+        """Train one epoch. All that is random in it follows from the seed and its number, so it can be repeated."""
+        start = time.perf_counter()
+        state, steps = self.state, len(self.batches)
+        if not steps:
+            raise InputError("there are no images to train on: the loader is empty")
+        torch.manual_seed(self.recipe.seed * 100_003 + number)
+        state.model.train()
+        total = torch.zeros((), dtype=torch.float64)
+        for step, (images, labels) in enumerate(labelled(self.batches)):
+            rate = self.recipe.rate((number + step / steps) / self.recipe.epochs)
+            images, labels = self._prepared(images, number), labels.to(state.fabric.device)
+            total += self._step(images, labels, rate)
+            if not math.isfinite(total):
+                raise InputError(f"the loss is no longer finite at a learning rate of {rate:.3g}: use a lower one")
+            if self.on_step is not None:
+                self.on_step(state.plain_model(), images, labels, number * steps + step)
+            self.progress("training", number * steps + step + 1, self.recipe.epochs * steps)
+        accuracy = None if held_out is None else self._held_out(held_out).accuracy
+        mean = float(cast(Tensor, state.fabric.all_reduce(total / steps)))
+        return Epoch(number, mean, accuracy, time.perf_counter() - start)
+
+    def _prepared(self, images: Tensor, number: int) -> Tensor:
+        images = images.to(self.state.fabric.device)
+        if self.recipe.sizes:
+            size = self.recipe.sizes[number * len(self.recipe.sizes) // self.recipe.epochs]
+            if images.shape[-1] != size:
+                images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+        if self.augmentation is not None:
+            images = self.augmentation(images)
+        if self.recipe.rotation or self.recipe.scaling:
+            images = turn_and_scale(images, self.recipe.rotation, self.recipe.scaling)
+        if self.recipe.cutout:
+            images = cutout(images, self.recipe.cutout)
+        return images.contiguous(memory_format=self.state.layout)
+
+    def _step(self, images: Tensor, labels: Tensor, rate: float) -> float:
+        state = self.state
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        state.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(state.model(images).float(), images, labels)
+        state.fabric.backward(loss)
+        if norm := self.recipe.clip:
+            # What is not finite is told by the loss, and in float16 the scaler passes over it.
+            state.fabric.clip_gradients(state.model, state.optimizer, max_norm=norm, error_if_nonfinite=False)
+        state.optimizer.step()
+        return float(loss.detach())
+
+    def _loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        hard = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        weight, temperature = self.recipe.distillation, self.recipe.temperature
+        if self.teacher is None or not weight:
+            return hard
+        with torch.no_grad(), self.state.fabric.autocast():
+            targets = self.teacher(images).float()
+        soft = F.kl_div(
+            F.log_softmax(logits / temperature, 1),
+            F.log_softmax(targets / temperature, 1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        return (1 - weight) * hard + weight * temperature**2 * soft
+
+    def _held_out(self, held_out: Batches) -> Evaluation:
+        with self.state.fabric.autocast():
+            return evaluate(self.state.model, held_out)

@@ -1,0 +1,142 @@
+"""Everything of a training that must survive an interruption."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from infoprune.errors import InputError
+from infoprune.files import written_whole
+from infoprune.network.fingerprint import fingerprint
+from infoprune.network.memory_format import laid_out
+from infoprune.training.recipe import Epoch, Recipe
+
+
+class TrainState:
+    """Everything that must survive an interruption: weights, momentum, the best weights, the figures so far."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        optimizer: torch.optim.SGD,
+        recipe: Recipe,
+        layout: torch.memory_format,
+    ) -> None:
+        self.fabric = fabric
+        self.recipe = recipe
+        self.layout = layout
+        self.model = model
+        self.optimizer = optimizer
+        self.epochs: list[Epoch] = []
+        self.best = -1
+        self.best_weights: dict[str, Tensor] = {}
+        self.started_from = ""
+
+    @classmethod
+    def start(cls, model: nn.Module, fabric: Fabric, recipe: Recipe, layout: torch.memory_format) -> TrainState:
+        """Return the state before the first step."""
+        trained = laid_out(copy.deepcopy(model), layout)
+        decayed = [p for p in trained.parameters() if p.ndim > 1 and p.requires_grad]
+        others = [p for p in trained.parameters() if p.ndim <= 1 and p.requires_grad]
+        optimizer = torch.optim.SGD(
+            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov and recipe.momentum > 0,
+        )
+        wrapped, optimizer = fabric.setup(trained, optimizer)
+        state = cls(fabric, wrapped, optimizer, recipe, layout)
+        state.best_weights = state.weights()
+        state.started_from = fingerprint(state.best_weights)
+        return state
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return copies of all weights, on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def plain_model(self) -> nn.Module:
+        """Return the network without the wrapper of Fabric."""
+        # Fabric wraps it to set the precision.
+        return cast(nn.Module, getattr(self.model, "module", self.model))
+
+    def note(self, epoch: Epoch) -> None:
+        """Add an epoch, and keep its weights where they are the best so far on held-out images."""
+        self.epochs.append(epoch)
+        best = max((e.held_out or 0.0 for e in self.epochs[:-1]), default=-1.0)
+        if epoch.held_out is None or epoch.held_out >= best:
+            self.best, self.best_weights = epoch.number, self.weights()
+
+    def best_model(self, model: nn.Module) -> nn.Module:
+        """Return a copy of a network with the best weights."""
+        trained = copy.deepcopy(model)
+        trained.load_state_dict(self.best_weights)
+        return trained
+
+    def momenta(self) -> dict[str, Tensor]:
+        """Return the optimiser's momentum by parameter."""
+        buffers = self.optimizer.state
+        found = {}
+        for name, parameter in self.model.named_parameters():
+            buffer = buffers.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None:
+                found[name] = buffer.detach().cpu()
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write the state, whole or not at all."""
+        parts = {"weights": self.weights(), "best": self.best_weights, "momentum": self.momenta()}
+        tensors = {f"{part}/{name}": t.contiguous() for part, named in parts.items() for name, t in named.items()}
+        notes = {
+            "recipe": json.dumps(asdict(self.recipe)),
+            "epochs": json.dumps([asdict(epoch) for epoch in self.epochs]),
+            "best": str(self.best),
+            "started_from": self.started_from,
+        }
+        with written_whole(path, force=True) as temporary:
+            save_file(tensors, temporary, metadata=notes)
+
+    def read(self, path: Path) -> None:
+        """Go on from a state.
+
+        Raises:
+            InputError: The file is of another training.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                notes = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            recipe, epochs = json.loads(notes["recipe"]), json.loads(notes["epochs"])
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise InputError(f"'{path}' is not the state of a training: {error}; remove it to start anew") from error
+        if recipe != json.loads(json.dumps(asdict(self.recipe))):
+            changed = next(k for k in {**recipe, **asdict(self.recipe)} if recipe.get(k) != asdict(self.recipe).get(k))
+            raise InputError(f"'{path}' is of a training with another {changed}: remove it to start anew")
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "momentum": {}}
+        for key, tensor in tensors.items():
+            part, name = key.split("/", 1)
+            parts[part][name] = tensor
+        self._load(path, parts)
+        if notes.get("started_from") != self.started_from:
+            raise InputError(f"'{path}' is of a training that started from other weights: remove it to start anew")
+        self.epochs = [Epoch(**epoch) for epoch in epochs]
+        self.best, self.best_weights = int(notes["best"]), parts["best"]
+
+    def _load(self, path: Path, parts: dict[str, dict[str, Tensor]]) -> None:
+        try:
+            self.model.load_state_dict(parts["weights"])
+        except RuntimeError as error:
+            raise InputError(f"'{path}' is of a training of another network: remove it to start anew") from error
+        for name, parameter in self.model.named_parameters():
+            if name in parts["momentum"]:
+                momentum = torch.empty_like(parameter).copy_(parts["momentum"][name])
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum

@@ -1,0 +1,132 @@
+"""A schedule says in numbers what a paper says in words."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infoprune import zoo
+from infoprune.errors import InputError
+from infoprune.iterative.published_schedules import in_rounds, named_schedule, named_schedules
+from infoprune.iterative.schedule import LayerPace, Pace, PruningSchedule
+from infoprune.training.recipe import Recipe
+
+PLAIN = PruningSchedule((LayerPace("conv1", Pace(plus=1)),), Recipe())
+
+
+def rounds(pace, first):
+    widths = [first]
+    while (fewer := pace.left(widths[-1], first)) < widths[-1]:
+        widths.append(fewer)
+    return widths
+
+
+@pytest.mark.parametrize(
+    ("text", "left", "goes"),
+    [("2", 20, 2), ("5%", 100, 5), ("5%", 10, 1), ("7%", 100, 7), ("12%+1", 50, 7), ("4%+1", 20, 1), ("0.5%+3", 3, 3)],
+)
+def test_a_pace_is_a_count_a_share_or_the_papers_share_and_one(text, left, goes):
+    pace = Pace.parse(text)
+    assert pace.filters(left) == goes
+    assert Pace.parse(str(pace)) == pace
+
+
+@given(share=st.integers(0, 999), plus=st.integers(0, 50))
+def test_a_pace_is_read_as_it_is_written(share, plus):
+    if share or plus:
+        pace = Pace(share / 1000, plus)
+        assert Pace.parse(str(pace)) == pace
+
+
+@given(
+    first=st.integers(2, 300),
+    share=st.floats(0, 0.9),
+    plus=st.integers(0, 9),
+    limit=st.one_of(st.integers(1, 300), st.floats(0.01, 0.99)),
+)
+def test_a_layer_comes_down_to_its_limit_and_stops_there(first, share, plus, limit):
+    if not share and not plus:
+        return
+    pace = LayerPace("x", Pace(share, plus), limit)
+    widths = rounds(pace, first)
+    assert widths[-1] == min(first, limit if isinstance(limit, int) else max(1, round(limit * first)))
+    assert all(a - b <= pace.pace.filters(a) for a, b in itertools.pairwise(widths))
+
+
+@pytest.mark.parametrize(
+    ("name", "firsts", "published"),
+    [
+        ("hrel-lenet5", (20, 50), {18}),
+        ("hrel-vgg16", (64, 64, 128, 128, 256, 256, 256) + (512,) * 6, {36}),
+        ("hrel-resnet56", (16, 32, 64), {9}),
+        ("hrel-resnet50", (64, 64, 128, 128, 256, 256, 512, 512), {11, 12}),
+        ("hrel-resnet50-small", (64, 64, 128, 128, 256, 256, 512, 512), {11, 12}),
+    ],
+)
+def test_the_published_schedules_take_the_published_number_of_rounds(name, firsts, published):
+    layers = named_schedule(name).make().layers
+    taken = [rounds(pace, first) for pace, first in zip(layers, firsts, strict=True)]
+    assert max(len(widths) - 1 for widths in taken) in published
+    assert [widths[-1] for widths in taken] == [pace.limit for pace in layers]
+
+
+@pytest.mark.parametrize("name", named_schedules())
+def test_a_named_schedule_survives_json_and_names_a_network_that_is_there(name):
+    schedule = named_schedule(name).make()
+    assert PruningSchedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
+    assert named_schedule(name).network in zoo.names()
+
+
+def test_the_published_learning_rates_fall_where_the_paper_says():
+    lenet5 = named_schedule("hrel-lenet5").make()
+    rates = [lenet5.retraining.rate(epoch / 40) for epoch in (0, 9, 10, 19, 20, 39)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    vgg16 = named_schedule("hrel-vgg16").make()
+    assert [vgg16.initial.rate(epoch / 300) for epoch in (79, 80, 140, 230)] == pytest.approx([0.1, 0.01, 1e-3, 1e-4])
+    assert [vgg16.retraining.rate(epoch / 90) for epoch in (39, 40, 70)] == pytest.approx([0.01, 1e-3, 1e-4])
+    resnet50 = named_schedule("hrel-resnet50").make()
+    assert [resnet50.retraining.rate(epoch / 33) for epoch in (9, 10, 25)] == pytest.approx([1e-3, 1e-4, 1e-5])
+
+
+def test_every_round_draws_anew_and_the_last_has_a_recipe_of_its_own():
+    schedule = PruningSchedule((), Recipe(epochs=1), last=Recipe(epochs=7)).seeded(5)
+    recipes = [schedule.recipe(number, is_last=number == 3) for number in (1, 2, 3)]
+    assert [recipe.epochs for recipe in recipes] == [1, 1, 7]
+    assert len({recipe.seed for recipe in recipes}) == 3
+
+
+def test_the_first_pace_that_fits_counts_and_a_group_fits_by_any_of_its_layers():
+    schedule = PruningSchedule((LayerPace("a.*", Pace(plus=1)), LayerPace("*", Pace(plus=2))), Recipe())
+    assert schedule.pace_of(("b", "a.conv")).pace.plus == 1
+    assert schedule.pace_of(("b",)).pace.plus == 2
+    assert PLAIN.pace_of(("b",)) is None
+
+
+def test_in_rounds_reaches_the_limit_in_about_so_many():
+    for filters, limit, count in ((512, 44, 6), (64, 20, 6), (50, 3, 5)):
+        assert len(rounds(LayerPace("x", in_rounds(filters, limit, count), limit), filters)) - 1 in (count - 1, count)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Pace.parse("5 percent"), "'2', '5%' or '5%\\+1', not '5 percent'"),
+        (lambda: Pace.parse(""), "not ''"),
+        (lambda: Pace.parse("0"), "more than nothing"),
+        (lambda: Pace.parse("100%"), "below 1"),
+        (lambda: LayerPace("x", Pace(plus=1), 0), "at least one filter stays in 'x'"),
+        (lambda: LayerPace("x", Pace(plus=1), 1.5), "a share above 0 and below 1"),
+        (lambda: PruningSchedule((), Recipe(), rounds=0), "at least one round"),
+        (lambda: PruningSchedule((), Recipe(), floor=101), "in percent"),
+        (lambda: PruningSchedule.from_dict({"layer": []}), "unknown word of a schedule 'layer': did you mean 'layers'"),
+        (lambda: PruningSchedule.from_dict({"layers": []}), "this is not a schedule"),
+        (lambda: PruningSchedule.from_dict({"layers": [], "retraining": {"epoch": 3}}), "did you mean 'epochs'"),
+        (lambda: named_schedule("hrel-vgg"), "unknown schedule 'hrel-vgg': did you mean 'hrel-vgg16'"),
+        (lambda: in_rounds(8, 8, 2), "8 filters cannot come down to 8"),
+    ],
+)
+def test_what_is_no_schedule_is_refused_in_one_sentence(make, words):
+    with pytest.raises(InputError, match=words):
+        make()
