@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
+from infoprune.data.batches import Batches, example_of
 from infoprune.errors import InputError
-from infoprune.measure.figures import dead_filters, example_for, example_of, figures, latencies
+from infoprune.measure.figures import dead_filters, example_for, figures, latencies
 from infoprune.measure.record import Figures, Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
@@ -27,8 +28,6 @@ from infoprune.repair import repaired
 from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
 from infoprune.selection.layerwise.state import remove_state
 from infoprune.selection.planning import Planned, make_plan
-
-Batches = Iterable[Any]
 
 
 @dataclass(frozen=True)

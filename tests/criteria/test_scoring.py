@@ -316,8 +316,6 @@ def test_what_cannot_be_scored_is_told(model):
             score(model, GROUPS, [], find(name))
     with pytest.raises(InputError, match="'qsfm' reads the images several times: give a DataLoader or a list"):
         score(model, GROUPS, iter(batches()), find("qsfm"))
-    with pytest.raises(InputError, match="needs gradients"):
-        score(model, GROUPS, None, CriterionInfo("taylor", Spy, "", needs_gradients=True))
 
     class Short(Spy):
         def compute(self):

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import nn
 
+from infoprune.data.batches import example_of
 from infoprune.device import device_of
 from infoprune.experiment.images import DataOptions
 from infoprune.experiment.network import NetworkOptions, preprocessing_of
 from infoprune.measure import environment
-from infoprune.measure.figures import example_of, figures, latencies
+from infoprune.measure.figures import figures, latencies
 from infoprune.network.origin import origin_of
 from infoprune.progress import Progress
 from infoprune.zoo import registry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from infoprune.criteria.scoring import score
 from infoprune.cutoff import Limits
 from infoprune.cutoff.ranking import kept_after, ladder
 from infoprune.data.augmentation import Augmentation
+from infoprune.data.batches import Batches, example_of
 from infoprune.errors import InputError, unknown
 from infoprune.iterative.run_state import Round, Rounds
 from infoprune.iterative.schedule import LayerPace, PruningSchedule
 from infoprune.measure.accuracy import evaluate
-from infoprune.measure.figures import check_runs, dead_filters, example_of
+from infoprune.measure.figures import check_runs, dead_filters
 from infoprune.measure.information_plane import InformationPlane
 from infoprune.measure.record import Stopwatch
 from infoprune.network import cost, surgery
@@ -35,7 +36,6 @@ from infoprune.repair import repaired
 from infoprune.training.recipe import Epoch, Recipe
 from infoprune.training.train import Training, make_fabric, train
 
-Batches = Iterable[Any]
 OnRound = Callable[[Round, int], None]
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from infoprune import criteria
 from infoprune.criteria.scoring import score
+from infoprune.data.batches import Batches
 from infoprune.device import device_of
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import check_repeatable, eval_mode, evaluate, labelled, logits_of
+from infoprune.measure.accuracy import eval_mode, evaluate, logits_of
 from infoprune.measure.record import Figures
 from infoprune.network import cost
 from infoprune.network.coupled_groups import CoupledGroup
@@ -20,8 +20,6 @@ from infoprune.network.layers import is_convolution
 from infoprune.network.origin import origin_of
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
-
-Batches = Iterable[Any]
 
 
 def figures(
@@ -63,19 +61,6 @@ def dead_filters(model: nn.Module, batches: Batches, groups: Sequence[CoupledGro
     convolutions = [group for group in groups if is_convolution(modules[group.name])]
     variances = score(model, convolutions, batches, criteria.find("variance"), tap="activation")
     return {name: set((found.scores <= 0).nonzero().flatten().tolist()) for name, found in variances.items()}
-
-
-def example_of(batches: Batches, model: nn.Module) -> Tensor:
-    """Return two images of the first batch, on the network's device.
-
-    Raises:
-        InputError: There are no batches, or they can be read only once.
-    """
-    check_repeatable(batches)
-    first = next(labelled(batches), None)
-    if first is None:
-        raise InputError("there are no calibration images: the loader is empty")
-    return first[0][:2].to(device_of(model))
 
 
 def check_runs(model: nn.Module, example: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from infoprune.criteria import reconstruction  # noqa: F401 - it registers
 from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
 from infoprune.cutoff import Cut, Reach
+from infoprune.data.batches import Batches, example_of, labelled
 from infoprune.errors import InputError, unknown
-from infoprune.measure.accuracy import labelled
-from infoprune.measure.figures import check_runs, example_of, latencies
+from infoprune.measure.figures import check_runs, latencies
 from infoprune.network import cost, surgery
 from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
 from infoprune.network.layers import is_convolution
@@ -28,8 +28,6 @@ from infoprune.progress import Progress, silent
 from infoprune.selection.layerwise.choosing import plan_layer_by_layer
 from infoprune.selection.reselection import reselected
 from infoprune.version import __version__
-
-Batches = Iterable[Any]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from infoprune.criteria.cmi import conditional_mutual_information_order, permuta
 from infoprune.criteria.scoring import filters_of, score
 from infoprune.cutoff.ratio import left_by_ratio
 from infoprune.cutoff.rules.curve import Curve
+from infoprune.data.batches import Batches
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup, Groups
 from infoprune.network.execution_order import flow
@@ -25,8 +26,6 @@ from infoprune.selection.layerwise.judging import Judge, Kept
 from infoprune.selection.layerwise.maps import LayerMaps
 from infoprune.selection.layerwise.sequence import Conditional, Cutting, Layers, Orders, Outcome, Ready, in_sequence
 from infoprune.selection.layerwise.state import State, fingerprint_of_run
-
-Batches = Iterable[Any]
 
 
 @dataclass(frozen=True)
