@@ -11,7 +11,7 @@ import infoprune
 from infoprune import pipeline
 from infoprune.errors import InputError
 from infoprune.network.cost import count
-from infoprune.selection import planning
+from infoprune.selection import calibration
 
 
 class Small(nn.Module):
@@ -124,7 +124,7 @@ def test_latency_budgets_are_of_networks_really_built(network, batches, monkeypa
         built.extend(times)
         return times
 
-    monkeypatch.setattr(planning, "latencies", milliseconds)
+    monkeypatch.setattr(calibration, "latencies", milliseconds)
     monkeypatch.setattr(pipeline, "latencies", milliseconds)
     result = infoprune.prune(network, batches, criterion="l1", budget=infoprune.Budget(latency=0.6))
     assert 0.5 < result.pruned.latency_ms / result.base.latency_ms <= 0.6

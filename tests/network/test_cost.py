@@ -6,7 +6,9 @@ import torch
 import toys
 from test_coupled_groups import EXPECTED
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from infoprune import zoo
 from infoprune.errors import InputError
 from infoprune.network.cost import Cost, CostModel, count, latency
 from infoprune.network.coupled_groups import find_groups
@@ -49,6 +51,16 @@ def test_a_layer_counts_as_often_as_it_runs_and_its_parameters_once():
     assert count(model, EXAMPLE).macs == 64 * 6 * 27 + 2 * shared + 64 * 8 * 54 + 40
     assert count(model, EXAMPLE).parameters == sum(p.numel() for p in model.parameters())
     assert once == count(toys.Plain(), EXAMPLE[:1]) == count(toys.Plain(), EXAMPLE.repeat(4, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet56", "mobilenetv2", "lenet5"])
+def test_multiply_adds_are_those_that_pytorch_counts(name):
+    """PyTorch counts two operations a multiply-add, at the level of its operators: another way to the same number."""
+    model = zoo.build(name).eval()
+    images = torch.randn(1, *zoo.info(name).input_shape)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    assert counter.get_total_flops() == 2 * count(model, images).macs
 
 
 def test_counting_changes_nothing():

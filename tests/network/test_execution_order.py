@@ -1,5 +1,6 @@
 """Neighbours in the data flow, on networks whose module list says otherwise."""
 
+import pytest
 import torch
 import toys
 from torch import nn

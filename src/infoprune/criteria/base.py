@@ -106,7 +106,7 @@ class CriterionInfo:
         images: How many images it is given at most, unless the user says otherwise; ``None`` for all there are.
         cost: How its time grows, in words.
         score_network: Of a criterion that sees the network: ``score_network(model, groups, batches, options,
-            progress)`` returns the importance by group. ``batches`` is ``None`` where ``needs_maps`` is not declared.
+            progress)`` returns the importance by group. Without ``needs_maps`` there may be no batches.
     """
 
     name: str

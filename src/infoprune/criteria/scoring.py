@@ -63,13 +63,12 @@ def score(
         InputError: There are no images or no labels though the criterion needs them, the maps are not finite, or the
             criterion refuses a group or an option.
     """
-    reading = None
-    if info.needs_maps:
-        if batches is None:
-            raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
-        reading = _Reading(model, FirstImages(batches, images or info.images), info, tap or info.tap, device)
+    if batches is None and info.needs_maps:
+        raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
+    read = FirstImages(() if batches is None else batches, images or info.images)
     if info.score_network is not None:
-        return info.score_network(model, groups, None if reading is None else reading.images, options or {}, progress)
+        return info.score_network(model, groups, read, options or {}, progress)
+    reading = _Reading(model, read, info, tap or info.tap, device) if info.needs_maps else None
     states = create_states(model, groups, info, seed=seed, options=options)
     passes = [list(groups)]
     if reading is not None and groups and info.holds_maps:

@@ -15,6 +15,7 @@ from infoprune.errors import InputError
 from infoprune.measure.accuracy import eval_mode, evaluate, logits_of
 from infoprune.measure.record import Figures
 from infoprune.network import cost
+from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import CoupledGroup
 from infoprune.network.layers import is_convolution
 from infoprune.network.origin import origin_of
@@ -24,15 +25,23 @@ from infoprune.progress import Progress, silent
 
 def figures(
     model: nn.Module,
-    example: Tensor,
+    counted: Cost,
     latency_ms: float,
     test: Batches | None,
     *,
     dead: int | None = None,
     progress: Progress = silent,
 ) -> Figures:
-    """Measure the network that is really there; accuracy and loss where there are images to test on."""
-    counted = cost.count(model, example)
+    """Return the figures of a network, measured; accuracy and loss where there are images to test on.
+
+    Args:
+        model: The network; left as it is.
+        counted: What it costs.
+        latency_ms: Its median milliseconds for one image.
+        test: Labelled images, ``None`` to measure no accuracy.
+        dead: How many of its filters are dead, where that is known.
+        progress: Called after every batch.
+    """
     if test is None:
         return Figures(counted.macs, counted.parameters, latency_ms, dead_filters=dead)
     measured = evaluate(model, test, progress=progress)

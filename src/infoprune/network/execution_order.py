@@ -50,18 +50,16 @@ def calls(model: nn.Module, images: Tensor, modules: Iterable[str] | None = None
         [('', 0, 5), ('0', 1, 2), ('1', 3, 4)]
     """
     clock = count()
-    open_calls: list[tuple[str, int]] = []
+    begun: dict[str, list[int]] = {}
     found: list[Call] = []
 
     def enter(name: str) -> Callable[..., None]:
-        return lambda *_: open_calls.append((name, next(clock)))
+        return lambda *_: begun.setdefault(name, []).append(next(clock))
 
     def leave(name: str) -> Callable[..., None]:
         def note(module: nn.Module, arguments: Any, output: Any) -> None:
-            begun, begin = open_calls.pop()
-            assert begun == name
             maps = isinstance(output, Tensor) and output.is_floating_point()
-            found.append(Call(name, begin, next(clock), maps))
+            found.append(Call(name, begun[name].pop(), next(clock), maps))
 
         return note
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +132,9 @@ def weights_of(model: nn.Module, group: CoupledGroup) -> tuple[tuple[Tensor, ...
         per batch norm that has scales.
     """
     weights = [
-        _rows(_by_output(model.get_submodule(layer)), _channels(group, layer)).flatten(1) for layer in group.producers
+        weight_rows(module, cast(Tensor, module.weight).detach(), group, layer).flatten(1)
+        for layer in group.producers
+        for module in [model.get_submodule(layer)]
     ]
     scales = [
         _rows(scale.detach(), _channels(group, norm)).abs().sum(dim=1)
@@ -140,6 +142,11 @@ def weights_of(model: nn.Module, group: CoupledGroup) -> tuple[tuple[Tensor, ...
         if isinstance(scale := getattr(model.get_submodule(norm), "weight", None), Tensor)
     ]
     return tuple(weights), tuple(scales)
+
+
+def weight_rows(module: nn.Module, values: Tensor, group: CoupledGroup, layer: str) -> Tensor:
+    """Return ``(C, k, ...)``: the rows of ``values``, of the shape of a layer's weight, of each filter of a group."""
+    return _rows(_by_output(module, values), _channels(group, layer))
 
 
 def _side_by_side(group: CoupledGroup, parts: Sequence[Tensor]) -> Tensor:
@@ -175,9 +182,8 @@ def _channels(group: CoupledGroup, layer: str) -> Channels | None:
     return None
 
 
-def _by_output(layer: Any) -> Tensor:
-    """Return the weight with one row per output channel."""
-    weight: Tensor = layer.weight.detach()
+def _by_output(layer: Any, weight: Tensor) -> Tensor:
+    """Return values of the shape of a layer's weight with one row per output channel."""
     if not getattr(layer, "transposed", False):
         return weight
     # (in, out / groups, ...): every group of inputs has outputs of its own.
