@@ -53,7 +53,7 @@ def test_a_layer_counts_as_often_as_it_runs_and_its_parameters_once():
     assert once == count(toys.Plain(), EXAMPLE[:1]) == count(toys.Plain(), EXAMPLE.repeat(4, 1, 1, 1))
 
 
-@pytest.mark.parametrize("name", ["vgg16", "resnet56", "mobilenetv2", "lenet5"])
+@pytest.mark.parametrize("name", ["vgg16", "resnet56", "mobilenet_v2", "lenet5"])
 def test_multiply_adds_are_those_that_pytorch_counts(name):
     """PyTorch counts two operations a multiply-add, at the level of its operators: another way to the same number."""
     model = zoo.build(name).eval()
