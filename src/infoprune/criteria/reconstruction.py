@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -27,7 +28,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from infoprune.criteria.base import CriterionInfo, Importance, register
 from infoprune.data.batches import Batches, images_of, number_of_batches
 from infoprune.errors import InputError, unknown
-from infoprune.network.coupled_groups import CoupledGroup
+from infoprune.network.coupled_groups import CoupledGroup, in_passes
 from infoprune.network.equivalence import copied
 from infoprune.network.layer_io import read
 from infoprune.progress import Progress, silent
@@ -143,7 +144,8 @@ def reconstruction(
     model = copied(model)
     probe = next(images_of(batches, model))[:_PROBE]
     found: dict[str, Importance] = {}
-    for number, some in enumerate(passes := _passes(model, groups, memory)):
+    passes = in_passes(groups, partial(_bytes_of_moments, model), memory)
+    for number, some in enumerate(passes):
         layers = list(dict.fromkeys(layer for group in some for layer in _readers(model, group)))
         moments = _moments(model, layers, batches, _Told(progress, number, len(passes)))
         behind = {layer: _behind(model, layer, probe) for layer in moments}
@@ -188,18 +190,9 @@ def _readers(model: nn.Module, group: CoupledGroup) -> list[str]:
     return readers
 
 
-def _passes(model: nn.Module, groups: Sequence[CoupledGroup], memory: int) -> list[list[CoupledGroup]]:
-    passes: list[list[CoupledGroup]] = []
-    left = 0
-    for group in groups:
-        shapes = [as_matrix(model.get_submodule(layer)).shape for layer in _readers(model, group)]
-        needed = sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
-        if not passes or needed > left:
-            passes.append([])
-            left = memory
-        passes[-1].append(group)
-        left -= needed
-    return passes
+def _bytes_of_moments(model: nn.Module, group: CoupledGroup) -> int:
+    shapes = [as_matrix(model.get_submodule(layer)).shape for layer in _readers(model, group)]
+    return sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
 
 
 def _moments(model: nn.Module, layers: Sequence[str], batches: Batches, told: _Told) -> dict[str, NormalEquations]:

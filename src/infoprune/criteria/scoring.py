@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from infoprune.criteria.base import Criterion, CriterionInfo, Filters, Importance, Tap, create
 from infoprune.data.batches import Batch, Batches, FirstImages, is_repeatable
 from infoprune.errors import InputError
-from infoprune.network.coupled_groups import CoupledGroup
+from infoprune.network.coupled_groups import CoupledGroup, in_passes
 from infoprune.network.group_maps import bytes_per_image, capture_groups, weights_of
 from infoprune.progress import Progress, silent
 
@@ -228,13 +228,4 @@ def _passes(reading: _Reading, groups: Sequence[CoupledGroup], memory: int) -> l
         )
     sizes = bytes_per_image(reading.model, reading.images.batches, groups, reading.tap, device=reading.device)
     images = min(reading.images.most_images(), reading.info.held_images or sys.maxsize)
-    passes: list[list[CoupledGroup]] = []
-    left = 0
-    for group in groups:
-        needed = images * sizes[group.name]
-        if not passes or needed > left:
-            passes.append([])
-            left = memory
-        passes[-1].append(group)
-        left -= needed
-    return passes
+    return in_passes(groups, lambda group: images * sizes[group.name], memory)
