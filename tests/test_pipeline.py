@@ -10,7 +10,7 @@ from torch import nn
 import infoprune
 from infoprune import pipeline
 from infoprune.errors import InputError
-from infoprune.network.cost import count
+from infoprune.network.cost import Latency, count
 from infoprune.selection import calibration
 
 
@@ -122,7 +122,7 @@ def test_latency_budgets_are_of_networks_really_built(network, batches, monkeypa
     def milliseconds(models, example, rounds=3):
         times = [count(model, example).macs / 1e6 for model in models]
         built.extend(times)
-        return times
+        return [Latency(time, 0.0) for time in times]
 
     monkeypatch.setattr(calibration, "latencies", milliseconds)
     monkeypatch.setattr(pipeline, "latencies", milliseconds)

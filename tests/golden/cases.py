@@ -169,6 +169,6 @@ def rounded(values):
 
 
 def _without_times(figures):
-    left_out = ("latency_ms", "images")
+    left_out = ("latency_ms", "latency_spread_ms", "images")
     told = {name: value for name, value in figures.items() if name not in left_out and value is not None}
     return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in told.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from infoprune.errors import InputError
 from infoprune.measure.accuracy import eval_mode, evaluate, logits_of
 from infoprune.measure.record import Figures
 from infoprune.network import cost
-from infoprune.network.cost import Cost
+from infoprune.network.cost import Cost, Latency
 from infoprune.network.coupled_groups import CoupledGroup
 from infoprune.network.layers import is_convolution
 from infoprune.network.origin import origin_of
@@ -26,7 +27,7 @@ from infoprune.progress import Progress, silent
 def figures(
     model: nn.Module,
     counted: Cost,
-    latency_ms: float,
+    latency: Latency,
     test: Batches | None,
     *,
     dead: int | None = None,
@@ -37,31 +38,28 @@ def figures(
     Args:
         model: The network; left as it is.
         counted: What it costs.
-        latency_ms: Its median milliseconds for one image.
+        latency: Its time for one image.
         test: Labelled images, ``None`` to measure no accuracy.
         dead: How many of its filters are dead, where that is known.
         progress: Called after every batch.
     """
-    if test is None:
-        return Figures(counted.macs, counted.parameters, latency_ms, dead_filters=dead)
-    measured = evaluate(model, test, progress=progress)
-    return Figures(
+    found = Figures(
         counted.macs,
         counted.parameters,
-        latency_ms,
-        measured.accuracy,
-        measured.top5,
-        measured.loss,
-        measured.images,
-        dead,
+        latency.milliseconds,
+        latency_spread_ms=latency.spread,
+        dead_filters=dead,
     )
+    if test is None:
+        return found
+    measured = evaluate(model, test, progress=progress)
+    return replace(found, accuracy=measured.accuracy, top5=measured.top5, loss=measured.loss, images=measured.images)
 
 
-def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> list[float]:
-    """Return each network's median milliseconds for one image, taken in turns so that drift hits all alike."""
-    one = example[:1]
-    turns = [[cost.latency(model, one) for model in models] for _ in range(rounds)]
-    return [sorted(times)[len(times) // 2] for times in zip(*turns, strict=True)]
+def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> list[Latency]:
+    """Return each network's time for one image; networks take turns, so that drift affects all alike."""
+    turns = [[cost.latency(model, example[:1]) for model in models] for _ in range(rounds)]
+    return [Latency.of(*measured) for measured in zip(*turns, strict=True)]
 
 
 def dead_filters(model: nn.Module, batches: Batches, groups: Sequence[CoupledGroup]) -> dict[str, set[int]]:

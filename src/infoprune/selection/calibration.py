@@ -68,4 +68,4 @@ class Calibration:
             filters = {group.name: group.filters for group in self.groups.groups}
             cut = Plan({name: LayerDecision(name, filters[name], tuple(some)) for name, some in kept.items()})
             built = surgery.apply(cut, self.model, self.example, groups=self.groups, check=False)
-        return latencies((built,), self.example)[0]
+        return latencies((built,), self.example)[0].milliseconds
