@@ -35,6 +35,7 @@ from torch import nn
 
 from infoprune import criteria, data, pipeline
 from infoprune.data import Images
+from infoprune.data.batches import example_of
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.images import DataOptions
@@ -179,7 +180,7 @@ def measure(case: Case, rows: Rows, criterion: str, size: str, seed: int) -> Non
         return
     scoring, training = case.drawn(seed)
     calibration = run_images.batches(scoring, case.model, case.images)
-    example = measuring.example_of(calibration, case.model)
+    example = example_of(calibration, case.model)
     groups = find_groups(case.model, example)
     start = time.perf_counter()
     tap = {"hrel": "convolution"}.get(criterion)

@@ -10,8 +10,8 @@ from torch import nn
 import infoprune
 from infoprune import pipeline
 from infoprune.errors import InputError
-from infoprune.network.cost import count
-from infoprune.selection import planning
+from infoprune.network.cost import Latency, count
+from infoprune.selection import calibration
 
 
 class Small(nn.Module):
@@ -122,9 +122,9 @@ def test_latency_budgets_are_of_networks_really_built(network, batches, monkeypa
     def milliseconds(models, example, rounds=3):
         times = [count(model, example).macs / 1e6 for model in models]
         built.extend(times)
-        return times
+        return [Latency(time, 0.0) for time in times]
 
-    monkeypatch.setattr(planning, "latencies", milliseconds)
+    monkeypatch.setattr(calibration, "latencies", milliseconds)
     monkeypatch.setattr(pipeline, "latencies", milliseconds)
     result = infoprune.prune(network, batches, criterion="l1", budget=infoprune.Budget(latency=0.6))
     assert 0.5 < result.pruned.latency_ms / result.base.latency_ms <= 0.6

@@ -31,6 +31,14 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
+def place_of(model: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
+    """Return the device and the precision that a network reads, ``None`` for one without real numbers of its own."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return None, None
+
+
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Return whether a device multiplies bfloat16 natively, so that it is faster than float32."""
     if device.type == "cuda":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
+from infoprune.data.batches import Batches
 from infoprune.errors import InputError
-from infoprune.measure.figures import dead_filters, example_for, example_of, figures, latencies
+from infoprune.measure.figures import dead_filters, example_for, figures, latencies
 from infoprune.measure.record import Figures, Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
-from infoprune.network.coupled_groups import find_groups
 from infoprune.network.origin import origin_of, set_origin
 from infoprune.network.verify import verify as verify_cut
 from infoprune.options import PruneOptions, chosen
@@ -25,10 +25,9 @@ from infoprune.progress import Progress, silent
 from infoprune.repair import find as find_repair
 from infoprune.repair import repaired
 from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
+from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.state import remove_state
-from infoprune.selection.planning import Planned, make_plan
-
-Batches = Iterable[Any]
+from infoprune.selection.planning import Planned, make_plan, plan_for
 
 
 @dataclass(frozen=True)
@@ -167,55 +166,63 @@ def prune(
     watch = Stopwatch()
     if repair is not None:
         find_repair(repair)
-    example = example_of(batches, model)
-    images = batches if repair_batches is None else repair_batches
     asked = None if plan is not None else chosen(**choice)
-    start, freed = model, None
+    if remove_constant:
+        _check_can_be_freed(asked)
+    images = batches if repair_batches is None else repair_batches
+    with watch.stage("plan"):
+        whole = Calibration.of(model, batches)
+    begun, freed = whole, None
     if remove_constant:
         with watch.stage("free"):
-            _check_can_be_freed(asked)
             freed = remove_constant_filters(model, images, progress=progress)
-            start = freed.model
-            asked = _of_what_is_left(asked, freed, *(cost.count(one, example) for one in (model, start)))
+            begun = Calibration.of(freed.model, batches)
+            asked = _of_what_is_left(asked, freed, whole.costs.base, begun.costs.base)
     with watch.stage("plan"):
         if asked is not None:
-            planned = make_plan(start, batches, asked, held_out=held_out, resume=resume, progress=progress,
-                                on_reach=on_reach)  # fmt: skip
+            planned = plan_for(begun, asked, held_out=held_out, resume=resume, progress=progress, on_reach=on_reach)
         else:
             assert plan is not None
-            planned = Planned(plan, {}, find_groups(model, example))
-    with watch.stage("cut"):
-        pruned = _with_origin(surgery.apply(planned.plan, start, example, groups=planned.groups), start, planned.plan)
-    with watch.stage("verify"):
-        verify_cut(planned.plan, start, example, pruned, groups=planned.groups)
-    if planned.model is not None:
-        pruned = _with_origin(planned.model, start, planned.plan)
+            planned = Planned(plan, {}, whole.groups)
+    pruned = _cut(begun, planned, watch)
     final = pruned
     if repair is not None:
         with watch.stage("repair"):
-            final = repaired(pruned, start, images, planned.plan, planned.groups, method=repair, minutes=repair_minutes,
-                             progress=progress)  # fmt: skip
-    whole = planned.plan if freed is None else freed.then(planned.plan)
+            final = repaired(pruned, begun.model, images, planned.plan, planned.groups, method=repair,
+                             minutes=repair_minutes, progress=progress)  # fmt: skip
+    joined = planned.plan if freed is None else freed.then(planned.plan)
     with watch.stage("dead filters"):
-        groups = planned.groups if freed is None else find_groups(model, example)
-        dead = dead_filters(model, batches, groups.groups)
+        dead = dead_filters(model, batches, whole.groups.groups)
     with watch.stage("latency"):
-        times = latencies((model, final), example)
+        times = latencies((model, final), whole.example)
     with watch.stage("evaluate"):
-        left = _still_there(dead, whole)
-        base = figures(model, example, times[0], test, dead=sum(map(len, dead.values())), progress=progress)
-        after = figures(final, example, times[1], test, dead=left, progress=progress)
-        as_cut = None if repair is None else figures(pruned, example, times[1], test, dead=left, progress=progress)
+        left, example = _still_there(dead, joined), whole.example
+        in_base = sum(map(len, dead.values()))
+        base = figures(model, whole.costs.base, times[0], test, dead=in_base, progress=progress)
+        after = figures(final, cost.count(final, example), times[1], test, dead=left, progress=progress)
+        as_cut = None
+        if repair is not None:
+            as_cut = figures(pruned, cost.count(pruned, example), times[1], test, dead=left, progress=progress)
     remove_state(resume)
     importances, saved = planned.importances, None
     if freed is not None:
         # What a criterion shows of a layer is of the filters it was asked about.
         importances = {name: found for name, found in importances.items() if name not in freed.plan.decisions}
-        saved = _saved(freed.filters, base, cost.count(start, example))
-    return Result(final, whole, base, after, importances, watch.seconds, as_cut, repair, saved)
+        saved = _saved(freed.filters, whole.costs.base, begun.costs.base)
+    return Result(final, joined, base, after, importances, watch.seconds, as_cut, repair, saved)
 
 
-def _saved(filters: int, base: Figures, left: Cost) -> dict[str, int]:
+def _cut(begun: Calibration, planned: Planned, watch: Stopwatch) -> nn.Module:
+    """Return the cut network, checked; the one of the iterative form where there is one."""
+    model, example, groups = begun.model, begun.example, planned.groups
+    with watch.stage("cut"):
+        pruned = _with_origin(surgery.apply(planned.plan, model, example, groups=groups), model, planned.plan)
+    with watch.stage("verify"):
+        verify_cut(planned.plan, model, example, pruned, groups=groups)
+    return pruned if planned.model is None else _with_origin(planned.model, model, planned.plan)
+
+
+def _saved(filters: int, base: Cost, left: Cost) -> dict[str, int]:
     return {"filters": filters, "macs": base.macs - left.macs, "parameters": base.parameters - left.parameters}
 
 

@@ -9,7 +9,7 @@ import infoprune.criteria as criteria
 from infoprune.criteria import Filters, create
 from infoprune.errors import InputError
 
-NAMES = [info.name for info in criteria.all_criteria() if not info.needs_gradients and not info.score_network]
+NAMES = [info.name for info in criteria.all_criteria() if info.kind == "maps"]
 READING = [name for name in NAMES if criteria.find(name).needs_maps]
 RANKING = [name for name in NAMES if name != "random"]
 IMAGES, CLASSES = 24, 3

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from infoprune.criteria import CriterionInfo, Importance, find
-from infoprune.criteria.scoring import filters_of, score
+from infoprune.criteria import CriterionInfo, Importance, all_criteria, create, find
+from infoprune.criteria.scoring import filters_of, score, score_shards
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup, Member
 
@@ -316,8 +316,6 @@ def test_what_cannot_be_scored_is_told(model):
             score(model, GROUPS, [], find(name))
     with pytest.raises(InputError, match="'qsfm' reads the images several times: give a DataLoader or a list"):
         score(model, GROUPS, iter(batches()), find("qsfm"))
-    with pytest.raises(InputError, match="needs gradients"):
-        score(model, GROUPS, None, CriterionInfo("taylor", Spy, "", needs_gradients=True))
 
     class Short(Spy):
         def compute(self):
@@ -329,3 +327,32 @@ def test_what_cannot_be_scored_is_told(model):
 
 def test_no_groups_no_answer(model):
     assert score(model, [], batches(), find("variance")) == {}
+
+
+MAPS = [info.name for info in all_criteria() if info.kind == "maps"]
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("cuts", [(10,), (5, 5), (1, 6, 3)])
+def test_parts_of_the_images_merged_score_as_all_of_them(model, name, cuts):
+    x, y = (torch.cat(parts) for parts in zip(*batches(), strict=True))
+    shards = [[part] for part in zip(x.split(list(cuts)), y.split(list(cuts)), strict=True)]
+    groups = [STREAM] if name == "bn-scale" else GROUPS  # the inner layer has no norm
+    model = model.double()  # a convolution rounds otherwise where a batch has another size
+    merged = score_shards(model, groups, shards, find(name), seed=3)
+    whole = score(model, groups, [(x, y)], find(name), seed=3)
+    for layer in whole:
+        assert torch.allclose(merged[layer].scores, whole[layer].scores, rtol=1e-9, atol=1e-12)
+        assert merged[layer].order == whole[layer].order
+
+
+def test_a_criterion_of_networks_is_not_merged_and_one_kind_is_declared(model):
+    with pytest.raises(InputError, match="'reconstruction' is merged from the feature maps"):
+        score_shards(model, GROUPS, [batches()], find("reconstruction"))
+    with pytest.raises(InputError, match="'variance' is merged from the feature maps"):
+        score_shards(model, GROUPS, [], find("variance"))
+    for declared in ({"factory": None}, {"factory": Spy, "score_network": score}):
+        with pytest.raises(InputError, match="declare a factory or score_network"):
+            CriterionInfo("both", description="", **declared)
+    with pytest.raises(InputError, match="'reconstruction' sees the whole network"):
+        create(find("reconstruction"), filters_of(model, STREAM))

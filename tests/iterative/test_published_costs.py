@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from infoprune import zoo
+from infoprune.iterative.iterate import scheduled_layers
 from infoprune.iterative.published_schedules import named_schedule
 from infoprune.network import surgery
 from infoprune.network.cost import count, macs_by_layer
@@ -85,3 +86,25 @@ def test_resnet50_at_the_derived_widths(name, macs, parameters):
     assert fewer == pytest.approx(parameters, abs=0.05)
     with torch.no_grad():
         assert torch.isfinite(small(torch.randn(1, 3, 224, 224))).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("hrel-lenet5", {18}),
+        ("hrel-vgg16", {36}),
+        ("hrel-resnet56", {9}),
+        ("hrel-resnet50", {11, 12}),
+        ("hrel-resnet50-small", {11, 12}),
+    ],
+)
+def test_the_published_schedules_take_the_published_number_of_rounds(name, published):
+    named = named_schedule(name)
+    _, _, groups = whole(named.network)
+    layers = scheduled_layers(groups, named.make())  # what a run goes by
+    assert max(layer.rounds(layer.first) for layer in layers.values()) in published
+    for layer in layers.values():
+        filters = layer.first
+        for _ in range(max(published)):
+            filters = layer.left(filters)
+        assert filters == layer.pace.limit

@@ -55,21 +55,18 @@ def test_a_layer_comes_down_to_its_limit_and_stops_there(first, share, plus, lim
     assert all(a - b <= pace.pace.filters(a) for a, b in itertools.pairwise(widths))
 
 
-@pytest.mark.parametrize(
-    ("name", "firsts", "published"),
-    [
-        ("hrel-lenet5", (20, 50), {18}),
-        ("hrel-vgg16", (64, 64, 128, 128, 256, 256, 256) + (512,) * 6, {36}),
-        ("hrel-resnet56", (16, 32, 64), {9}),
-        ("hrel-resnet50", (64, 64, 128, 128, 256, 256, 512, 512), {11, 12}),
-        ("hrel-resnet50-small", (64, 64, 128, 128, 256, 256, 512, 512), {11, 12}),
-    ],
-)
-def test_the_published_schedules_take_the_published_number_of_rounds(name, firsts, published):
-    layers = named_schedule(name).make().layers
-    taken = [rounds(pace, first) for pace, first in zip(layers, firsts, strict=True)]
-    assert max(len(widths) - 1 for widths in taken) in published
-    assert [widths[-1] for widths in taken] == [pace.limit for pace in layers]
+@given(
+    first=st.integers(1, 60), together=st.integers(1, 8), share=st.floats(0, 0.9), plus=st.integers(1, 9),
+    limit=st.integers(1, 300),
+)  # fmt: skip
+def test_filters_that_can_only_be_removed_together_are(first, together, share, plus, limit):
+    pace, filters = LayerPace("x", Pace(share, plus), limit), first * together
+    widths = [filters]
+    while (fewer := pace.left(widths[-1], filters, together)) < widths[-1]:
+        assert (widths[-1] - fewer) % together == 0
+        widths.append(fewer)
+    assert pace.rounds(filters, filters, together) == len(widths) - 1
+    assert pace.least(filters) <= widths[-1] < pace.least(filters) + together
 
 
 @pytest.mark.parametrize("name", named_schedules())

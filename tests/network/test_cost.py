@@ -6,9 +6,13 @@ import torch
 import toys
 from test_coupled_groups import EXPECTED
 from torch import nn
+from torch.utils.benchmark import Measurement
+from torch.utils.benchmark.utils.common import TaskSpec
+from torch.utils.flop_counter import FlopCounterMode
 
+from infoprune import zoo
 from infoprune.errors import InputError
-from infoprune.network.cost import Cost, CostModel, count, latency
+from infoprune.network.cost import Cost, CostModel, Latency, count, latency
 from infoprune.network.coupled_groups import find_groups
 from infoprune.network.surgery import apply
 
@@ -49,6 +53,16 @@ def test_a_layer_counts_as_often_as_it_runs_and_its_parameters_once():
     assert count(model, EXAMPLE).macs == 64 * 6 * 27 + 2 * shared + 64 * 8 * 54 + 40
     assert count(model, EXAMPLE).parameters == sum(p.numel() for p in model.parameters())
     assert once == count(toys.Plain(), EXAMPLE[:1]) == count(toys.Plain(), EXAMPLE.repeat(4, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet56", "mobilenet_v2", "lenet5"])
+def test_multiply_adds_are_those_that_pytorch_counts(name):
+    """PyTorch counts two operations a multiply-add, at the level of its operators: another way to the same number."""
+    model = zoo.build(name).eval()
+    images = torch.randn(1, *zoo.info(name).input_shape)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    assert counter.get_total_flops() == 2 * count(model, images).macs
 
 
 def test_counting_changes_nothing():
@@ -121,16 +135,20 @@ def test_latency_is_measured_on_a_cpu_and_leaves_no_trace(threads):
     set_to = torch.get_num_threads()
     runs = []
     model.register_forward_hook(lambda *_: runs.append(torch.get_num_threads()))
-    assert 0 < latency(model, EXAMPLE, repeats=3, warmup=2, threads=threads) < 10_000
-    assert runs == [threads or set_to] * 5
+    found = Latency.of(latency(model, EXAMPLE, seconds=0.01, threads=threads))
+    assert 0 < found.milliseconds < 10_000
+    assert found.spread >= 0
+    assert set(runs) == {threads or set_to}
     assert torch.get_num_threads() == set_to
     assert [module.training for module in model.modules()] == modes
 
 
-def test_latency_is_the_median(monkeypatch):
-    clock = iter([0.0, 1.0, 1.001, 2.0, 2.003, 3.0, 3.5])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert latency(toys.Plain(), EXAMPLE, repeats=3, warmup=1) == pytest.approx(3.0)
+def test_latency_is_the_median_and_its_spread_the_interquartile_range():
+    task = TaskSpec("model(example)", setup="")
+    parts = [Measurement(2, [2 * time for time in times], task) for times in ([0.001, 0.003], [0.002, 0.004, 0.1])]
+    found = Latency.of(*parts)
+    assert found.milliseconds == pytest.approx(3)
+    assert found.spread == pytest.approx(2)  # of 1, 2, 3, 4, 100: from 2 to 4
 
 
 def test_threads_are_restored_after_an_error():
@@ -138,5 +156,6 @@ def test_threads_are_restored_after_an_error():
     with pytest.raises(RuntimeError):
         latency(toys.Plain(), torch.zeros(1, 5, 8, 8), threads=set_to + 1)
     assert torch.get_num_threads() == set_to
-    with pytest.raises(InputError, match="at least one run"):
-        latency(toys.Plain(), EXAMPLE, repeats=0)
+    for wrong in ({"seconds": 0.0}, {"threads": 0}):
+        with pytest.raises(InputError, match="more than 0 seconds on at least one thread"):
+            latency(toys.Plain(), EXAMPLE, **wrong)

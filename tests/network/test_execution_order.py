@@ -1,11 +1,12 @@
 """Neighbours in the data flow, on networks whose module list says otherwise."""
 
+import pytest
 import torch
 import toys
 from torch import nn
 
 from infoprune.network.coupled_groups import find_groups
-from infoprune.network.execution_order import flow
+from infoprune.network.execution_order import calls, flow
 
 
 class Backwards(nn.Module):
@@ -59,3 +60,41 @@ def test_the_network_is_left_as_it_is():
     assert found.order == ("conv1.0", "conv2.0")
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Shared(torch.nn.Module):
+    """One convolution that runs twice, around a block, and a module that never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.never = torch.nn.ReLU()
+        self.block = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.ReLU())
+        self.twice = torch.nn.Conv2d(3, 3, 1)
+        self.pick = torch.nn.Identity()
+
+    def forward(self, x):
+        return self.pick(self.twice(self.block(self.twice(x))) > 0)
+
+
+def test_calls_come_in_the_order_in_which_they_begin_each_as_often_as_it_runs():
+    model, images = Shared(), torch.randn(2, 3, 4, 4)
+    found = calls(model, images)
+    assert [call.module for call in found] == ["", "twice", "block", "block.0", "block.1", "twice", "pick"]
+    assert sorted(time for call in found for time in (call.begin, call.end)) == list(range(14))
+    whole, first, block, inner, _, second, last = found
+    assert whole.begin < first.begin < first.end < block.begin < inner.begin < inner.end < block.end < second.begin
+    assert second.returns_maps
+    assert not last.returns_maps  # booleans
+    assert [call.module for call in calls(model, images, ["twice", "never", "block.1"])] == [
+        "twice",
+        "block.1",
+        "twice",
+    ]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_calls_leave_no_hooks_where_the_forward_pass_fails():
+    model = Shared()
+    with pytest.raises(RuntimeError):
+        calls(model, torch.randn(2, 5, 4, 4))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -12,7 +12,8 @@ from infoprune.cutoff import Reach
 def figures_table(figures: dict[str, Any], title: str) -> Table:
     """Return the figures of one network, with their units."""
     table = Table(title=title, show_header=False)
-    forms = {"accuracy": "{:.2f} %", "top5": "{:.2f} %", "loss": "{:.4f} nats", "latency_ms": "{:.2f}"}
+    forms = {"accuracy": "{:.2f} %", "top5": "{:.2f} %", "loss": "{:.4f} nats"}
+    forms |= dict.fromkeys(("latency_ms", "latency_spread_ms"), "{:.2f}")
     for name, value in figures.items():
         if value is not None:
             table.add_row(name.replace("_", " "), forms.get(name, "{:,}").format(value))

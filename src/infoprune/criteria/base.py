@@ -1,4 +1,8 @@
-"""What a criterion is: feature maps and labels in, the importance of each filter out. It never sees a network."""
+"""What a criterion is: one that sees feature maps and never a network, or one that sees the network.
+
+A criterion of maps is a class with ``update``, ``merge`` and ``compute``, one instance per coupled group. A criterion
+of networks is one function, ``score_network``, for what depends on how layers follow one another.
+"""
 
 from __future__ import annotations
 
@@ -81,43 +85,53 @@ class Criterion(Protocol):
 
 
 Factory = Callable[..., Criterion]
+NetworkScoring = Callable[..., dict[str, Importance]]
 
 
 @dataclass(frozen=True)
 class CriterionInfo:
-    """What is declared of a criterion.
+    """What is declared of a criterion, of one kind or the other: exactly one of factory and score_network is given.
 
     Args:
         name: The word that selects it.
-        factory: ``factory(filters, seed=..., **options)`` makes one instance for one coupled group; its options are
-            its keyword-only arguments.
+        factory: Of a criterion that sees maps: ``factory(filters, seed=..., **options)`` makes one instance for one
+            coupled group; its options are its keyword-only arguments. ``None`` for one that sees the network.
         description: One line.
         paper: Where it was published, empty for the usual baselines.
         tap: Where the feature maps are read, unless the user says otherwise.
-        needs_maps: Whether ``update`` is called at all.
+        needs_maps: Whether images are read at all.
         needs_labels: Whether the labels matter.
-        needs_gradients: Whether it needs a backward pass.
         holds_maps: Whether it keeps the feature maps until ``compute``, so that layers are taken one at a time.
         held_images: Of how many images a criterion that keeps maps has them at once, at most; ``None`` for all.
         images: How many images it is given at most, unless the user says otherwise; ``None`` for all there are.
         cost: How its time grows, in words.
-        score_network: For a criterion that reads how the layers of a network follow one another: from network, coupled
-            groups, batches, options and progress to the importance by group. It is called in place of the factory.
+        score_network: Of a criterion that sees the network: ``score_network(model, groups, batches, options,
+            progress)`` returns the importance by group. Without ``needs_maps`` there may be no batches.
     """
 
     name: str
-    factory: Factory
+    factory: Factory | None
     description: str
     paper: str = ""
     tap: Tap = "activation"
     needs_maps: bool = True
     needs_labels: bool = False
-    needs_gradients: bool = False
     holds_maps: bool = False
     held_images: int | None = None
     images: int | None = None
     cost: str = ""
-    score_network: Callable[..., dict[str, Importance]] | None = None
+    score_network: NetworkScoring | None = None
+
+    def __post_init__(self) -> None:
+        if (self.factory is None) == (self.score_network is None):
+            raise InputError(
+                f"the criterion '{self.name}' either sees maps or sees the network: declare a factory or score_network"
+            )
+
+    @property
+    def kind(self) -> Literal["maps", "network"]:
+        """What the criterion sees."""
+        return "maps" if self.score_network is None else "network"
 
 
 _REGISTRY: dict[str, CriterionInfo] = {}
@@ -153,8 +167,10 @@ def create(
         options: Options of the criterion, by name.
 
     Raises:
-        InputError: The criterion has no such option, or cannot score such a group.
+        InputError: The criterion has no such option, cannot score such a group, or sees whole networks only.
     """
+    if info.factory is None:
+        raise InputError(f"the criterion '{info.name}' sees the whole network: score it by infoprune.prune or plan")
     options = options or {}
     parameters = inspect.signature(info.factory).parameters.values()
     settled = {"seed", *getattr(info.factory, "keywords", ())}

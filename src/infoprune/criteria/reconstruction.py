@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -24,14 +25,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from infoprune.criteria.base import Criterion, CriterionInfo, Filters, Importance, register
+from infoprune.criteria.base import CriterionInfo, Importance, register
+from infoprune.data.batches import Batches, images_of, number_of_batches
 from infoprune.errors import InputError, unknown
-from infoprune.network.coupled_groups import CoupledGroup
+from infoprune.network.coupled_groups import CoupledGroup, in_passes
 from infoprune.network.equivalence import copied
 from infoprune.network.layer_io import read
 from infoprune.progress import Progress, silent
 from infoprune.regression.normal_equations import NormalEquations
-from infoprune.repair.base import batches_in, images_of
 from infoprune.repair.least_squares import POSITIONS, as_matrix, norm_scale, patches, some_positions
 
 RIDGE = 1e-4
@@ -117,7 +118,7 @@ def eliminate(shares: Sequence[Share], units: int) -> Iterator[tuple[int, float]
 def reconstruction(
     model: nn.Module,
     groups: Sequence[CoupledGroup],
-    batches: Iterable[Any],
+    batches: Batches,
     *,
     ridge: float = RIDGE,
     memory: int = MEMORY,
@@ -143,7 +144,8 @@ def reconstruction(
     model = copied(model)
     probe = next(images_of(batches, model))[:_PROBE]
     found: dict[str, Importance] = {}
-    for number, some in enumerate(passes := _passes(model, groups, memory)):
+    passes = in_passes(groups, partial(_bytes_of_moments, model), memory)
+    for number, some in enumerate(passes):
         layers = list(dict.fromkeys(layer for group in some for layer in _readers(model, group)))
         moments = _moments(model, layers, batches, _Told(progress, number, len(passes)))
         behind = {layer: _behind(model, layer, probe) for layer in moments}
@@ -188,23 +190,12 @@ def _readers(model: nn.Module, group: CoupledGroup) -> list[str]:
     return readers
 
 
-def _passes(model: nn.Module, groups: Sequence[CoupledGroup], memory: int) -> list[list[CoupledGroup]]:
-    passes: list[list[CoupledGroup]] = []
-    left = 0
-    for group in groups:
-        shapes = [as_matrix(model.get_submodule(layer)).shape for layer in _readers(model, group)]
-        needed = sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
-        if not passes or needed > left:
-            passes.append([])
-            left = memory
-        passes[-1].append(group)
-        left -= needed
-    return passes
+def _bytes_of_moments(model: nn.Module, group: CoupledGroup) -> int:
+    shapes = [as_matrix(model.get_submodule(layer)).shape for layer in _readers(model, group)]
+    return sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
 
 
-def _moments(
-    model: nn.Module, layers: Sequence[str], batches: Iterable[Any], told: _Told
-) -> dict[str, NormalEquations]:
+def _moments(model: nn.Module, layers: Sequence[str], batches: Batches, told: _Told) -> dict[str, NormalEquations]:
     """Return by layer the second moments of its features over all images, without targets."""
     found = {layer: NormalEquations.of(as_matrix(model.get_submodule(layer))[:, :, :0]) for layer in layers}
     drawn = torch.Generator().manual_seed(0)
@@ -224,7 +215,7 @@ def _moments(
         for done, images in enumerate(images_of(batches, model), 1):
             for first in range(0, len(images), 64):
                 model(images[first : first + 64])
-            told(done, max(done, batches_in(batches)))
+            told(done, max(done, number_of_batches(batches)))
     return found
 
 
@@ -295,7 +286,7 @@ def features_of(module: nn.Module, channels: Iterable[int]) -> Tensor:
 def score_network(
     model: nn.Module,
     groups: Sequence[CoupledGroup],
-    batches: Iterable[Any],
+    batches: Batches,
     options: Mapping[str, Any],
     progress: Progress,
 ) -> dict[str, Importance]:
@@ -310,14 +301,10 @@ def score_network(
     return reconstruction(model, groups, batches, progress=progress, **options)
 
 
-def _only_whole_networks(filters: Filters, *, seed: int = 0, ridge: float = RIDGE, memory: int = MEMORY) -> Criterion:
-    raise InputError("the criterion 'reconstruction' scores a whole network: use infoprune.prune or infoprune.plan")
-
-
 register(
     CriterionInfo(
         "reconstruction",
-        _only_whole_networks,
+        None,
         "what the layers that read a filter lose when it goes and they are fitted anew",
         images=None,
         cost="filters x (features of the reading layer)^2",

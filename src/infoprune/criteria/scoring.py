@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from infoprune.criteria.base import Criterion, CriterionInfo, Filters, Importance, Tap, create
+from infoprune.data.batches import Batch, Batches, FirstImages, is_repeatable
 from infoprune.errors import InputError
-from infoprune.network.coupled_groups import CoupledGroup
-from infoprune.network.feature_maps import capture
+from infoprune.network.coupled_groups import CoupledGroup, in_passes
+from infoprune.network.group_maps import bytes_per_image, capture_groups, weights_of
 from infoprune.progress import Progress, silent
 
-Channels = tuple[tuple[int, ...], ...]
+States = dict[str, Criterion]
+"""By group, the criterion that scores it and what it has seen so far."""
 
 
 def score(
     model: nn.Module,
     groups: Sequence[CoupledGroup],
-    batches: Iterable[Any] | None,
+    batches: Batches | None,
     info: CriterionInfo,
     *,
     tap: Tap | None = None,
@@ -38,7 +40,7 @@ def score(
     Every group has a criterion of its own, fed with the group's feature maps: those of its only layer as
     ``(n, C, H, W)``, those of several side by side as ``(n, C, 1, D)``, in the order of the group's filters. A
     criterion that streams sees all groups in one pass over the images; one that holds maps sees as many groups a pass
-    as fit into ``memory``, at least one.
+    as fit into ``memory``, at least one. A criterion that sees the network is passed everything at once.
 
     Args:
         model: The network; left as it is.
@@ -49,10 +51,10 @@ def score(
         tap: Where the maps are read; by default where the criterion says.
         seed: For criteria that draw.
         options: Options of the criterion, by name.
-        images: At most so many images are read; by default what the criterion says.
+        images: At most this many images are read; by default what the criterion says.
         memory: Bytes of feature maps that may be held at once.
         device: Where the batches are moved; by default to the network's.
-        progress: Told after every batch and after every group.
+        progress: Called after every batch and after every group.
 
     Returns:
         By the names of the groups, in their order.
@@ -61,238 +63,169 @@ def score(
         InputError: There are no images or no labels though the criterion needs them, the maps are not finite, or the
             criterion refuses a group or an option.
     """
-    if info.needs_gradients:
-        raise InputError(f"the criterion '{info.name}' needs gradients, and scoring runs without: choose another")
+    if batches is None and info.needs_maps:
+        raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
+    read = FirstImages(() if batches is None else batches, images or info.images)
     if info.score_network is not None:
-        if batches is None:
-            raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
-        return info.score_network(model, groups, _Images(batches, images or info.images), options or {}, progress)
-    scored = [_Scored(group, create(info, filters_of(model, group), seed=seed, options=options)) for group in groups]
-    if info.needs_maps and scored:
-        if batches is None:
-            raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
-        if info.holds_maps and isinstance(batches, Iterator):
-            raise InputError(
-                f"the criterion '{info.name}' reads the images several times: give a DataLoader or a list of batches"
-            )
-        reading = _Reading(model, _Images(batches, images or info.images), info, tap or info.tap, device)
-        passes = _passes(reading, scored, memory) if info.holds_maps else [scored]
-    else:
-        reading, passes = None, [scored]
+        return info.score_network(model, groups, read, options or {}, progress)
+    reading = _Reading(model, read, info, tap or info.tap, device) if info.needs_maps else None
+    states = create_states(model, groups, info, seed=seed, options=options)
+    passes = [list(groups)]
+    if reading is not None and groups and info.holds_maps:
+        passes = _passes(reading, groups, memory)
     found: dict[str, Importance] = {}
     for number, some in enumerate(passes):
-        if reading is not None:
-            reading.feed(some, number, len(passes), progress)
-        for one in some:
-            found[one.group.name] = one.finish()
+        if reading is not None and some:
+            reading.feed(states, some, _PassProgress(progress, number, len(passes)))
+        for group in some:
+            found[group.name] = _importance(states.pop(group.name), group)
             progress("scoring filters", len(found), len(groups))
     return {group.name: found[group.name] for group in groups}
 
 
+def score_shards(
+    model: nn.Module,
+    groups: Sequence[CoupledGroup],
+    shards: Sequence[Batches],
+    info: CriterionInfo,
+    *,
+    tap: Tap | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    device: torch.device | str | None = None,
+) -> dict[str, Importance]:
+    """Score from images that lie in several parts: each part is read by criteria of its own, which are then merged.
+
+    What each of several processes would do with its part of the images, in one process. The result is that of ``score``
+    over all parts one after the other.
+
+    Args:
+        model: The network; left as it is.
+        groups: What to score.
+        shards: The parts, at least one, each as ``batches`` of ``score``.
+        info: Which criterion; one that sees feature maps.
+        tap: Where the maps are read; by default where the criterion says.
+        seed: For criteria that draw.
+        options: Options of the criterion, by name.
+        device: Where the batches are moved; by default to the network's.
+
+    Raises:
+        InputError: There are no parts, the criterion sees the network, or as for ``score``.
+    """
+    if not shards or info.score_network is not None:
+        raise InputError(
+            f"the criterion '{info.name}' is merged from the feature maps of one part of the images or more"
+        )
+    parts = []
+    for shard in shards:
+        states = create_states(model, groups, info, seed=seed, options=options)
+        if info.needs_maps and groups:
+            _Reading(model, FirstImages(shard), info, tap or info.tap, device).feed(states, groups)
+        parts.append(states)
+    merged = merge_states(*parts)
+    return {group.name: _importance(merged[group.name], group) for group in groups}
+
+
+def create_states(
+    model: nn.Module,
+    groups: Sequence[CoupledGroup],
+    info: CriterionInfo,
+    *,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> States:
+    """Return by group a criterion that has seen nothing yet.
+
+    Raises:
+        InputError: The criterion refuses a group or an option.
+    """
+    return {group.name: create(info, filters_of(model, group), seed=seed, options=options) for group in groups}
+
+
+def merge_states(first: States, *others: States) -> States:
+    """Return by group one criterion that has seen what all of them have, in their order.
+
+    Args:
+        first: Taken as the result: these criteria change.
+        others: Of the same groups; left as they are, but for what their criteria hand over.
+    """
+    for states in others:
+        for name, criterion in first.items():
+            criterion.merge(states[name])
+    return first
+
+
 def filters_of(model: nn.Module, group: CoupledGroup) -> Filters:
     """Return the weights of a coupled group, one row per filter of the group."""
-    weights = [
-        _rows(_by_output(model.get_submodule(layer)), _channels(group, layer)).flatten(1) for layer in group.producers
-    ]
-    scales = [
-        _rows(scale.detach(), _channels(group, norm)).abs().sum(dim=1)
-        for norm in group.norms
-        if isinstance(scale := getattr(model.get_submodule(norm), "weight", None), Tensor)
-    ]
-    return Filters(tuple(weights), tuple(scales), group.name)
-
-
-@dataclass
-class _Scored:
-    group: CoupledGroup
-    criterion: Criterion | None
-    arrived: dict[str, Tensor] = field(default_factory=dict)
-
-    def take(self, layer: str, maps: Tensor, labels: Tensor) -> None:
-        self.arrived[layer] = maps
-        if len(self.arrived) < len(self.group.producers):
-            return
-        parts = [self.arrived[layer] for layer in self.group.producers]
-        self.arrived = {}
-        assert self.criterion is not None
-        if not self.settled:
-            self.criterion.update(_side_by_side(self.group, parts), labels)
-
-    @property
-    def settled(self) -> bool:
-        return bool(getattr(self.criterion, "settled", False))
-
-    def finish(self) -> Importance:
-        assert self.criterion is not None
-        importance = self.criterion.compute()
-        # What it holds is not needed any more.
-        self.criterion = None
-        if importance.scores.shape != (self.group.filters,):
-            raise InputError(
-                f"layer '{self.group.name}' has {self.group.filters} filters, but the criterion gave scores of shape "
-                f"{tuple(importance.scores.shape)}"
-            )
-        return importance
+    return Filters(*weights_of(model, group), group.name)
 
 
 @dataclass(frozen=True)
-class _Images:
-    """At most so many images of the batches, and how many that is."""
+class _PassProgress:
+    """How far one of several passes over the images is."""
 
-    batches: Iterable[Any]
-    limit: int | None
+    progress: Progress
+    number: int = 0
+    passes: int = 1
 
-    def __iter__(self) -> Iterator[Any]:
-        left = self.limit
-        for batch in self.batches:
-            if left is None:
-                yield batch
-                continue
-            size = _size(batch)
-            yield batch if size <= left else _first(batch, left)
-            left -= size
-            if left <= 0:
-                return
-
-
-def _size(batch: Any) -> int:
-    # What is no batch at all is for capture() to refuse.
-    images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    return len(images) if isinstance(images, Tensor) else 0
-
-
-def _first(batch: Any, count: int) -> Any:
-    return [part[:count] for part in batch] if isinstance(batch, (tuple, list)) else batch[:count]
+    def __call__(self, done: int, batches: int) -> None:
+        done += self.number * batches
+        self.progress("reading feature maps", done, max(self.passes * batches, done))
 
 
 @dataclass(frozen=True)
 class _Reading:
     model: nn.Module
-    images: _Images
+    images: FirstImages
     info: CriterionInfo
     tap: Tap
     device: torch.device | str | None
 
-    def feed(self, scored: Sequence[_Scored], number: int, passes: int, progress: Progress) -> None:
-        by_layer: dict[str, list[_Scored]] = {}
-        for one in scored:
-            for layer in one.group.producers:
-                by_layer.setdefault(layer, []).append(one)
+    def feed(
+        self, states: States, groups: Sequence[CoupledGroup], progress: _PassProgress = _PassProgress(silent)
+    ) -> None:
+        """Update the criteria of some groups in one pass, until all of them have seen enough."""
 
-        def consume(layer: str, maps: Tensor, labels: Tensor | None) -> None:
+        def consume(name: str, maps: Tensor, labels: Tensor | None) -> None:
             if labels is None and self.info.needs_labels:
                 raise InputError(f"the criterion '{self.info.name}' needs labels: give (images, labels) pairs")
             if labels is None:
                 labels = torch.full((len(maps),), -1, device=maps.device)
-            for one in by_layer[layer]:
-                one.take(layer, maps, labels)
+            if not _has_settled(states[name]):
+                states[name].update(maps, labels)
 
-        batches = self._until_settled(scored, number, passes, progress)
-        capture(self.model, batches, list(by_layer), self.tap, consume, device=self.device)
+        def until_settled() -> Iterator[Batch]:
+            batches = self.images.number_of_batches()
+            for done, batch in enumerate(self.images, 1):
+                yield batch
+                progress(done, batches)
+                if all(_has_settled(states[group.name]) for group in groups):
+                    return
 
-    def _until_settled(self, scored: Sequence[_Scored], number: int, passes: int, progress: Progress) -> Iterator[Any]:
-        batches = _length(self.images)
-        for done, batch in enumerate(self.images, 1):
-            yield batch
-            progress("reading feature maps", number * batches + done, max(passes * batches, number * batches + done))
-            if all(one.settled for one in scored):
-                return
-
-    def bytes_per_image(self, layers: Sequence[str]) -> dict[str, int]:
-        """Return what the maps of one image take, by a forward pass of the first two images."""
-        first = next(iter(self.images), None)
-        if first is None:
-            raise InputError("there are no images: the loader is empty, give at least one batch")
-        found: dict[str, int] = {}
-
-        def consume(layer: str, maps: Tensor, labels: Tensor | None) -> None:
-            found[layer] = maps[0].numel() * maps.element_size()
-
-        small = _first(first, 2) if _size(first) else first
-        capture(self.model, [small], layers, self.tap, consume, device=self.device)
-        return found
+        capture_groups(self.model, until_settled(), groups, self.tap, consume, device=self.device)
 
 
-def _length(images: _Images) -> int:
-    """Return the number of batches as far as it can be told without reading them, else 0."""
-    try:
-        batches = len(images.batches)  # type: ignore[arg-type]
-    except TypeError:
-        return 0
-    if images.limit is None:
-        return batches
-    size = getattr(images.batches, "batch_size", None)
-    if not isinstance(size, int) and isinstance(images.batches, Sequence) and batches:
-        size = _size(images.batches[0])
-    return min(batches, -(-images.limit // size)) if size else batches
+def _has_settled(criterion: Criterion) -> bool:
+    return bool(getattr(criterion, "settled", False))
 
 
-def _passes(reading: _Reading, scored: Sequence[_Scored], memory: int) -> list[list[_Scored]]:
+def _importance(criterion: Criterion, group: CoupledGroup) -> Importance:
+    importance = criterion.compute()
+    if importance.scores.shape != (group.filters,):
+        raise InputError(
+            f"layer '{group.name}' has {group.filters} filters, but the criterion gave scores of shape "
+            f"{tuple(importance.scores.shape)}"
+        )
+    return importance
+
+
+def _passes(reading: _Reading, groups: Sequence[CoupledGroup], memory: int) -> list[list[CoupledGroup]]:
     """Pack the groups, in their order, into passes whose maps fit into memory."""
-    layers = list(dict.fromkeys(layer for one in scored for layer in one.group.producers))
-    sizes = reading.bytes_per_image(layers)
-    images = min(_count(reading.images), reading.info.held_images or sys.maxsize)
-    passes: list[list[_Scored]] = []
-    left = 0
-    for one in scored:
-        needed = images * sum(sizes[layer] for layer in one.group.producers)
-        if not passes or needed > left:
-            passes.append([])
-            left = memory
-        passes[-1].append(one)
-        left -= needed
-    return passes
-
-
-def _count(images: _Images) -> int:
-    """Return the number of images, at most the limit; the images are read only where nothing else tells."""
-    batches = images.batches
-    if images.limit is not None:
-        return images.limit
-    try:
-        return len(batches.dataset)  # type: ignore[attr-defined]
-    except (AttributeError, TypeError):
-        return sum(_size(batch) for batch in batches)
-
-
-def _side_by_side(group: CoupledGroup, parts: Sequence[Tensor]) -> Tensor:
-    rows = [_gathered(maps, _channels(group, layer)) for layer, maps in zip(group.producers, parts, strict=True)]
-    return rows[0] if len(rows) == 1 else torch.cat([maps.flatten(2) for maps in rows], dim=2).unsqueeze(2)
-
-
-def _gathered(maps: Tensor, channels: Channels | None) -> Tensor:
-    """Return ``(n, C, ...)`` maps in the order of the group's filters, those of one filter side by side."""
-    if channels is None:
-        return maps
-    if all(len(some) == 1 for some in channels):
-        return maps[:, [some[0] for some in channels]]
-    rows = _rows(maps.flatten(2).movedim(1, 0), channels)
-    return rows.permute(2, 0, 1, 3).flatten(2).unsqueeze(2)
-
-
-def _rows(tensor: Tensor, channels: Channels | None) -> Tensor:
-    """Return ``(C, k, ...)``: the rows of a tensor that belong to each filter, zeros where a filter has fewer."""
-    if channels is None:
-        return tensor.unsqueeze(1)
-    width = max(1, *(len(some) for some in channels))
-    padded = torch.cat([tensor, torch.zeros_like(tensor[:1])])
-    index = [[*some, *[len(tensor)] * (width - len(some))] for some in channels]
-    return padded[torch.tensor(index, device=tensor.device)]
-
-
-def _channels(group: CoupledGroup, layer: str) -> Channels | None:
-    """Return which outputs of the layer go with each filter, ``None`` where filter i is output i."""
-    for member in group.members:
-        if member.layer == layer and member.side == "out":
-            return None if member.channels == tuple((i,) for i in range(group.filters)) else member.channels
-    return None
-
-
-def _by_output(layer: Any) -> Tensor:
-    """Return the weight with one row per output channel."""
-    weight: Tensor = layer.weight.detach()
-    if not getattr(layer, "transposed", False):
-        return weight
-    # (in, out / groups, ...): every group of inputs has outputs of its own.
-    per_group = weight.reshape(layer.groups, -1, *weight.shape[1:]).transpose(1, 2)
-    return per_group.flatten(0, 1)
+    if not is_repeatable(reading.images.batches):
+        name = reading.info.name
+        raise InputError(
+            f"the criterion '{name}' reads the images several times: give a DataLoader or a list of batches"
+        )
+    sizes = bytes_per_image(reading.model, reading.images.batches, groups, reading.tap, device=reading.device)
+    images = min(reading.images.most_images(), reading.info.held_images or sys.maxsize)
+    return in_passes(groups, lambda group: images * sizes[group.name], memory)

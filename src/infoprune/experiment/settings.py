@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from infoprune.data.batches import example_of
 from infoprune.device import device_of
 from infoprune.experiment.images import DataOptions
 from infoprune.experiment.network import NetworkOptions, preprocessing_of
 from infoprune.measure import environment
-from infoprune.measure.figures import example_of, figures, latencies
+from infoprune.measure.figures import figures, latencies
+from infoprune.network import cost
 from infoprune.network.origin import origin_of
 from infoprune.progress import Progress
 from infoprune.zoo import registry
@@ -22,7 +24,9 @@ from infoprune.zoo import registry
 def measured(model: nn.Module, batches: Any, progress: Progress) -> dict[str, Any]:
     """Return the figures of a network on these images, as JSON values."""
     example = example_of(batches, model)
-    found = asdict(figures(model, example, latencies((model,), example)[0], batches, progress=progress))
+    found = asdict(
+        figures(model, cost.count(model, example), latencies((model,), example)[0], batches, progress=progress)
+    )
     return {name: value for name, value in found.items() if value is not None}
 
 

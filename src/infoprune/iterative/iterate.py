@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from infoprune.criteria.scoring import score
 from infoprune.cutoff import Limits
 from infoprune.cutoff.ranking import kept_after, ladder
 from infoprune.data.augmentation import Augmentation
+from infoprune.data.batches import Batches, example_of
 from infoprune.errors import InputError, unknown
 from infoprune.iterative.run_state import Round, Rounds
 from infoprune.iterative.schedule import LayerPace, PruningSchedule
 from infoprune.measure.accuracy import evaluate
-from infoprune.measure.figures import check_runs, dead_filters, example_of
+from infoprune.measure.figures import check_runs, dead_filters
 from infoprune.measure.information_plane import InformationPlane
 from infoprune.measure.record import Stopwatch
 from infoprune.network import cost, surgery
@@ -35,7 +36,6 @@ from infoprune.repair import repaired
 from infoprune.training.recipe import Epoch, Recipe
 from infoprune.training.train import Training, make_fabric, train
 
-Batches = Iterable[Any]
 OnRound = Callable[[Round, int], None]
 
 
@@ -121,7 +121,7 @@ def iterate(
         raise InputError("an accuracy floor needs held-out images: give some that are not trained on")
     if schedule.repair is not None:
         find_repair(schedule.repair)
-    layers = _layers(model, example, schedule)
+    layers = scheduled_layers(find_groups(model, example), schedule)
     fabric = fabric or make_fabric(precision=schedule.retraining.precision)
     state = Rounds(model, schedule, folder, plane, writes=fabric.is_global_zero)
     work = _Work(state, images, schedule, layers, example, fabric, progress, on_epoch)
@@ -140,8 +140,14 @@ def iterate(
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """How a coupled group gets smaller: what goes of it, its filters at first, how many can only go together."""
+class ScheduledLayer:
+    """A coupled group that a schedule makes smaller.
+
+    Args:
+        pace: What is removed from it.
+        first: Number of filters before the first round.
+        together: How many filters can only be removed together.
+    """
 
     pace: LayerPace
     first: int
@@ -149,25 +155,19 @@ class _Layer:
 
     def left(self, filters: int) -> int:
         """Return how many filters stay after one more round."""
-        goes = -(-self.pace.pace.filters(filters) // self.together) * self.together
-        most = max(0, filters - self.pace.least(self.first)) // self.together * self.together
-        return filters - min(goes, most)
+        return self.pace.left(filters, self.first, self.together)
 
     def rounds(self, filters: int) -> int:
-        """Return after how many rounds there is nothing left to take."""
-        count = 0
-        while (fewer := self.left(filters)) < filters:
-            filters, count = fewer, count + 1
-        return count
+        """Return after how many rounds there is nothing left to remove."""
+        return self.pace.rounds(filters, self.first, self.together)
 
 
-def _layers(model: nn.Module, example: Tensor, schedule: PruningSchedule) -> dict[str, _Layer]:
-    """Return the groups that the schedule names, by the layers that name them.
+def scheduled_layers(groups: Groups, schedule: PruningSchedule) -> dict[str, ScheduledLayer]:
+    """Return the groups that a schedule names, by the layers that name them.
 
     Raises:
-        InputError: A pattern names nothing, or nothing can go.
+        InputError: A pattern names nothing, or no filters can be removed.
     """
-    groups = find_groups(model, example)
     for one in schedule.layers:
         if not any(one.fits(group.producers) for group in groups.groups):
             raise unknown("layer", one.layers, [layer for group in groups.groups for layer in group.producers])
@@ -175,7 +175,7 @@ def _layers(model: nn.Module, example: Tensor, schedule: PruningSchedule) -> dic
     for group in groups.groups:
         pace = schedule.pace_of(group.producers)
         if pace is not None:
-            found[group.name] = _Layer(pace, group.filters, min(len(unit) for unit in group.units))
+            found[group.name] = ScheduledLayer(pace, group.filters, min(len(unit) for unit in group.units))
     if not any(layer.rounds(layer.first) for layer in found.values()):
         raise InputError("the schedule takes no filters: all the layers it names are at their limits from the start")
     return found
@@ -193,7 +193,7 @@ class _Work:
     state: Rounds
     images: Images
     schedule: PruningSchedule
-    layers: Mapping[str, _Layer]
+    layers: Mapping[str, ScheduledLayer]
     example: Tensor
     fabric: Fabric
     progress: Progress

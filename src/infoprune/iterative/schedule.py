@@ -82,9 +82,31 @@ class LayerPace:
         """Return how many of a layer's filters stay in the end, of so many at first."""
         return min(filters, self.limit) if isinstance(self.limit, int) else max(1, round(self.limit * filters))
 
-    def left(self, filters: int, first: int) -> int:
-        """Return how many of ``filters`` stay after one more round, of ``first`` at the very first."""
-        return min(filters, max(self.least(first), filters - self.pace.filters(filters)))
+    def left(self, filters: int, first: int, together: int = 1) -> int:
+        """Return how many filters of a layer stay after one more round.
+
+        Args:
+            filters: How many it has.
+            first: How many it had before the first round.
+            together: How many can only be removed together, as under grouped convolutions. A round then removes whole
+                sets of them: at least what the pace says, and never more than the limit allows.
+
+        Example:
+            >>> LayerPace("*", Pace(plus=3), limit=2).left(8, first=8)
+            5
+            >>> LayerPace("*", Pace(plus=3), limit=2).left(8, first=8, together=2)
+            4
+        """
+        removed = -(-self.pace.filters(filters) // together) * together
+        most = max(0, filters - self.least(first)) // together * together
+        return filters - min(removed, most)
+
+    def rounds(self, filters: int, first: int, together: int = 1) -> int:
+        """Return after how many rounds a layer is at its limit; arguments as for ``left``."""
+        count = 0
+        while (fewer := self.left(filters, first, together)) < filters:
+            filters, count = fewer, count + 1
+        return count
 
 
 @dataclass(frozen=True)

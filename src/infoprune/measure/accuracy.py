@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from infoprune.data.batches import Batches, labelled, number_of_batches
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.network.memory_format import fastest_layout, laid_out
@@ -39,9 +39,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, batches: Iterable[Any], *, half: bool = False, progress: Progress = silent
-) -> Evaluation:
+def evaluate(model: nn.Module, batches: Batches, *, half: bool = False, progress: Progress = silent) -> Evaluation:
     """Measure a network on labelled images, in eval mode, on the device it is on.
 
     Args:
@@ -59,7 +57,7 @@ def evaluate(
     start = time.perf_counter()
     loss, right, right5, seen = 0.0, 0, 0, 0
     with eval_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=half):
-        total, measured = _length(batches), None if half else model
+        total, measured = number_of_batches(batches), None if half else model
         for done, (images, labels) in enumerate(labelled(batches), 1):
             if measured is None:
                 measured = _in_fastest_layout(model, images[:1].to(device))
@@ -93,22 +91,6 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def labelled(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images and labels, refusing whatever else a loader gives.
-
-    Raises:
-        InputError: A batch is not a pair of an ``(n, C, H, W)`` and an ``(n,)`` tensor.
-    """
-    for batch in batches:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(b, Tensor) for b in batch):
-            raise InputError("each batch must be a pair of tensors, images and labels")
-        images, labels = batch
-        if images.ndim != 4 or labels.shape != images.shape[:1]:
-            shapes = f"{tuple(images.shape)} and {tuple(labels.shape)}"
-            raise InputError(f"a batch needs (n, C, H, W) images and (n,) labels, not {shapes}")
-        yield images, labels
-
-
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """Return the ``(n, classes)`` logits of a network.
 
@@ -134,20 +116,3 @@ def _checked(labels: Tensor, logits: Tensor) -> Tensor:
     if len(wrong):
         raise InputError(f"label {int(wrong[0])} is out of range: the network has classes 0 to {logits.shape[1] - 1}")
     return labels
-
-
-def _length(batches: Iterable[Any]) -> int:
-    try:
-        return len(batches)  # type: ignore[arg-type]
-    except TypeError:
-        return 0
-
-
-def check_repeatable(batches: Iterable[Any]) -> None:
-    """Refuse batches that can be read only once.
-
-    Raises:
-        InputError: They can.
-    """
-    if iter(batches) is batches:
-        raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")

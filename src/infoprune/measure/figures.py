@@ -2,59 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from infoprune import criteria
 from infoprune.criteria.scoring import score
+from infoprune.data.batches import Batches
 from infoprune.device import device_of
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import check_repeatable, eval_mode, evaluate, labelled, logits_of
+from infoprune.measure.accuracy import eval_mode, evaluate, logits_of
 from infoprune.measure.record import Figures
 from infoprune.network import cost
+from infoprune.network.cost import Cost, Latency
 from infoprune.network.coupled_groups import CoupledGroup
 from infoprune.network.layers import is_convolution
 from infoprune.network.origin import origin_of
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 
-Batches = Iterable[Any]
-
 
 def figures(
     model: nn.Module,
-    example: Tensor,
-    latency_ms: float,
+    counted: Cost,
+    latency: Latency,
     test: Batches | None,
     *,
     dead: int | None = None,
     progress: Progress = silent,
 ) -> Figures:
-    """Measure the network that is really there; accuracy and loss where there are images to test on."""
-    counted = cost.count(model, example)
-    if test is None:
-        return Figures(counted.macs, counted.parameters, latency_ms, dead_filters=dead)
-    measured = evaluate(model, test, progress=progress)
-    return Figures(
+    """Return the figures of a network, measured; accuracy and loss where there are images to test on.
+
+    Args:
+        model: The network; left as it is.
+        counted: What it costs.
+        latency: Its time for one image.
+        test: Labelled images, ``None`` to measure no accuracy.
+        dead: How many of its filters are dead, where that is known.
+        progress: Called after every batch.
+    """
+    found = Figures(
         counted.macs,
         counted.parameters,
-        latency_ms,
-        measured.accuracy,
-        measured.top5,
-        measured.loss,
-        measured.images,
-        dead,
+        latency.milliseconds,
+        latency_spread_ms=latency.spread,
+        dead_filters=dead,
     )
+    if test is None:
+        return found
+    measured = evaluate(model, test, progress=progress)
+    return replace(found, accuracy=measured.accuracy, top5=measured.top5, loss=measured.loss, images=measured.images)
 
 
-def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> list[float]:
-    """Return each network's median milliseconds for one image, taken in turns so that drift hits all alike."""
-    one = example[:1]
-    turns = [[cost.latency(model, one) for model in models] for _ in range(rounds)]
-    return [sorted(times)[len(times) // 2] for times in zip(*turns, strict=True)]
+def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> list[Latency]:
+    """Return each network's time for one image; networks take turns, so that drift affects all alike."""
+    turns = [[cost.latency(model, example[:1]) for model in models] for _ in range(rounds)]
+    return [Latency.of(*measured) for measured in zip(*turns, strict=True)]
 
 
 def dead_filters(model: nn.Module, batches: Batches, groups: Sequence[CoupledGroup]) -> dict[str, set[int]]:
@@ -63,19 +68,6 @@ def dead_filters(model: nn.Module, batches: Batches, groups: Sequence[CoupledGro
     convolutions = [group for group in groups if is_convolution(modules[group.name])]
     variances = score(model, convolutions, batches, criteria.find("variance"), tap="activation")
     return {name: set((found.scores <= 0).nonzero().flatten().tolist()) for name, found in variances.items()}
-
-
-def example_of(batches: Batches, model: nn.Module) -> Tensor:
-    """Return two images of the first batch, on the network's device.
-
-    Raises:
-        InputError: There are no batches, or they can be read only once.
-    """
-    check_repeatable(batches)
-    first = next(labelled(batches), None)
-    if first is None:
-        raise InputError("there are no calibration images: the loader is empty")
-    return first[0][:2].to(device_of(model))
 
 
 def check_runs(model: nn.Module, example: Tensor) -> None:

@@ -17,11 +17,12 @@ class Figures:
     Args:
         macs: Multiply-adds of convolution and linear layers for one image.
         parameters: Number of parameters.
-        latency_ms: Median milliseconds of one batch.
+        latency_ms: Median milliseconds of one image.
         accuracy: Top-1, percent, ``None`` where there were no test images.
         top5: Top-5, percent.
         loss: Mean cross entropy, nats.
         images: Number of test images.
+        latency_spread_ms: Interquartile range of the latency, milliseconds.
         dead_filters: Prunable filters whose map is constant over all calibration images and positions.
     """
 
@@ -33,6 +34,7 @@ class Figures:
     loss: float | None = None
     images: int | None = None
     dead_filters: int | None = None
+    latency_spread_ms: float | None = None
 
 
 @dataclass
@@ -72,8 +74,15 @@ def comparison(base: Figures, pruned: Figures, title: str = "", as_cut: Figures 
     rows: tuple[tuple[str, float, float, str], ...] = (
         ("MACs", base.macs, pruned.macs, ",.0f"),
         ("parameters", base.parameters, pruned.parameters, ",.0f"),
-        ("latency (ms)", base.latency_ms, pruned.latency_ms, ".2f"),
     )
     for name, before, after, form in rows:
         table.add_row(name, format(before, form), format(after, form), f"{-removed(before, after):+.2f} %")
+    change = f"{-removed(base.latency_ms, pruned.latency_ms):+.2f} %"
+    table.add_row("latency (ms)", _milliseconds(base), _milliseconds(pruned), change)
     return table
+
+
+def _milliseconds(figures: Figures) -> str:
+    """Return the latency with half its interquartile range."""
+    spread = "" if figures.latency_spread_ms is None else f" ± {figures.latency_spread_ms / 2:.2f}"
+    return f"{figures.latency_ms:.2f}{spread}"

@@ -1,1 +1,1 @@
-"""infoprune.network."""
+"""Everything that reads, follows, measures or cuts an ``nn.Module``, and chooses nothing."""

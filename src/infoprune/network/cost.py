@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -12,6 +10,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils.benchmark import Measurement, Timer
 
 from infoprune.errors import InputError, unknown
 from infoprune.network import equivalence
@@ -104,38 +103,48 @@ class CostModel:
         return Cost(macs, parameters)
 
 
-def latency(model: nn.Module, example: Tensor, *, repeats: int = 30, warmup: int = 5, threads: int | None = 1) -> float:
-    """Measure the time of one forward pass of the example.
+@dataclass(frozen=True)
+class Latency:
+    """Time of one forward pass.
+
+    Args:
+        milliseconds: Median.
+        spread: Interquartile range, milliseconds; what is below it is noise.
+    """
+
+    milliseconds: float
+    spread: float
+
+    @classmethod
+    def of(cls, *measured: Measurement) -> Latency:
+        """Return the median and the spread over several measurements of one network."""
+        (joined,) = Measurement.merge(measured)
+        return cls(1000 * joined.median, 1000 * joined.iqr)
+
+
+def latency(model: nn.Module, example: Tensor, *, seconds: float = 0.1, threads: int | None = 1) -> Measurement:
+    """Measure the time of one forward pass of the example, by ``torch.utils.benchmark``.
 
     Args:
         model: The network; it runs in eval mode without gradients, and is left as it was.
         example: ``(n, ...)`` one batch, moved to where the network is.
-        repeats: Runs that count.
-        warmup: Runs before that, which do not.
+        seconds: How long passes are measured; at least one is. Those before that, for warming up, do not count.
         threads: Threads on the CPU; ``None`` for what PyTorch is set to. Restored afterwards.
 
-    Returns:
-        The median over the runs, in milliseconds.
-
     Raises:
-        InputError: ``repeats`` or ``threads`` is below 1.
+        InputError: ``seconds`` is not above 0, or ``threads`` is below 1.
+
+    Example:
+        >>> found = Latency.of(latency(nn.Linear(4, 2), torch.zeros(1, 4), seconds=0.01))
+        >>> found.milliseconds > 0
+        True
     """
-    if repeats < 1 or (threads is not None and threads < 1):
-        raise InputError("latency is measured over at least one run on at least one thread")
-    example = equivalence.placed(example, model)
-    wait: Callable[[], None] = (
-        (lambda: torch.cuda.synchronize(example.device)) if example.device.type == "cuda" else (lambda: None)
-    )
-    times = []
-    with _measuring(model, threads), torch.inference_mode():
-        for run in range(warmup + repeats):
-            wait()
-            start = time.perf_counter()
-            model(example)
-            wait()
-            if run >= warmup:
-                times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
+    if not seconds > 0 or (threads is not None and threads < 1):
+        raise InputError("latency is measured for more than 0 seconds on at least one thread")
+    given = {"model": model, "example": equivalence.placed(example, model)}
+    timer = Timer("model(example)", globals=given, num_threads=threads or torch.get_num_threads())
+    with _measuring(model), torch.inference_mode():
+        return timer.blocked_autorange(min_run_time=seconds)
 
 
 @dataclass(frozen=True)
@@ -243,15 +252,13 @@ def _parameters(model: nn.Module) -> int:
 
 
 @contextmanager
-def _measuring(model: nn.Module, threads: int | None) -> Iterator[None]:
+def _measuring(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    before = torch.get_num_threads()
+    threads = torch.get_num_threads()
     try:
-        if threads is not None:
-            torch.set_num_threads(threads)
         model.eval()
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
         for module, training in modes.items():
             module.training = training

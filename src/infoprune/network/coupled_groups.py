@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,6 +86,27 @@ class Groups:
             for place, channels in groups[name].removal(filters).items():
                 gone.setdefault(place, set()).update(channels)
         return {place: sorted(channels) for place, channels in gone.items()}
+
+
+def in_passes(
+    groups: Sequence[CoupledGroup], needed: Callable[[CoupledGroup], int], memory: int
+) -> list[list[CoupledGroup]]:
+    """Divide groups, in their order, into passes over the images whose work fits into memory.
+
+    Args:
+        groups: What is to be done.
+        needed: Bytes that a group needs during its pass.
+        memory: Bytes at hand; a group that needs more has a pass of its own.
+    """
+    passes: list[list[CoupledGroup]] = []
+    left = 0
+    for group in groups:
+        if not passes or needed(group) > left:
+            passes.append([])
+            left = memory
+        passes[-1].append(group)
+        left -= needed(group)
+    return passes
 
 
 def find_groups(model: nn.Module, example: Tensor, *, check: bool = True) -> Groups:

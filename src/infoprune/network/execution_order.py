@@ -1,14 +1,76 @@
-"""How coupled groups follow one another: in the order in which data flows, not that of the module list."""
+"""What runs when: the calls of modules in one forward pass, and how coupled groups follow one another.
+
+The one place that records an order of execution; the order of the module list says nothing about it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 from torch import Tensor, nn
 
 from infoprune.network import equivalence
 from infoprune.network.coupled_groups import CoupledGroup
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module in a forward pass.
+
+    Args:
+        module: Dotted name.
+        begin: When it begins, and
+        end: when it ends, both on one clock that counts beginnings and ends: a call lies inside another one exactly if
+            its times do.
+        returns_maps: Whether it returns one tensor of real numbers.
+    """
+
+    module: str
+    begin: int
+    end: int
+    returns_maps: bool
+
+
+def calls(model: nn.Module, images: Tensor, modules: Iterable[str] | None = None) -> list[Call]:
+    """Return the calls of modules in one forward pass, in the order in which they begin, each as often as it runs.
+
+    Args:
+        model: The network, in the mode in which its order is wanted; its hooks are removed afterwards.
+        images: ``(n, ...)`` a few images where the network is; the values do not matter.
+        modules: Names of modules; by default all. Modules that do not run have no call.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> [(call.module, call.begin, call.end) for call in calls(model, torch.zeros(1, 2, 2))]
+        [('', 0, 5), ('0', 1, 2), ('1', 3, 4)]
+    """
+    clock = count()
+    begun: dict[str, list[int]] = {}
+    found: list[Call] = []
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda *_: begun.setdefault(name, []).append(next(clock))
+
+    def leave(name: str) -> Callable[..., None]:
+        def note(module: nn.Module, arguments: Any, output: Any) -> None:
+            maps = isinstance(output, Tensor) and output.is_floating_point()
+            found.append(Call(name, begun[name].pop(), next(clock), maps))
+
+        return note
+
+    names = [name for name, _ in model.named_modules()] if modules is None else list(modules)
+    with ExitStack() as hooks:
+        for name in names:
+            module = model.get_submodule(name)
+            hooks.callback(module.register_forward_pre_hook(enter(name)).remove)
+            hooks.callback(module.register_forward_hook(leave(name)).remove)
+        equivalence.outputs(model, images)
+    return sorted(found, key=lambda call: call.begin)
 
 
 @dataclass(frozen=True)
@@ -33,7 +95,8 @@ def flow(model: nn.Module, groups: Sequence[CoupledGroup], example: Tensor) -> F
         groups: What is to be ordered.
         example: ``(n, ...)`` a batch; the values do not matter.
     """
-    ran = _ran(equivalence.copied(model), [group.name for group in groups], example[:2])
+    copy = equivalence.copied(model)
+    ran = calls(copy, equivalence.placed(example[:2], copy), [group.name for group in groups])
     made = {layer: group.name for group in groups for layer in group.producers}
     beside: dict[str, set[str]] = {group.name: set() for group in groups}
     for group in groups:
@@ -42,17 +105,6 @@ def flow(model: nn.Module, groups: Sequence[CoupledGroup], example: Tensor) -> F
             if reader != group.name:
                 beside[group.name].add(reader)
                 beside[reader].add(group.name)
-    return Flow(ran, {name: frozenset(others) for name, others in beside.items()})
-
-
-def _ran(model: nn.Module, layers: Sequence[str], example: Tensor) -> tuple[str, ...]:
-    """Return the layers in the order in which they first run in a network of our own."""
-    ran: dict[str, None] = {}
-
-    def noting(layer: str) -> Callable[..., None]:
-        return lambda *_: ran.setdefault(layer)
-
-    for layer in layers:
-        model.get_submodule(layer).register_forward_hook(noting(layer))
-    equivalence.outputs(model, equivalence.placed(example, model))
-    return tuple(ran)
+    return Flow(
+        tuple(dict.fromkeys(call.module for call in ran)), {name: frozenset(others) for name, others in beside.items()}
+    )

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from infoprune.data.batches import Batches, parsed
+from infoprune.device import place_of
 from infoprune.errors import InputError, unknown
+from infoprune.network.execution_order import calls
 
 Tap = Literal["convolution", "norm", "activation"]
 Consumer = Callable[[str, Tensor, "Tensor | None"], None]
@@ -39,7 +42,7 @@ LOOKED_AT = frozenset({"detach", "clone"})
 
 def capture(
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Batches,
     layers: Sequence[str],
     tap: Tap,
     consume: Consumer,
@@ -77,18 +80,16 @@ def capture(
     modules = _find(model, layers)
     if tap not in TAPS:
         raise unknown("tap", tap, TAPS)
-    place, dtype = _device_and_dtype(model)
+    place, dtype = place_of(model)
     place = torch.device(device) if device is not None else place
     images_seen = 0
     with _left_as_it_was(model), torch.no_grad():
-        calls: Counter[str] | None = None
-        for batch in batches:
-            images, labels = _images_and_labels(batch, place, dtype)
-            calls = calls or _calls_per_layer(model, modules, images)
-            _run(model, modules, images, _Delivery(tap, calls, labels, len(images), consume))
+        runs: Counter[str] | None = None
+        for batch in parsed(batches):
+            images, labels = batch.placed(place, dtype), batch.classes()
+            runs = runs or _calls_per_layer(model, modules, images)
+            _run(model, modules, images, _Delivery(tap, runs, labels, len(images), consume))
             images_seen += len(images)
-    if not images_seen:
-        raise InputError("there are no images: the loader is empty, give at least one batch")
     return images_seen
 
 
@@ -100,39 +101,6 @@ def _find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
         if layer not in known or not layer:
             raise unknown("layer", layer, [name for name in known if name])
     return {layer: known[layer] for layer in layers}
-
-
-def _device_and_dtype(model: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            return tensor.device, tensor.dtype
-    return None, None
-
-
-def _images_and_labels(
-    batch: Any, device: torch.device | None, dtype: torch.dtype | None
-) -> tuple[Tensor, Tensor | None]:
-    parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
-    if not parts or len(parts) > 2 or not isinstance(parts[0], Tensor):
-        raise InputError(f"a batch is (images, labels) or images alone, as tensors, not {_form(batch)}")
-    images = parts[0].to(device=device, dtype=dtype if parts[0].is_floating_point() else None)
-    if not len(images):
-        raise InputError("a batch has no images: drop the empty batches")
-    if len(parts) == 1:
-        return images, None
-    labels = torch.as_tensor(parts[1]).to(images.device)
-    if labels.shape != (len(images),) or labels.is_floating_point():
-        raise InputError(
-            f"labels are one class index per image: {len(images)} images came with {labels.dtype} labels "
-            f"of shape {tuple(labels.shape)}"
-        )
-    return images, labels
-
-
-def _form(batch: Any) -> str:
-    if isinstance(batch, (tuple, list)):
-        return f"{type(batch).__name__} of {', '.join(type(part).__name__ for part in batch) or 'nothing'}"
-    return type(batch).__name__
 
 
 @contextmanager
@@ -154,20 +122,11 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 def _calls_per_layer(model: nn.Module, modules: dict[str, nn.Module], images: Tensor) -> Counter[str]:
-    calls: Counter[str] = Counter()
-    with ExitStack() as hooks:
-        for layer, module in modules.items():
-            count = partial(_count, calls, layer)
-            hooks.callback(module.register_forward_hook(count).remove)
-        model(images[:2])
+    found = Counter(call.module for call in calls(model, images[:2], modules))
     for layer in modules:
-        if not calls[layer]:
+        if not found[layer]:
             raise InputError(f"layer '{layer}' does not run in the network's forward pass: leave it out")
-    return calls
-
-
-def _count(calls: Counter[str], layer: str, *_: Any) -> None:
-    calls[layer] += 1
+    return found
 
 
 class _Delivery:

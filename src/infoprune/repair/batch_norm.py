@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from infoprune.data.batches import Batches, images_of, number_of_batches
 from infoprune.errors import InputError
 from infoprune.network.equivalence import duplicate
 from infoprune.progress import Progress, silent
-from infoprune.repair.base import Pair, RepairInfo, batches_in, images_of, register
+from infoprune.repair.base import Pair, RepairInfo, register
 
 
 @dataclass
@@ -68,7 +68,7 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def reestimate(model: nn.Module, batches: Iterable[Any], progress: Progress = silent) -> nn.Module:
+def reestimate(model: nn.Module, batches: Batches, progress: Progress = silent) -> nn.Module:
     """Return a copy of a network whose batch norms hold the statistics of these images.
 
     One pass, forward only. Every batch norm normalises with the exact moments, summed in float64, of all images it
@@ -102,7 +102,7 @@ def reestimate(model: nn.Module, batches: Iterable[Any], progress: Progress = si
         for norm in batch_norms(fresh):
             hooks.callback(norm.register_forward_pre_hook(count).remove)
         fresh.eval()
-        total = batches_in(batches)
+        total = number_of_batches(batches)
         for done, images in enumerate(images_of(batches, fresh), 1):
             fresh(images)
             progress("re-estimating batch norm", done, max(total, done))

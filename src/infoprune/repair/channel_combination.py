@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from infoprune.data.batches import number_of_batches
 from infoprune.network.equivalence import duplicate
 from infoprune.network.layer_io import read
 from infoprune.progress import Progress
-from infoprune.repair.base import Pair, RepairInfo, batches_in, register
+from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.batch_norm import reestimate
 
 RIDGE = 1e-3
@@ -170,7 +171,7 @@ def _moments(pair: Pair, layers: list[str], progress: Progress) -> dict[str, Cha
             hooks.callback(pair.original.get_submodule(layer).register_forward_pre_hook(taking(layer)).remove)
         for done, images in enumerate(pair.images(), 1):
             pair.original(images)
-            progress("moments of channels", done, max(done, batches_in(pair.batches)))
+            progress("moments of channels", done, max(done, number_of_batches(pair.batches)))
     return {layer: ChannelMoments(sums[layer] / counts[layer], grams[layer] / counts[layer]) for layer in layers}
 
 

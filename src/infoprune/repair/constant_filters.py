@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from infoprune.measure.accuracy import check_repeatable
+from infoprune.data.batches import Batches, check_repeatable, example_of, images_of, number_of_batches
 from infoprune.network import surgery
 from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import CoupledGroup, find_groups
@@ -24,7 +24,7 @@ from infoprune.network.equivalence import copied
 from infoprune.network.origin import origin_of, set_origin
 from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.progress import Progress, silent
-from infoprune.repair.base import Pair, batches_in, images_of
+from infoprune.repair.base import Pair
 from infoprune.repair.channel_combination import ChannelMoments, Stand, put_in
 
 
@@ -100,9 +100,7 @@ class _Range:
 
 
 @torch.no_grad()
-def remove_constant_filters(
-    model: nn.Module, batches: Iterable[Any], *, progress: Progress = silent
-) -> ConstantRemoval:
+def remove_constant_filters(model: nn.Module, batches: Batches, *, progress: Progress = silent) -> ConstantRemoval:
     """Remove every filter that the given images never move, without changing what the network says of them.
 
     Args:
@@ -115,7 +113,7 @@ def remove_constant_filters(
     """
     check_repeatable(batches)
     whole = copied(model)
-    example = next(images_of(batches, whole))[:2]
+    example = example_of(batches, whole)
     groups = find_groups(whole, example)
     ranges = _ranges(whole, groups.groups, batches, progress)
     decisions = {}
@@ -147,7 +145,7 @@ def _constants(moments: ChannelMoments, kept: Tensor, paired: Tensor | None) -> 
 
 
 def _ranges(
-    model: nn.Module, groups: Iterable[CoupledGroup], batches: Iterable[Any], progress: Progress
+    model: nn.Module, groups: Iterable[CoupledGroup], batches: Batches, progress: Progress
 ) -> dict[str, _Range]:
     found: dict[str, _Range] = {}
 
@@ -169,7 +167,7 @@ def _ranges(
             hooks.callback(model.get_submodule(layer).register_forward_pre_hook(taking(layer)).remove)
         for done, images in enumerate(images_of(batches, model), 1):
             model(images)
-            progress("looking for constant filters", done, max(done, batches_in(batches)))
+            progress("looking for constant filters", done, max(done, number_of_batches(batches)))
     return found
 
 

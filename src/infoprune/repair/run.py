@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import nn
 
+from infoprune.data.batches import Batches, check_repeatable, example_of
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import check_repeatable
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.equivalence import copied
 from infoprune.network.origin import origin_of, set_origin
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
-from infoprune.repair.base import Pair, find, images_of
+from infoprune.repair.base import Pair, find
 
 
 def repair(
     small: nn.Module,
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Batches,
     plan: Plan | None = None,
     *,
     method: str = "bn",
@@ -54,7 +51,7 @@ def repair(
         if origin is None or origin.plan is None:
             raise InputError("nothing is noted on the pruned network: give the plan it was cut by")
         plan = origin.plan
-    example = next(iter(images_of(batches, model)))[:2]
+    example = example_of(batches, model)
     groups = find_groups(model, example)
     return repaired(small, model, batches, plan, groups, method=method, minutes=minutes, progress=progress)
 
@@ -62,7 +59,7 @@ def repair(
 def repaired(
     small: nn.Module,
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Batches,
     plan: Plan,
     groups: Groups,
     *,

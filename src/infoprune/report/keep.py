@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from infoprune.criteria.base import Tap
-from infoprune.measure.figures import example_of
+from infoprune.data.batches import example_of
 from infoprune.network import cost
 from infoprune.network.origin import origin_of
 from infoprune.pipeline import Result

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprune.criteria.base import Tap
+from infoprune.data.batches import labelled
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.device import device_of
-from infoprune.measure.accuracy import labelled
 from infoprune.network.feature_maps import capture
 from infoprune.report.run import Pictures
 

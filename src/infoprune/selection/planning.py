@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from infoprune import criteria, cutoff
 from infoprune.criteria import reconstruction  # noqa: F401 - it registers
 from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
 from infoprune.cutoff import Cut, Reach
+from infoprune.data.batches import Batches
 from infoprune.errors import InputError, unknown
-from infoprune.measure.accuracy import labelled
-from infoprune.measure.figures import check_runs, example_of, latencies
-from infoprune.network import cost, surgery
-from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
+from infoprune.network.coupled_groups import CoupledGroup, Groups
 from infoprune.network.layers import is_convolution
 from infoprune.options import PruneOptions
 from infoprune.plan import LayerDecision, Plan
 from infoprune.progress import Progress, silent
+from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.choosing import plan_layer_by_layer
 from infoprune.selection.reselection import reselected
 from infoprune.version import __version__
-
-Batches = Iterable[Any]
 
 
 @dataclass(frozen=True)
@@ -74,36 +71,51 @@ def make_plan(
     Raises:
         InputError: As in ``plan``.
     """
-    example = example_of(batches, model)
-    check_runs(model, example)
-    groups = find_groups(model, example)
+    return plan_for(
+        Calibration.of(model, batches), choice, held_out=held_out, resume=resume, progress=progress, on_reach=on_reach
+    )
+
+
+def plan_for(
+    calibration: Calibration,
+    choice: PruneOptions,
+    *,
+    held_out: Batches | None = None,
+    resume: Path | None = None,
+    progress: Progress = silent,
+    on_reach: Callable[[Reach], None] | None = None,
+) -> Planned:
+    """Decide which filters stay, as ``make_plan``, where the network and its images are known already.
+
+    Raises:
+        InputError: As in ``plan``.
+    """
+    model, groups = calibration.model, calibration.groups
     cut_groups = choose_groups(model, groups, choice)
-    costs = cost.CostModel(model, example, groups)
     if choice.budget is not None:
-        found = cutoff.reach(cut_groups, costs, limits=choice.limits())
+        found = cutoff.reach(cut_groups, calibration.costs, limits=choice.limits())
         if on_reach is not None:
             on_reach(found)
         cutoff.check_reach(found, choice.budget)
     finished = None
     if choice.layerwise.is_asked_for:
         outcome = plan_layer_by_layer(
-            model, example, groups, cut_groups, batches, choice, held_out=held_out, resume=resume, progress=progress
+            calibration, cut_groups, choice, held_out=held_out, resume=resume, progress=progress
         )
         importances = {name: decided.importance for name, decided in outcome.decided.items()}
         cuts, finished = {name: decided.cut for name, decided in outcome.decided.items()}, outcome.model
     else:
-        importances = _importances(model, cut_groups, batches, choice, progress)
-        cuts = _cut_at_once(_Network(model, example, groups, costs), cut_groups, batches, importances, choice, progress)
+        importances = _importances(calibration, cut_groups, choice, progress)
+        cuts = _cut_at_once(calibration, cut_groups, importances, choice, progress)
     decisions = {
         group.name: _decision(group, cuts[group.name], importances.get(group.name))
         for group in cut_groups
         if group.name in cuts
     }
     skipped = {g.name: "was not chosen to lose filters" for g in groups.groups if g.name not in decisions}
-    settings = _settings(choice, example, batches)
-    plan = Plan(decisions, {**groups.left_alone, **skipped}, settings)
+    plan = Plan(decisions, {**groups.left_alone, **skipped}, _settings(choice, calibration))
     if choice.reselect:
-        plan = reselected(plan, model, batches, groups, progress=progress)
+        plan = reselected(plan, model, calibration.batches, groups, progress=progress)
     return Planned(plan, importances, groups, finished)
 
 
@@ -132,21 +144,21 @@ def choose_groups(model: nn.Module, groups: Groups, choice: PruneOptions) -> tup
 
 
 def _importances(
-    model: nn.Module, groups: Sequence[CoupledGroup], batches: Batches, choice: PruneOptions, progress: Progress
+    calibration: Calibration, groups: Sequence[CoupledGroup], choice: PruneOptions, progress: Progress
 ) -> dict[str, Importance]:
     explicit = choice.keep is not None and not any(isinstance(kept, int) for kept in choice.keep.values())
     if explicit:
         return {}
     info = criteria.resolve(choice.criterion)
     return score(
-        model, groups, batches, info, tap=choice.tap, seed=choice.seed, options=choice.options, progress=progress
-    )
+        calibration.model, groups, calibration.batches, info, tap=choice.tap, seed=choice.seed, options=choice.options,
+        progress=progress,
+    )  # fmt: skip
 
 
 def _worths(
-    model: nn.Module,
+    calibration: Calibration,
     groups: Sequence[CoupledGroup],
-    batches: Batches,
     choice: PruneOptions,
     importances: Mapping[str, Importance],
     progress: Progress,
@@ -155,44 +167,27 @@ def _worths(
         return importances
     assert choice.budget_by is not None
     info = criteria.resolve(choice.budget_by)
-    return score(model, groups, batches, info, seed=choice.seed, progress=progress)
-
-
-@dataclass(frozen=True)
-class _Network:
-    """A network and what is known of it."""
-
-    model: nn.Module
-    example: Tensor
-    groups: Groups
-    costs: cost.CostModel
-
-    def milliseconds(self, kept: Mapping[str, Sequence[int]]) -> float:
-        """Return the latency of the network really built with these filters."""
-        if not kept:
-            return latencies((self.model,), self.example)[0]
-        filters = {group.name: group.filters for group in self.groups.groups}
-        cut = Plan({name: LayerDecision(name, filters[name], tuple(some)) for name, some in kept.items()})
-        built = surgery.apply(cut, self.model, self.example, groups=self.groups, check=False)
-        return latencies((built,), self.example)[0]
+    return score(calibration.model, groups, calibration.batches, info, seed=choice.seed, progress=progress)
 
 
 def _cut_at_once(
-    network: _Network,
+    calibration: Calibration,
     groups: Sequence[CoupledGroup],
-    batches: Batches,
     importances: Mapping[str, Importance],
     choice: PruneOptions,
     progress: Progress,
 ) -> dict[str, Cut]:
     if choice.budget is None or choice.budget_by is None:
-        return _cut(network, groups, importances, choice)
-    worths = _worths(network.model, groups, batches, choice, importances, progress)
-    return cutoff.cut_by_worth(groups, importances, worths, network.costs, choice.budget, limits=choice.limits())
+        return _cut(calibration, groups, importances, choice)
+    worths = _worths(calibration, groups, choice, importances, progress)
+    return cutoff.cut_by_worth(groups, importances, worths, calibration.costs, choice.budget, limits=choice.limits())
 
 
 def _cut(
-    network: _Network, groups: Sequence[CoupledGroup], importances: Mapping[str, Importance], choice: PruneOptions
+    calibration: Calibration,
+    groups: Sequence[CoupledGroup],
+    importances: Mapping[str, Importance],
+    choice: PruneOptions,
 ) -> dict[str, Cut]:
     if choice.keep is not None:
         return cutoff.cut_by_counts(groups, importances, choice.keep)
@@ -202,9 +197,9 @@ def _cut(
         return cutoff.cut_by_threshold(groups, importances, choice.threshold, limits=choice.limits())
     assert choice.budget is not None  # one of them is given
     if choice.budget.latency is None:
-        return cutoff.cut_to_budget(groups, importances, network.costs, choice.budget, limits=choice.limits())
+        return cutoff.cut_to_budget(groups, importances, calibration.costs, choice.budget, limits=choice.limits())
     return cutoff.cut_to_latency(
-        groups, importances, network.milliseconds, choice.budget, cost=network.costs, limits=choice.limits()
+        groups, importances, calibration.milliseconds, choice.budget, cost=calibration.costs, limits=choice.limits()
     )
 
 
@@ -239,10 +234,10 @@ def _check_pattern(pattern: str, groups: Groups) -> None:
     raise unknown("layer", pattern, [layer for group in groups.groups for layer in group.producers])
 
 
-def _settings(choice: PruneOptions, example: Tensor, batches: Batches) -> dict[str, Any]:
+def _settings(choice: PruneOptions, calibration: Calibration) -> dict[str, Any]:
     return {
         **choice.settings(),
-        "calibration_images": sum(len(labels) for _, labels in labelled(batches)),
-        "input_shape": list(example.shape[1:]),
+        "calibration_images": calibration.count,
+        "input_shape": list(calibration.example.shape[1:]),
         "versions": {"infoprune": __version__, "torch": torch.__version__},
     }

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from infoprune.criteria.reconstruction import Share, eliminate, features_of, inverse_of
-from infoprune.measure.accuracy import check_repeatable
+from infoprune.data.batches import Batches, check_repeatable, example_of
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
 from infoprune.network.equivalence import copied, duplicate
@@ -24,7 +23,7 @@ from infoprune.network.removal import Removal
 from infoprune.plan import LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.regression.normal_equations import NormalEquations, Solution
-from infoprune.repair.base import Pair, images_of
+from infoprune.repair.base import Pair
 from infoprune.repair.least_squares import (
     MEMORY,
     Site,
@@ -41,7 +40,7 @@ from infoprune.repair.least_squares import (
 
 @torch.no_grad()
 def reselect(
-    plan: Plan, model: nn.Module, batches: Iterable[Any], *, memory: int = MEMORY, progress: Progress = silent
+    plan: Plan, model: nn.Module, batches: Batches, *, memory: int = MEMORY, progress: Progress = silent
 ) -> Plan:
     """Return a plan that keeps as many filters of every layer, but those the network that is left does best with.
 
@@ -59,7 +58,7 @@ def reselect(
         InputError: The plan is for another network, there are no images, or they can be read only once.
     """
     check_repeatable(batches)
-    groups = find_groups(model, next(images_of(batches, model))[:2])
+    groups = find_groups(model, example_of(batches, model))
     return reselected(plan, model, batches, groups, memory=memory, progress=progress)
 
 
@@ -67,7 +66,7 @@ def reselect(
 def reselected(
     plan: Plan,
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Batches,
     groups: Groups,
     *,
     memory: int = MEMORY,
@@ -102,13 +101,13 @@ def reselected(
     return replace(plan, decisions=decisions)
 
 
-def _cut(whole: nn.Module, plan: Plan, groups: Groups, batches: Iterable[Any]) -> Pair:
-    example = next(images_of(batches, whole))[:2]
+def _cut(whole: nn.Module, plan: Plan, groups: Groups, batches: Batches) -> Pair:
+    example = example_of(batches, whole)
     small = surgery.apply(plan, whole, example, groups=groups, check=False)
     return Pair(whole, small, plan, groups, surgery.removal_of(plan, groups, whole), batches)
 
 
-def _behind(whole: nn.Module, plan: Plan, groups: Groups, removal: Removal, batches: Iterable[Any]) -> set[str]:
+def _behind(whole: nn.Module, plan: Plan, groups: Groups, removal: Removal, batches: Batches) -> set[str]:
     """Return the layers that can be refitted and whose result can be followed in the whole network."""
     pair = Pair(whole, whole, plan, groups, removal, batches)
     layers = layers_to_refit(pair, whole, every=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from statistics import mean
 from typing import Any
@@ -10,13 +10,12 @@ from typing import Any
 from scipy.stats import kendalltau  # type: ignore[import-untyped]
 from torch import nn
 
+from infoprune.data.batches import Batches
 from infoprune.errors import InputError
 from infoprune.options import PruneOptions
 from infoprune.plan import LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.selection.planning import make_plan
-
-Batches = Iterable[Any]
 
 
 def further_plans(

@@ -224,7 +224,7 @@ def _latencies(model: nn.Module, origin: Origin, exported: bytes | None, one: Te
         networks = {"base": (base, None if exported is None else to_onnx(base, one)), **networks}
     measures: dict[tuple[str, str], Callable[[], float]] = {}
     for name, (network, onnx) in networks.items():
-        measures[name, "pytorch"] = partial(cost.latency, network, one)
+        measures[name, "pytorch"] = partial(_milliseconds, network, one)
         if onnx is not None:
             measures[name, "onnxruntime"] = partial(OnnxRuntime(onnx).latency, one)
     # In turns, so that what else the machine does hits all alike.
@@ -233,6 +233,10 @@ def _latencies(model: nn.Module, origin: Origin, exported: bytes | None, one: Te
     for name, runtime in measures:
         found[name][runtime] = statistics.median(turn[name, runtime] for turn in turns)
     return found
+
+
+def _milliseconds(model: nn.Module, one: Tensor) -> float:
+    return cost.Latency.of(cost.latency(model, one)).milliseconds
 
 
 def _agreement(found: Tensor, model: nn.Module, images: Tensor) -> Agreement:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,16 +17,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from infoprune.data.augmentation import Augmentation, cutout, turn_and_scale
+from infoprune.data.batches import Batches, labelled
 from infoprune.device import multiplies_bfloat16
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import Evaluation, evaluate, labelled
+from infoprune.measure.accuracy import Evaluation, evaluate
 from infoprune.network.memory_format import fastest_layout
 from infoprune.progress import Progress, silent
 from infoprune.training.recipe import Epoch, Precision, Recipe
 from infoprune.training.train_state import TrainState
-
-Batches = Iterable[Any]
-
 
 OnStep = Callable[[nn.Module, Tensor, Tensor, int], None]
 

@@ -14,7 +14,7 @@ from infoprune.errors import InputError, unknown
 from infoprune.registry import look_up
 
 if TYPE_CHECKING:
-    from infoprune.criteria.base import Tap
+    from infoprune.network.feature_maps import Tap
 
 Builder = Callable[..., nn.Module]
 _B = TypeVar("_B", bound=Builder)

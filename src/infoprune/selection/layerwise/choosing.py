@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from infoprune import criteria, cutoff
 from infoprune.criteria.base import create
@@ -16,17 +16,17 @@ from infoprune.criteria.cmi import conditional_mutual_information_order, permuta
 from infoprune.criteria.scoring import filters_of, score
 from infoprune.cutoff.ratio import left_by_ratio
 from infoprune.cutoff.rules.curve import Curve
+from infoprune.data.batches import Batches
 from infoprune.errors import InputError
-from infoprune.network.coupled_groups import CoupledGroup, Groups
+from infoprune.network.coupled_groups import CoupledGroup
 from infoprune.network.execution_order import flow
 from infoprune.options import PruneOptions
 from infoprune.progress import Progress, silent
+from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.judging import Judge, Kept
 from infoprune.selection.layerwise.maps import LayerMaps
 from infoprune.selection.layerwise.sequence import Conditional, Cutting, Layers, Orders, Outcome, Ready, in_sequence
 from infoprune.selection.layerwise.state import State, fingerprint_of_run
-
-Batches = Iterable[Any]
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,8 @@ def cutting(choice: PruneOptions) -> Cutting:
 
 
 def plan_layer_by_layer(
-    model: nn.Module,
-    example: Tensor,
-    groups: Groups,
+    calibration: Calibration,
     chosen: Sequence[CoupledGroup],
-    batches: Batches,
     choice: PruneOptions,
     *,
     held_out: Batches | None = None,
@@ -111,11 +108,8 @@ def plan_layer_by_layer(
     """Order and cut the chosen groups one after the other.
 
     Args:
-        model: The network; left as it is.
-        example: A batch to trace with.
-        groups: Everything that could lose filters.
-        chosen: What may.
-        batches: Calibration images.
+        calibration: The network and its images.
+        chosen: What may lose filters.
         choice: What is removed, and by what rule.
         held_out: Images that choose among the candidates of a rule; by default the calibration images.
         resume: File in which finished layers are kept until the plan is made.
@@ -124,6 +118,7 @@ def plan_layer_by_layer(
     Raises:
         InputError: The criterion gives no curve, or the file is of another run.
     """
+    model, batches, example = calibration.model, calibration.batches, calibration.example
     info, how = criteria.resolve(choice.criterion), choice.layerwise
     judged = batches if held_out is None else held_out
     following = flow(model, chosen, example)
@@ -131,7 +126,7 @@ def plan_layer_by_layer(
     in_order = tuple(by_name[name] for name in following.order)
     told = {name: value for name, value in choice.settings().items() if name != "parallel"}
     state = State(resume, "" if resume is None else fingerprint_of_run(told, model, batches, judged))
-    judge = Judge(model, example, groups, judged, how.candidate_repair, batches, half=how.candidate_bf16)
+    judge = Judge(model, example, calibration.groups, judged, how.candidate_repair, batches, half=how.candidate_bf16)
     maps = LayerMaps(model, in_order, batches, choice.tap or info.tap, info.images, progress=progress)
     orders: Orders
     if choice.criterion == "cmi":

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from infoprune.criteria.base import Criterion, CriterionInfo, Filters, Importance, Tap
-from infoprune.criteria.holding import Holding
-from infoprune.criteria.scoring import score
+from infoprune.data.batches import Batch, Batches, FirstImages
+from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup
+from infoprune.network.feature_maps import Tap
+from infoprune.network.group_maps import bytes_per_image, collect_maps
 from infoprune.progress import Progress, silent
 
 
@@ -33,7 +32,7 @@ class LayerMaps:
 
     model: nn.Module
     groups: Sequence[CoupledGroup]
-    batches: Iterable[Any]
+    batches: Batches
     tap: Tap = "activation"
     images: int | None = None
     memory: int = 1 << 30
@@ -49,17 +48,16 @@ class LayerMaps:
         others that are held.
         """
         if name not in self._held:
-            self._held = {}
-            self._read(self._ahead(name), self.images, self._held)
+            self._held = {}  # before others are read, so that both are never held at once
+            self._held = self._read(self._ahead(name), self.images)
         return self._held[name]
 
     def _ahead(self, name: str) -> list[CoupledGroup]:
         first = next(i for i, group in enumerate(self.groups) if group.name == name)
         if not self._bytes:
-            small: dict[str, Tensor] = {}
-            self._read(self.groups, 2, small)
-            per_image = {one: maps[0].numel() * maps.element_size() for one, maps in small.items()}
-            self._bytes = {one: size * self._count() for one, size in per_image.items()}
+            per_image = bytes_per_image(self.model, self.batches, self.groups, self.tap)
+            images = FirstImages(self.batches, self.images).most_images()
+            self._bytes = {one: size * images for one, size in per_image.items()}
         chosen, left = [self.groups[first]], self.memory - self._bytes[name]
         for group in self.groups[first + 1 :]:
             left -= self._bytes[group.name]
@@ -68,22 +66,17 @@ class LayerMaps:
             chosen.append(group)
         return chosen
 
-    def _count(self) -> int:
-        if self.images is not None:
-            return self.images
-        return sum(len(batch[1]) for batch in self.batches)
+    def _read(self, groups: Sequence[CoupledGroup], images: int | None) -> dict[str, Tensor]:
+        batches = FirstImages(self.batches, images)
+        total = batches.number_of_batches()
 
-    def _read(self, groups: Sequence[CoupledGroup], images: int | None, into: dict[str, Tensor]) -> None:
-        def take(name: str, maps: Tensor, labels: Tensor) -> Importance:
-            into[name], self.labels = maps, labels
-            return Importance(torch.zeros(maps.shape[1], dtype=torch.float64))
+        def told() -> Iterator[Batch]:
+            for done, batch in enumerate(batches, 1):
+                yield batch
+                self.progress("reading feature maps", done, max(total, done))
 
-        def hold(filters: Filters, *, seed: int = 0) -> Criterion:
-            return Holding(partial(take, filters.name), filters.name)
-
-        info = CriterionInfo("maps", hold, "reads feature maps", needs_labels=True, holds_maps=True, images=images)
-        score(self.model, groups, self.batches, info, tap=self.tap, memory=1 << 62, progress=self._told)
-
-    def _told(self, stage: str, done: int, total: int) -> None:
-        if stage == "reading feature maps":
-            self.progress(stage, done, total)
+        maps, labels = collect_maps(self.model, told(), groups, self.tap)
+        if labels is None:
+            raise InputError("layers cut one after the other need labels: give (images, labels) pairs")
+        self.labels = labels
+        return maps

@@ -1,0 +1,71 @@
+"""What is known of a network and its calibration images: found once, then passed down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from infoprune.data.batches import Batches, example_of, number_of_images
+from infoprune.measure.figures import check_runs, latencies
+from infoprune.network import surgery
+from infoprune.network.cost import CostModel
+from infoprune.network.coupled_groups import Groups, find_groups
+from infoprune.plan import LayerDecision, Plan
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A network, the images that choose its filters, and what follows from both.
+
+    Args:
+        model: The network; left as it is.
+        batches: Calibration images, with or without labels, iterable more than once.
+        example: ``(2, ...)`` the first images, where the network is and in its precision.
+        groups: What can be removed, and why the rest cannot.
+    """
+
+    model: nn.Module
+    batches: Batches
+    example: Tensor
+    groups: Groups
+
+    @classmethod
+    def of(cls, model: nn.Module, batches: Batches) -> Calibration:
+        """Look at a network with its calibration images.
+
+        Raises:
+            InputError: There are no images, they can be read only once, the network cannot read them, or it returns
+                values that are not finite.
+
+        Example:
+            >>> import torch
+            >>> from infoprune import zoo
+            >>> found = Calibration.of(zoo.build("digits"), [torch.zeros(8, 1, 8, 8), torch.zeros(3, 1, 8, 8)])
+            >>> found.count, tuple(found.example.shape), len(found.groups.groups)
+            (11, (2, 1, 8, 8), 4)
+        """
+        example = example_of(batches, model)
+        check_runs(model, example)
+        return cls(model, batches, example, find_groups(model, example))
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """The cost of any cut of the network."""
+        return CostModel(self.model, self.example, self.groups)
+
+    @cached_property
+    def count(self) -> int:
+        """Number of calibration images."""
+        return number_of_images(self.batches)
+
+    def milliseconds(self, kept: Mapping[str, Sequence[int]]) -> float:
+        """Return the latency of the network really cut to these filters of the named groups."""
+        built = self.model
+        if kept:
+            filters = {group.name: group.filters for group in self.groups.groups}
+            cut = Plan({name: LayerDecision(name, filters[name], tuple(some)) for name, some in kept.items()})
+            built = surgery.apply(cut, self.model, self.example, groups=self.groups, check=False)
+        return latencies((built,), self.example)[0].milliseconds
