@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import Plain, Residual, Separable, conv_bn, images
 from sklearn.covariance import oas
 from torch import nn
 
@@ -12,6 +11,7 @@ import infoprune
 from infoprune.criteria.reconstruction import Share, eliminate, inverse_of, reconstruction
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import find_groups
+from nets import Plain, Residual, Separable, conv_bn, images
 
 
 def refitted(gram, weights, kept):
@@ -129,4 +129,4 @@ def test_it_is_a_criterion_like_any_other():
         losses[criterion] = float((wanted - found).norm())
     assert losses["reconstruction"] < losses["random"]
     with pytest.raises(InputError, match="option of the criterion 'reconstruction' 'ridg'"):
-        infoprune.plan(model, batches, criterion="reconstruction", ratio=0.5, options={"ridg": 1})
+        infoprune.plan(model, batches, criterion="reconstruction", ratio=0.5, criterion_options={"ridg": 1})

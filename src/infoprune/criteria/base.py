@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from infoprune.errors import InputError, unknown
+from infoprune.errors import InputError
+from infoprune.network.taps import Tap as Tap
 from infoprune.registry import enter, in_order, look_up
-
-Tap = Literal["convolution", "norm", "activation"]
+from infoprune.option_values import check_keywords
 
 
 @dataclass(frozen=True)
@@ -153,15 +152,10 @@ def create(
         options: Options of the criterion, by name.
 
     Raises:
-        InputError: The criterion has no such option, or cannot score such a group.
+        InputError: The criterion has no such option, a value is of a wrong type, or it cannot score such a group.
     """
     options = options or {}
-    parameters = inspect.signature(info.factory).parameters.values()
-    settled = {"seed", *getattr(info.factory, "keywords", ())}
-    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - settled
-    for option in options:
-        if option not in known:
-            raise unknown(f"option of the criterion '{info.name}'", option, known)
+    check_keywords(info.factory, options, f"the criterion '{info.name}'", but=("seed",))
     return info.factory(filters, seed=seed, **options)
 
 

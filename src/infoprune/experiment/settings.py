@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from infoprune.device import device_of
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions, preprocessing_of
+from infoprune.experiment.network import preprocessing_of
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.measure import environment
 from infoprune.measure.figures import example_of, figures, latencies
 from infoprune.network.origin import origin_of

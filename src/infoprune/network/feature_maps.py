@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from infoprune.errors import InputError, unknown
+from infoprune.network.taps import TAPS as TAPS
+from infoprune.network.taps import Tap as Tap
 
-Tap = Literal["convolution", "norm", "activation"]
 Consumer = Callable[[str, Tensor, "Tensor | None"], None]
-
-TAPS: tuple[Tap, ...] = ("convolution", "norm", "activation")
 
 NORMS = frozenset({"batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"})
 GATES = frozenset({"sigmoid", "sigmoid_", "hardsigmoid"})

@@ -139,7 +139,14 @@ def _importances(
         return {}
     info = criteria.resolve(choice.criterion)
     return score(
-        model, groups, batches, info, tap=choice.tap, seed=choice.seed, options=choice.options, progress=progress
+        model,
+        groups,
+        batches,
+        info,
+        tap=choice.tap,
+        seed=choice.seed,
+        options=choice.criterion_options,
+        progress=progress,
     )
 
 
