@@ -35,11 +35,11 @@ from infoprune.experiment.images import DataOptions
 from infoprune.experiment.iterate import iterate as prune_in_rounds
 from infoprune.iterative.published_schedules import named_schedule, named_schedules
 from infoprune.iterative.schedule import LayerPace, Pace, PruningSchedule
-from infoprune.json_files import read_given
 from infoprune.measure.information_plane import InformationPlane, check_points_file
 from infoprune.measure.record import removed
 from infoprune.report.terminal import messages, results, shown_progress
 from infoprune.training.recipe import Recipe
+from infoprune.validation import read_json
 
 
 @app.command()
@@ -194,7 +194,7 @@ def _plane_tap(schedule: PruningSchedule) -> Tap:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    values = read_given(path)
+    values = read_json(path)
     if not isinstance(values, dict):
         raise InputError(f"'{path}' must hold a JSON object, a schedule")
     return values

@@ -15,7 +15,6 @@ from infoprune.experiment import network as run_network
 from infoprune.experiment.images import DataOptions
 from infoprune.experiment.network import NetworkOptions
 from infoprune.experiment.settings import paper_tap, settings_of
-from infoprune.json_files import read_given
 from infoprune.options import PruneOptions, chosen
 from infoprune.pipeline import Result
 from infoprune.plan import Plan
@@ -23,6 +22,7 @@ from infoprune.progress import Progress, silent
 from infoprune.report import Run, kept_run
 from infoprune.selection.stability import further_plans, spread
 from infoprune.storage import checkpoint
+from infoprune.validation import read_json
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def read_keep(path: Path | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    values = read_given(path)
+    values = read_json(path)
     if isinstance(values, dict) and "layers" in values:
         return {"plan": Plan.from_dict(values)}
     if isinstance(values, dict) and isinstance(values.get("plan"), dict):
