@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import inspect
 import numbers
 import sys
-from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Container, Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, StrictBool, StrictStr, TypeAdapter, ValidationError
 from pydantic import Field as Constraint

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from infoprune.errors import InputError, unknown
 from infoprune.network.taps import Tap
 from infoprune.option import Names, Option
-from infoprune.plan import Budget
 from infoprune.option_values import assembled, check_fields, words_of
+from infoprune.plan import Budget
 
 if TYPE_CHECKING:
     from infoprune.cutoff import Limits

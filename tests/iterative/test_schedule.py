@@ -122,9 +122,9 @@ def test_in_rounds_reaches_the_limit_in_about_so_many():
         (lambda: PruningSchedule((), Recipe(), floor=101), "floor takes a number from 0 to 100, not 101"),
         (
             lambda: PruningSchedule.from_dict({"layer": []}),
-            "unknown word of the schedule 'layer': did you mean 'layers'",
+            "unknown entry of the schedule 'layer': did you mean 'layers'",
         ),
-        (lambda: PruningSchedule.from_dict({"layers": []}), "the schedule: retraining is missing"),
+        (lambda: PruningSchedule.from_dict({"layers": []}), "the schedule cannot be used: it has no 'retraining'"),
         (lambda: PruningSchedule.from_dict({"layers": [], "retraining": {"epoch": 3}}), "did you mean 'epochs'"),
         (lambda: named_schedule("hrel-vgg"), "unknown schedule 'hrel-vgg': did you mean 'hrel-vgg16'"),
         (lambda: in_rounds(8, 8, 2), "8 filters cannot come down to 8"),

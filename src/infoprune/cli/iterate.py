@@ -14,8 +14,9 @@ from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.iterative.published_schedules import named_schedule, named_schedules
 from infoprune.iterative.schedule import LayerPace, Pace, PruningSchedule
 from infoprune.option import Option
-from infoprune.training.recipe import Recipe
 from infoprune.option_values import check_fields
+from infoprune.training.recipe import Recipe
+from infoprune.validation import read_object
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -141,7 +142,8 @@ def _schedule(name: str | None, remove: tuple[str, ...]) -> PruningSchedule:
         if not layers:
             raise InputError("say what goes each round: a --schedule, or --remove 'LAYERS=PACE:LIMIT'")
         return PruningSchedule(layers, Recipe())
-    found = PruningSchedule.from_dict(_file(Path(name))) if name.endswith(".json") else named_schedule(name).make()
+    of_file = name.endswith(".json")
+    found = PruningSchedule.from_dict(read_object(name, "the schedule")) if of_file else named_schedule(name).make()
     return replace(found, layers=layers) if layers else found
 
 
@@ -160,15 +162,6 @@ def _layer_pace(text: str) -> LayerPace:
 
 def _with(recipe: Recipe, **changes: Any) -> Recipe:
     return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
-
-
-def _file(path: Path) -> dict[str, Any]:
-    from infoprune.json_files import read_given
-
-    values = read_given(path)
-    if not isinstance(values, dict):
-        raise InputError(f"'{path}' must hold a JSON object, a schedule")
-    return values
 
 
 def _rounds_table(record: dict[str, Any], title: str) -> Table:

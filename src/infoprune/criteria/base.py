@@ -11,8 +11,8 @@ from torch import Tensor
 
 from infoprune.errors import InputError
 from infoprune.network.taps import Tap as Tap
-from infoprune.registry import enter, in_order, look_up
 from infoprune.option_values import check_keywords
+from infoprune.registry import enter, in_order, look_up
 
 
 @dataclass(frozen=True)

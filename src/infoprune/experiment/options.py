@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from infoprune.option import Option
-from infoprune.training.recipe import Recipe
 from infoprune.option_values import check_fields
+from infoprune.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

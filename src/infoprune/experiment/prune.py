@@ -14,7 +14,7 @@ from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.experiment.settings import paper_tap, settings_of
-from infoprune.json_files import read_given
+from infoprune.option_values import words_of
 from infoprune.options import PruneOptions, RepairOptions, chosen
 from infoprune.pipeline import Result
 from infoprune.plan import Budget, Plan
@@ -22,7 +22,7 @@ from infoprune.progress import Progress, silent
 from infoprune.report import Run, kept_run
 from infoprune.selection.stability import further_plans, spread
 from infoprune.storage import checkpoint
-from infoprune.option_values import words_of
+from infoprune.validation import read_json
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def read_keep(path: Path | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    values = read_given(path)
+    values = read_json(path)
     if isinstance(values, dict) and "layers" in values:
         return {"plan": Plan.from_dict(values)}
     if isinstance(values, dict) and isinstance(values.get("plan"), dict):

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from infoprune.errors import InputError
 from infoprune.network.taps import Tap
 from infoprune.option import LARGEST_WHOLE_NUMBER, Names, Option
-from infoprune.training.recipe import Recipe
 from infoprune.option_values import check_fields
+from infoprune.training.recipe import Recipe
 from infoprune.validation import validated
 
 _PACE = re.compile(r"(?:(?P<share>\d+(?:\.\d+)?)%)?(?:\+?(?P<plus>\d+))?")

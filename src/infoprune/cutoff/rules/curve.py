@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from infoprune.errors import InputError
-from infoprune.registry import enter, in_order, look_up
 from infoprune.option_values import check_keywords, shown
+from infoprune.registry import enter, in_order, look_up
 
 
 @dataclass(frozen=True)
