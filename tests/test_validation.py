@@ -42,7 +42,7 @@ def test_values_that_fit():
         (Outer, {"recipe": {"epochs": 1.5}}, "'recipe.epochs' must be a whole number, not 1.5"),
         (Outer, {"recipe": {"epoch": 1}}, "did you mean 'epochs'"),
         (Outer, {"recipe": {"schedule": "warm"}}, "'recipe.schedule' must be 'one-cycle'"),
-        (Outer, {"budgets": [{"macs": 2}]}, "macs takes a number above 0 and at most 1"),
+        (Outer, {"budgets": [{"macs": 2}]}, "'budgets.0.macs' must be less than or equal to 1, not 2"),
         (Outer, {"budgets": [{"mac": 2}]}, "did you mean 'macs'"),
         (Outer, {"limit": "3"}, "'limit' must be a whole number, not '3'"),
         (Outer, {"limit": {1, 2}}, "it must hold JSON values"),

@@ -12,6 +12,7 @@ import functools
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 # No whole number of this package is larger: torch, NumPy and scikit-learn all take it as a seed or as a count.
@@ -173,13 +174,18 @@ def _words(kind: Any, option: Option, *, text: bool) -> str:
     number = {int: "a whole number", float: "a number"}.get(kind)
     if number is not None:
         return " ".join(part for part in (number, _prefixed(option.range())) if part)
-    return {bool: "true or false", str: "a text"}.get(kind, f"a {getattr(kind, '__name__', kind)}")
+    if kind is str:
+        return f"the name of a {option.names.kind}" if option.names else "a text"
+    return {bool: "true or false", Path: "a path"}.get(kind, f"a {getattr(kind, '__name__', kind)}")
 
 
 def _many(arguments: Sequence[Any], option: Option, *, text: bool) -> str:
+    number = {int: "whole numbers", float: "numbers"}.get(arguments[0])
+    if number is None and text:
+        return f"{_words(arguments[0], option, text=True)}, once or more"
     count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
-    many = {int: "whole numbers", float: "numbers"}.get(arguments[0], "texts")
-    joined = "with commas between them" if text and arguments[0] is not str else "in a tuple"
+    many = number or {str: "texts", Path: "paths"}.get(arguments[0], f"{getattr(arguments[0], '__name__', '')} objects")
+    joined = "with commas between them" if text else "in a tuple"
     return " ".join(part for part in (f"{count}{many}", _prefixed(option.range()), joined) if part)
 
 

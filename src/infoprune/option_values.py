@@ -50,7 +50,8 @@ def check_fields(instance: Any) -> None:
     Raises:
         InputError: The value of a field is of a wrong type or out of range.
     """
-    for name, field in fields_of(type(instance)).items():
+    kind: type = type(instance)
+    for name, field in fields_of(kind).items():
         value = getattr(instance, name)
         if value is not field.default or field.is_required:
             object.__setattr__(instance, name, checked(field, value))
@@ -133,8 +134,9 @@ def assembled(cls: type[_T], words: Mapping[str, Any]) -> _T:
         >>> assembled(PruneOptions, {"macs": 0.5, "seed": 3}).budget.macs
         0.5
     """
-    values = dict(words)
-    for name, field in fields_of(cls).items():
+    kind: type = cls
+    values, own = dict(words), fields_of(kind)
+    for name, field in own.items():
         inner = nested_in(field.type) if field.option is None else None
         if inner is None:
             continue
@@ -143,7 +145,7 @@ def assembled(cls: type[_T], words: Mapping[str, Any]) -> _T:
             raise InputError(f"give either {name} or {next(iter(of_inner))}, not both")
         if of_inner or (field.is_required and name not in values):
             values[name] = assembled(inner, of_inner)
-    missing = [one.name for one in fields_of(cls).values() if one.is_required and one.name not in values]
+    missing = [one.name for one in own.values() if one.is_required and one.name not in values]
     if missing:
         raise InputError(f"{missing[0]} is missing")
     return cls(**values)

@@ -34,6 +34,7 @@ _WANTED = {
     "dataclass_type": "an object",
     "none_required": "null",
 }
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 
 def validated(cls: type[_T], values: Any, what: str) -> _T:
@@ -161,12 +162,13 @@ def _as_json(value: Any) -> Any:
 
 
 def _refusal(error: ValidationError, cls: Any, values: Any, what: str) -> InputError:
-    first = error.errors(include_url=False)[0]
+    # A misspelt entry is named before the one that is missing because of it.
+    first = min(error.errors(include_url=False), key=lambda one: one["type"] not in _UNKNOWN)
     kind, place = first["type"], _place(first["loc"], values)
     named = f"'{'.'.join(map(str, place))}'"
     if kind in ("missing", "missing_argument"):
         return InputError(f"{what} cannot be used: it has no {named}")
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+    if kind in _UNKNOWN:
         known = _entries_at(cls, place[:-1])
         if known:
             return unknown(f"entry of {what}", str(place[-1]), known)

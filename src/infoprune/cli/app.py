@@ -96,7 +96,7 @@ def main() -> None:
     # Lightning tells the precision on every start; the record holds it.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="infoprune")
     except InputError as error:
         _fail(f"Error: {error}", 2)
     except TyperException as error:

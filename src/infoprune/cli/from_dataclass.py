@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, replace
+from dataclasses import MISSING, dataclass, replace
+from dataclasses import field as made_by
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -30,6 +31,13 @@ class Defaults:
 
     def __init__(self, **values: Any) -> None:
         self.values = values
+
+
+class DefaultIs:
+    """What the defaults of a dataclass are in a command, in words: ``DefaultIs("the schedule's")``."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,8 @@ class _Parameter:
     of: type | None = None
     deferred: bool = False
     but: tuple[str, ...] = ()
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = made_by(default_factory=dict)
+    default_words: str = ""
 
     @classmethod
     def read(cls, name: str, annotation: Any, default: Any) -> _Parameter:
@@ -115,7 +124,8 @@ class _Parameter:
         of = get_args(one.type)[0] if deferred else nested_in(one.type) if one.option is None else None
         if of is None and one.option is None:
             raise TypeError(f"the parameter '{name}' of a command declares no option")
-        return cls(name, one, of, deferred, but, defaults)
+        words = next((extra.words for extra in extras if isinstance(extra, DefaultIs)), "")
+        return cls(name, one, of, deferred, but, defaults, words)
 
     def flags(self) -> Iterator[Flag]:
         if self.of is None:
@@ -127,8 +137,10 @@ class _Parameter:
             if one.name in self.but or not one.option.on_command_line:
                 continue
             default = None if one.is_required and (optional or self.deferred) else one.default
-            default = self.defaults.get(one.name, default)
-            yield Flag(self.name, replace(one, default=default), self.of)
+            shown = replace(one, default=self.defaults.get(one.name, default))
+            if self.default_words:
+                shown = replace(one, default=None, option=replace(one.option, default=self.default_words))
+            yield Flag(self.name, shown, self.of)
 
     def argument(self, given: Mapping[str, Any], flags: Mapping[str, str]) -> Any:
         """Return what the function receives for what was given, by field."""
@@ -178,7 +190,10 @@ def from_dataclasses(function: Callable[..., None]) -> Callable[..., None]:
         infoprune.errors.InputError: --epochs takes a whole number of 0 or more, not 'x'
     """
     parameters = _parameters(function)
-    by_key = {flag.key: flag for parameter in parameters for flag in parameter.flags()}
+    flags = tuple(flag for parameter in parameters for flag in parameter.flags())
+    by_key = {flag.key: flag for flag in flags}
+    if len(by_key) < len(flags):
+        raise TypeError(f"two options of the command '{function.__name__}' have the same flag")
 
     def command(**written: Any) -> None:
         values: dict[str, dict[str, Any]] = {parameter.name: {} for parameter in parameters}
@@ -197,7 +212,7 @@ def from_dataclasses(function: Callable[..., None]) -> Callable[..., None]:
             for key, flag in by_key.items()
         ]
     )
-    command.flags = tuple(by_key.values())  # type: ignore[attr-defined]
+    command.flags = flags  # type: ignore[attr-defined]
     return command
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from infoprune.cli.from_dataclass import But, Given, from_dataclasses
+from infoprune.cli.from_dataclass import But, DefaultIs, Given, from_dataclasses
 from infoprune.cli.options import Device, Force, JsonOut, Out, Quiet
 from infoprune.errors import InputError
 from infoprune.experiment.options import DataOptions, NetworkOptions
@@ -61,7 +61,7 @@ def iterate(
     images: Annotated[DataOptions, But("calibration", "batch_size")],
     out: Out,
     network: Given[NetworkOptions],
-    choice: Given[PruningSchedule],
+    choice: Annotated[Given[PruningSchedule], DefaultIs("the schedule's")],
     retraining: RetrainingOptions,
     schedule: Annotated[str | None, Option("A name of 'infoprune schedules', or a JSON file.")] = None,
     remove: Annotated[
@@ -133,7 +133,7 @@ def _initial(schedule: PruningSchedule, initial: bool | None, *, trained: bool) 
 
 def _network_of(schedule: str | None) -> dict[str, Any]:
     known = named_schedules()
-    return {"model": known[schedule].network} if schedule in known else {}
+    return {"model": known[schedule].network} if schedule is not None and schedule in known else {}
 
 
 def _schedule(name: str | None, remove: tuple[str, ...]) -> PruningSchedule:
