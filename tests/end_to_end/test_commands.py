@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 import infoprune as package
 from infoprune.experiment import images as run_images
-from infoprune.experiment.images import DataOptions
+from infoprune.experiment.options import DataOptions
 from infoprune.storage import checkpoint
 
 DIGITS = ("--data", "digits")

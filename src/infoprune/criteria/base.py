@@ -6,18 +6,17 @@ of networks is one function, ``score_network``, for what depends on how layers f
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from infoprune.errors import InputError, unknown
+from infoprune.errors import InputError
+from infoprune.network.taps import Tap as Tap
+from infoprune.option_values import check_keywords
 from infoprune.registry import enter, in_order, look_up
-
-Tap = Literal["convolution", "norm", "activation"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class CriterionInfo:
             )
 
     @property
-    def kind(self) -> Literal["maps", "network"]:
+    def kind(self) -> Literal[maps, network]:
         """What the criterion sees."""
         return "maps" if self.score_network is None else "network"
 
@@ -167,17 +166,13 @@ def create(
         options: Options of the criterion, by name.
 
     Raises:
-        InputError: The criterion has no such option, cannot score such a group, or sees whole networks only.
+        InputError: The criterion has no such option, a value is of a wrong type, it cannot score such a group, or it
+            sees whole networks only.
     """
     if info.factory is None:
         raise InputError(f"the criterion '{info.name}' sees the whole network: score it by infoprune.prune or plan")
     options = options or {}
-    parameters = inspect.signature(info.factory).parameters.values()
-    settled = {"seed", *getattr(info.factory, "keywords", ())}
-    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - settled
-    for option in options:
-        if option not in known:
-            raise unknown(f"option of the criterion '{info.name}'", option, known)
+    check_keywords(info.factory, options, f"the criterion '{info.name}'", but=("seed",))
     return info.factory(filters, seed=seed, **options)
 
 

@@ -68,6 +68,7 @@ def _info(
     signature = inspect.signature(function)
     two = [inspect.Parameter(word, inspect.Parameter.POSITIONAL_OR_KEYWORD) for word in ("maps", "labels")]
     options = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    scored.__module__ = function.__module__
     scored.__signature__ = inspect.Signature([*two, *options])  # type: ignore[attr-defined]
     return CriterionInfo(
         name,
