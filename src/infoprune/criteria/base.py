@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -128,7 +128,7 @@ class CriterionInfo:
             )
 
     @property
-    def kind(self) -> Literal[maps, network]:
+    def kind(self) -> Literal["maps", "network"]:
         """What the criterion sees."""
         return "maps" if self.score_network is None else "network"
 

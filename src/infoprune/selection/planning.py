@@ -151,8 +151,8 @@ def _importances(
         return {}
     info = criteria.resolve(choice.criterion)
     return score(
-        calibration.model, groups, calibration.batches, info, tap=choice.tap, seed=choice.seed, options=choice.criterion_options,
-        progress=progress,
+        calibration.model, groups, calibration.batches, info, tap=choice.tap, seed=choice.seed,
+        options=choice.criterion_options, progress=progress,
     )  # fmt: skip
 
 
