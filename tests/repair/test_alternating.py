@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
 from torch import nn
 
 import infoprune
@@ -11,6 +10,7 @@ from infoprune.repair import alternating as alternating_module
 from infoprune.repair.alternating import alternating
 from infoprune.repair.combined import divergence
 from infoprune.repair.least_squares import least_squares
+from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
 
 
 @pytest.fixture

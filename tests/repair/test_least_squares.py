@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
 from torch import nn
 
 import infoprune
@@ -16,6 +15,7 @@ from infoprune.errors import InputError
 from infoprune.regression.normal_equations import NormalEquations
 from infoprune.repair.base import Pair
 from infoprune.repair.least_squares import as_matrix, downhill, least_squares, patches
+from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
 
 least_squares_module = import_module("infoprune.repair.least_squares")
 

@@ -58,6 +58,7 @@ def make_plan(
     resume: Path | None = None,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
+    importances: Mapping[str, Importance] | None = None,
 ) -> Planned:
     """Decide which filters stay, and keep the evidence.
 
@@ -70,6 +71,7 @@ def make_plan(
             an interruption; where layers are cut one after the other.
         progress: Told while feature maps are scored.
         on_reach: Told, before anything is scored, how small the network can get and which layers bind.
+        importances: Of every group that may be cut, where they are known already; by default the criterion is asked.
 
     Raises:
         InputError: As in ``plan``.
@@ -92,7 +94,8 @@ def make_plan(
         importances = {name: decided.importance for name, decided in outcome.decided.items()}
         cuts, finished = {name: decided.cut for name, decided in outcome.decided.items()}, outcome.model
     else:
-        importances = _importances(model, cut_groups, batches, choice, progress)
+        if importances is None:
+            importances = _importances(model, cut_groups, batches, choice, progress)
         cuts = _cut_at_once(_Network(model, example, groups, costs), cut_groups, batches, importances, choice, progress)
     decisions = {
         group.name: _decision(group, cuts[group.name], importances.get(group.name))
