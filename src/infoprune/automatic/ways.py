@@ -20,9 +20,6 @@ from infoprune.progress import Progress
 from infoprune.repair import repaired
 from infoprune.selection.planning import choose_groups, make_plan
 
-# Images of a comparison: enough to rank ways that differ, few enough to take seconds.
-COMPARED_IMAGES = 128
-
 
 @dataclass(frozen=True)
 class Way:
