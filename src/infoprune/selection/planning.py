@@ -84,8 +84,12 @@ def plan_for(
     resume: Path | None = None,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
+    importances: Mapping[str, Importance] | None = None,
 ) -> Planned:
     """Decide which filters stay, as ``make_plan``, where the network and its images are known already.
+
+    ``importances`` are those of every group that may be cut, where they are known already; by default the criterion
+    is asked. The other arguments are those of ``make_plan``.
 
     Raises:
         InputError: As in ``plan``.
@@ -105,7 +109,8 @@ def plan_for(
         importances = {name: decided.importance for name, decided in outcome.decided.items()}
         cuts, finished = {name: decided.cut for name, decided in outcome.decided.items()}, outcome.model
     else:
-        importances = _importances(calibration, cut_groups, choice, progress)
+        if importances is None:
+            importances = _importances(calibration, cut_groups, choice, progress)
         cuts = _cut_at_once(calibration, cut_groups, importances, choice, progress)
     decisions = {
         group.name: _decision(group, cuts[group.name], importances.get(group.name))
