@@ -11,6 +11,7 @@ import torch
 
 from infoprune.criteria.base import Importance
 from infoprune.cutoff.base import NO_LIMITS, Group, Limits, Units, importance_of
+from infoprune.entropy.ties import snapped
 from infoprune.errors import unknown
 
 Normalisation = Literal["mean", "none"]
@@ -129,11 +130,18 @@ def rank(
         raise unknown("normalisation", normalise, ("mean", "none"))
     ladders = [ladder(group, importance_of(group, importances), limits) for group in groups]
     relative = normalise == "mean" and not all(importances[group.name].comparable for group in groups)
-    keys: list[tuple[float, float, int]] = []
+    keys: list[tuple[float, int]] = []
+    values: list[float] = []
+    bounds: list[float] = []
     for index, (group, rungs) in enumerate(zip(groups, ladders, strict=True)):
-        scale = _scale(importances[group.name]) if relative else 1.0
-        keys += [(rung.importance / scale, i / len(rungs), index) for i, rung in enumerate(rungs)]
-    return Ranking(tuple(groups), tuple(ladders), tuple(index for _, _, index in sorted(keys)))
+        importance = importances[group.name]
+        scale = _scale(importance) if relative else 1.0
+        keys += [(i / len(rungs), index) for i in range(len(rungs))]
+        values += [rung.importance / scale for rung in rungs]
+        bounds += [max(float(importance.out_by[[*rung.filters]].max()) / scale, 0.0) for rung in rungs]
+    equal = snapped(torch.tensor(values, dtype=torch.float64), torch.tensor(bounds, dtype=torch.float64)).tolist()
+    steps = sorted(zip(equal, keys, strict=True))
+    return Ranking(tuple(groups), tuple(ladders), tuple(index for _, (_, index) in steps))
 
 
 def _scale(importance: Importance) -> float:
