@@ -98,7 +98,8 @@ class PruneOptions:
         layers: Patterns of layer names that may lose filters; by default every convolution.
         skip: Patterns of layer names that may not.
         tap: Where the feature maps are read; by default where the criterion's paper reads them.
-        multiple: Kept counts are multiples of this; thinner layers are left alone.
+        multiple: Kept counts are multiples of this: a layer of 52 filters keeps 48 or fewer with 8. Layers that are not
+            wider are left alone.
         keep_at_least: Filters that stay in every layer.
         keep_share: Share of the filters that stays in every layer, 0 to 1, whatever a ranking over all layers says.
         seed: Seeds whatever is random.

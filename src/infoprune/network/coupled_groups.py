@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -54,6 +55,18 @@ class CoupledGroup:
     members: tuple[Member, ...]
     producers: tuple[str, ...]
     norms: tuple[str, ...] = ()
+
+    @cached_property
+    def parts(self) -> tuple[tuple[int, ...], ...]:
+        """Sets of filters of which at least one stays, so that no member is left without channels.
+
+        A member that only some of the filters belong to, such as one branch of a concatenation, is such a set. Sets
+        that hold another one are left out, and the set of all filters is.
+        """
+        whole = frozenset(range(self.filters))
+        found = {frozenset(f for f in whole if member.channels[f]) for member in self.members} - {whole, frozenset()}
+        least = [part for part in found if not any(other < part for other in found)]
+        return tuple(sorted(tuple(sorted(part)) for part in least))
 
     def removal(self, filters: Iterable[int]) -> dict[tuple[str, Side], set[int]]:
         """Return what goes, by layer and side, when these filters of the naming layer go."""
