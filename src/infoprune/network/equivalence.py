@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from infoprune.errors import InputError
-from infoprune.network.removal import Removal, cut, hold_at_zero
+from infoprune.network.computed_weights import Computed, computed_layers, put_plain
+from infoprune.network.intake import check_network
+from infoprune.network.modes import set_training
+from infoprune.network.removal import Removal, cut, cut_for_a_while, hold_at_zero
+from infoprune.network.tensors import tensors_in
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Largest difference, relative to the largest output, that rounding explains."""
@@ -33,32 +40,67 @@ def placed(example: Tensor, model: nn.Module) -> Tensor:
     return example.detach().to(stored.device, stored.dtype if example.is_floating_point() else None)
 
 
+def batches_of(example: Any) -> list[Any]:
+    """Return the batches of an example that is one batch or a list of them, one of each shape."""
+    several = isinstance(example, list | tuple) and example and all(isinstance(one, Tensor) for one in example)
+    return list(example) if several else [example]
+
+
+def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function outside ``torch.inference_mode``, so that the networks it makes can be trained."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False):
+            return function(*args, **kwargs)
+
+    return run
+
+
+@outside_inference_mode
 def duplicate(model: nn.Module) -> nn.Module:
     """Return an independent copy.
 
     Raises:
-        InputError: The network cannot be copied.
+        InputError: The network cannot be copied, or is one that cannot be cut as it is.
     """
-    if hasattr(model, "_orig_mod") or isinstance(model, torch.jit.ScriptModule):
-        raise InputError("a compiled network cannot be cut: give the one it was compiled from, and compile the result")
-    if any(nn.parameter.is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
-        raise InputError("the network has layers whose sizes are not known yet: run one batch through it first")
+    check_network(model)
     # Values that a layer computed and kept, as the older weight norm does, cannot be copied with their history.
     kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     known: dict[int, Any] = {id(value): value.detach().clone() for value in kept if not value.is_leaf}
+    # Values that were made in inference mode could not be trained.
+    stored = [t for module in model.modules() for t in (*module._parameters.values(), *module._buffers.values())]
+    for tensor in (t for t in stored if t is not None and t.is_inference()):
+        fresh = tensor.detach().clone()
+        known[id(tensor)] = nn.Parameter(fresh, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fresh
+    # What a trainer holds is not the network's own.
+    trainers = [vars(module).get("_trainer") for module in model.modules()]
+    known |= {id(trainer): _NoTrainer() for trainer in trainers if trainer is not None}
     try:
-        return copy.deepcopy(model, known)
+        copied_model = copy.deepcopy(model, known)
     except Exception as error:
-        raise InputError(f"the network cannot be copied: {one_line(error)}") from error
+        raise InputError(
+            f"the network cannot be copied: {one_line(error)}; where it is part of a larger object, such as the module "
+            "of a trainer, give the network inside"
+        ) from error
+    for module in copied_model.modules():
+        if isinstance(vars(module).get("_trainer"), _NoTrainer):
+            vars(module)["_trainer"] = None
+    return copied_model
+
+
+class _NoTrainer:
+    """Stands for a trainer while a network is copied."""
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Return an independent copy in eval mode and in full precision.
+    """Return an independent copy in full precision, with the flags of eval mode.
 
     Raises:
         InputError: The network cannot be copied.
     """
-    double = duplicate(model).eval()
+    double = duplicate(model)
+    set_training(double, False)
     halves = any(p.dtype in (torch.float16, torch.bfloat16) for p in double.parameters())
     return double.float() if halves else double
 
@@ -89,48 +131,116 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def test_of(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
-    """Return a randomised copy and one input of the example, to try cuts on.
+class Trial:
+    """A randomised copy of a network on which cuts are tried, and undone.
 
-    Both are in double precision, where an error however small is far above rounding, unless the network cannot run
-    in it.
-    """
-    test = randomised(model, seed=0)
-    example = placed(example, test)[:1]
-    try:
-        outputs(test.double(), example.double())
-    except Exception:  # a device without it, or numbers of fixed precision in the network's code
-        return test.float(), example
-    return test, example.double()
-
-
-def gap(test: nn.Module, removal: Removal, example: Tensor, *, trains: bool = False) -> float:
-    """Cut a copy, hold the same channels of the whole at zero, and return how far their outputs are apart.
+    Single precision finds most of what is wrong in a fraction of the time. What passes there is tried again in double
+    precision, where an error however small is far above rounding, unless the network cannot run in it.
 
     Args:
-        test: The whole network, in eval mode; it is not changed.
-        removal: What goes.
-        example: ``(n, ...)`` a batch.
-        trains: Whether the cut network must run in train mode as well.
-
-    Returns:
-        The largest absolute difference over the example, relative to the largest absolute output.
-
-    Raises:
-        Exception: Whatever the cut network raises when it cannot run.
+        model: The network.
+        examples: Batches ``(n, ...)``, one of each shape; the first input of each is run.
+        trains: Whether a cut network must run in train mode as well.
     """
-    small = duplicate(test)
+
+    def __init__(self, model: nn.Module, examples: Sequence[Tensor], *, trains: bool = False) -> None:
+        self.trains = trains
+        first = randomised(model, seed=0)
+        examples = [placed(one, first)[:1] for one in examples]
+        self._runs = [_Run(first, examples)]
+        if all(p.dtype is not torch.float64 for p in first.parameters()):
+            try:
+                with exactly(examples[0].device):
+                    self._runs.append(_Run(duplicate(first).double(), [_double(one) for one in examples]))
+            except Exception:  # a device without it
+                self._runs = self._runs[:1]
+
+    def problem(self, removals: Sequence[Removal]) -> str:
+        """Return in words why one of these cuts does not give the network with those channels at zero, if so.
+
+        Args:
+            removals: All are tried in single precision, the last one in double as well.
+        """
+        gap = 0.0
+        for number, run in enumerate(list(self._runs)):
+            for removal in removals if number == 0 else removals[-1:]:
+                try:
+                    gap = run.gap(removal)
+                    if self.trains and number == 0:
+                        _train(run.network, removal, run.computed, run.examples[0])
+                except _CannotRunError:  # numbers of fixed precision in the network's code
+                    self._runs = self._runs[:1]
+                    return ""
+                except Exception as error:
+                    return f"the cut network does not run: {one_line(error)}"
+                if not gap <= TOLERANCE[run.examples[0].dtype if run.in_double else torch.float32]:
+                    return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
+        return ""
+
+    def randomness(self) -> str:
+        """Return in words that the network is random in eval mode, if it is: then no cut of it can be checked."""
+        run = self._runs[0]
+        one, other = (outputs(run.network, run.examples[0], seed=seed) for seed in (0, 1))
+        if compare(one, other)[0] == 0:
+            return ""
+        return (
+            "draws random numbers in eval mode, as dropout that is always on does, so that no cut can be checked: "
+            "let it follow the train and eval mode"
+        )
+
+
+class _CannotRunError(Exception):
+    """The whole network does not run in this precision."""
+
+
+class _Run:
+    """A randomised network in one precision."""
+
+    def __init__(self, network: nn.Module, examples: Sequence[Tensor]) -> None:
+        self.network = network
+        self.examples = examples
+        self.in_double = any(p.dtype is torch.float64 for p in network.parameters())
+        self._computed: dict[str, Computed] | None = None
+
+    @property
+    def computed(self) -> dict[str, Computed]:
+        """The plain layers for those that compute their weight."""
+        if self._computed is None:
+            with exactly(self.examples[0].device):
+                self._computed = computed_layers(self.network, self.examples[0])
+        return self._computed
+
+    def gap(self, removal: Removal) -> float:
+        """Return how far the cut network is from the masked one, relative to the largest output."""
+        handles = hold_at_zero(self.network, removal)
+        try:
+            whole = [outputs(self.network, example) for example in self.examples]
+        except Exception as error:
+            if self.in_double:
+                raise _CannotRunError from error
+            raise
+        finally:
+            for handle in handles:
+                handle.remove()
+        worst = 0.0
+        with cut_for_a_while(self.network, removal, self.computed) as small:
+            for example, expected in zip(self.examples, whole, strict=True):
+                difference, scale = compare(expected, outputs(small, example))
+                worst = max(worst, difference / scale)
+        return worst
+
+
+def _double(example: Tensor) -> Tensor:
+    return example.double() if example.is_floating_point() else example
+
+
+def _train(network: nn.Module, removal: Removal, computed: Mapping[str, Computed], example: Tensor) -> None:
+    """Run a cut copy in train mode; whatever it raises says that it cannot."""
+    small = duplicate(network)
+    put_plain(small, computed, [str(place) for place, _ in removal])
     cut(small, removal)
-    found = outputs(small, example)
-    handles = hold_at_zero(test, removal)
-    try:
-        difference, scale = compare(outputs(test, example), found)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if trains:
-        outputs(small.train(), example.repeat(2, *[1] * (example.ndim - 1)))
-    return difference / scale
+    set_training(small, True)
+    outputs(small, example.repeat(2, *[1] * (example.ndim - 1)))
 
 
 def masked(model: nn.Module, removal: Removal) -> nn.Module:
@@ -140,19 +250,19 @@ def masked(model: nn.Module, removal: Removal) -> nn.Module:
     return model
 
 
-def outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    """Return every tensor a network gives for a batch."""
+def outputs(model: nn.Module, example: Tensor, *, seed: int = 0) -> list[Tensor]:
+    """Return every tensor that a network returns for a batch, in containers, dataclasses and other objects too."""
     with exactly(example.device), torch.no_grad():
-        torch.manual_seed(0)
-        return [leaf for leaf in tree_leaves(model(example)) if isinstance(leaf, Tensor)]
+        torch.manual_seed(seed)
+        return tensors_in(model(example))
 
 
 def compare(whole: list[Tensor], small: list[Tensor]) -> tuple[float, float]:
     """Return the largest absolute difference, and the largest absolute value of ``whole`` (1 if it is zero).
 
-    The difference is infinite where shapes differ or values are not finite.
+    The difference is infinite where shapes differ, values are not finite, or there is nothing to compare.
     """
-    if [t.shape for t in whole] != [t.shape for t in small]:
+    if not whole or [t.shape for t in whole] != [t.shape for t in small]:
         return float("inf"), 1.0
     pairs = [(a.double(), b.double()) for a, b in zip(whole, small, strict=True) if a.numel()]
     difference = max(((a - b).abs().max().item() for a, b in pairs), default=0.0)
