@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from infoprune.errors import InputError
 from infoprune.network.layers import Routing, channel_axis, is_per_channel, is_producer
 from infoprune.network.modes import set_training
 from infoprune.network.operations import (
@@ -102,6 +103,9 @@ def follow(model: nn.Module, examples: Sequence[Tensor]) -> Channels:
     Args:
         model: A network of the caller's own: its mode and its statistics change.
         examples: Batches ``(n, ...)``, one of each shape that the network is to read.
+
+    Raises:
+        InputError: The network returns no tensor.
     """
     follower = _Follower(model)
     alien = follower.alien("is tied to the network's inputs")
@@ -109,7 +113,12 @@ def follow(model: nn.Module, examples: Sequence[Tensor]) -> Channels:
     with torch.no_grad(), follower.hooks(), follower, _Calls(follower):
         for example in examples:
             follower.put(example, alien, axis=1)
-            for tensor in tensors_in(model(example)):
+            returned = tensors_in(model(example))
+            if not returned:
+                raise InputError(
+                    "the network returns nothing with a tensor in it: wrap it so that it returns its outputs"
+                )
+            for tensor in returned:
                 follower.reached |= follower.sources.get(tensor, 0)
                 follower.obstruct(follower.ids.get(tensor), Obstacle("its outputs are the network's outputs"))
         in_eval_mode = set(follower.records.outputs)

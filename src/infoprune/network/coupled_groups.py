@@ -159,11 +159,15 @@ def find_groups(model: nn.Module, example: Examples, *, check: bool = True) -> G
     traced = equivalence.copied(model)
     examples = [equivalence.placed(one, traced)[:2] for one in equivalence.batches_of(example)]
     with equivalence.exactly(examples[0].device), _forward_of(model) as ran:
-        for one in examples:
-            _check_runs(traced, one)
-        computed = computed_layers(traced, examples[0])
-        put_plain(traced, computed, list(computed))
-        channels = follow(traced, examples)
+        try:
+            computed = computed_layers(traced, examples[0])
+            put_plain(traced, computed, list(computed))
+            channels = follow(traced, examples)
+        except InputError:
+            raise
+        except Exception as error:
+            shape, reason = tuple(examples[0].shape), equivalence.one_line(error)
+            raise InputError(f"the network does not run on an example of shape {shape}: {reason}") from error
     if ran:
         raise InputError(
             f"the network's forward runs layer '{ran[0]}' of the given network where a copy is called (a closure, or a "
@@ -179,16 +183,6 @@ def find_groups(model: nn.Module, example: Examples, *, check: bool = True) -> G
     removable = {layer for group in groups for layer in group.producers}
     left_alone = {name: refused.get(name) or _reason(name, channels) for name in producers if name not in removable}
     return Groups(tuple(groups), left_alone, {name: one.how for name, one in computed.items()})
-
-
-def _check_runs(model: nn.Module, example: Tensor) -> None:
-    try:
-        found = equivalence.outputs(model, example)
-    except Exception as error:
-        shape, reason = tuple(example.shape), equivalence.one_line(error)
-        raise InputError(f"the network does not run on an example of shape {shape}: {reason}") from error
-    if not found:
-        raise InputError("the network returns nothing with a tensor in it: wrap it so that it returns its outputs")
 
 
 @contextmanager
@@ -309,8 +303,7 @@ def _checked(
     """Return the groups whose cut is right, alone and together, and why others are not, by layer.
 
     All are cut at once. Only where that goes wrong are halves tried, each with all that were found right, until the
-    wrong ones are alone. Single precision finds most of what is wrong in a fraction of the time; what passes there is
-    tried again in double.
+    wrong ones are alone.
     """
     test = equivalence.Trial(model, examples, trains=bool(channels.training_only))
     right: list[CoupledGroup] = []
@@ -318,7 +311,7 @@ def _checked(
     waiting = [groups] if groups else []
     while waiting:
         some = waiting.pop()
-        problem = _problem(test, [*right, *some])
+        problem = test.problem(_drawn([*right, *some]), quickly=some is not groups)
         if not problem:
             right += some
         elif len(some) > 1:
@@ -329,25 +322,19 @@ def _checked(
     return sorted(right, key=groups.index), refused
 
 
-def _problem(test: equivalence.Trial, groups: Sequence[CoupledGroup]) -> str:
-    removals = list(_draws(groups))
-    return test.problem(removals)
-
-
-def _draws(groups: Sequence[CoupledGroup]) -> Iterator[Removal]:
-    """Remove one unit of each group, then about half of them, at random; each part of a group keeps a filter."""
+def _drawn(groups: Sequence[CoupledGroup]) -> Removal:
+    """Remove about half of the units of each group at random, an odd number; each part of a group keeps a filter."""
     random = np.random.default_rng(0)
-    for share in (0.0, 0.5):
-        removed = {}
-        for group in groups:
-            count = min(max(1, round(share * len(group.units))), len(group.units) - 1)
-            gone: set[int] = set()
-            for unit in random.permutation(len(group.units))[:count]:
-                more = gone | set(group.units[unit])
-                if not any(set(part) <= more for part in group.parts):
-                    gone = more
-            removed[group.name] = sorted(gone)
-        yield Groups(tuple(groups), {}).removal(removed)
+    removed = {}
+    for group in groups:
+        half = len(group.units) // 2
+        gone: set[int] = set()
+        for unit in random.permutation(len(group.units))[: half - (half % 2 == 0 and half > 1)]:
+            more = gone | set(group.units[unit])
+            if not any(set(part) <= more for part in group.parts):
+                gone = more
+        removed[group.name] = sorted(gone)
+    return Groups(tuple(groups), {}).removal(removed)
 
 
 def _on_the_way(group: CoupledGroup, channels: Channels) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -134,8 +134,8 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
 class Trial:
     """A randomised copy of a network on which cuts are tried, and undone.
 
-    Single precision finds most of what is wrong in a fraction of the time. What passes there is tried again in double
-    precision, where an error however small is far above rounding, unless the network cannot run in it.
+    What passes is right in double precision, where an error however small is far above rounding, unless the network
+    cannot run in it.
 
     Args:
         model: The network.
@@ -144,43 +144,38 @@ class Trial:
     """
 
     def __init__(self, model: nn.Module, examples: Sequence[Tensor], *, trains: bool = False) -> None:
+        self.network = randomised(model, seed=0)
         self.trains = trains
-        first = randomised(model, seed=0)
-        examples = [placed(one, first)[:1] for one in examples]
-        self._runs = [_Run(first, examples)]
-        if all(p.dtype is not torch.float64 for p in first.parameters()):
-            try:
-                with exactly(examples[0].device):
-                    self._runs.append(_Run(duplicate(first).double(), [_double(one) for one in examples]))
-            except Exception:  # a device without it
-                self._runs = self._runs[:1]
+        self._examples = [placed(one, self.network)[:1] for one in examples]
+        self._only_single = False
+        self._computed: tuple[torch.dtype, dict[str, Computed]] | None = None
 
-    def problem(self, removals: Sequence[Removal]) -> str:
-        """Return in words why one of these cuts does not give the network with those channels at zero, if so.
+    def problem(self, removal: Removal, *, quickly: bool = False) -> str:
+        """Return in words why a cut does not give the network with those channels at zero; empty where it does.
 
         Args:
-            removals: All are tried in single precision, the last one in double as well.
+            removal: What is cut.
+            quickly: Whether single precision is tried first, which finds most of what is wrong in a fraction of the
+                time.
         """
-        gap = 0.0
-        for number, run in enumerate(list(self._runs)):
-            for removal in removals if number == 0 else removals[-1:]:
-                try:
-                    gap = run.gap(removal)
-                    if self.trains and number == 0:
-                        _train(run.network, removal, run.computed, run.examples[0])
-                except _CannotRunError:  # numbers of fixed precision in the network's code
-                    self._runs = self._runs[:1]
-                    return ""
-                except Exception as error:
-                    return f"the cut network does not run: {one_line(error)}"
-                if not gap <= TOLERANCE[run.examples[0].dtype if run.in_double else torch.float32]:
-                    return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
+        for dtype in (torch.float32, torch.float64) if quickly else (torch.float64,):
+            try:
+                gap = self._gap(removal, torch.float32 if self._only_single else dtype)
+            except _CannotRunError:  # a device without double precision, or fixed precision in the network's code
+                self._only_single = True
+                return self.problem(removal)
+            except Exception as error:
+                return f"the cut network does not run: {one_line(error)}"
+            if not gap <= TOLERANCE[torch.float32 if self._only_single else dtype]:
+                return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
+        if self.trains:
+            return self._trouble_in_training(removal)
         return ""
 
     def randomness(self) -> str:
         """Return in words that the network is random in eval mode, if it is: then no cut of it can be checked."""
-        run = self._runs[0]
-        one, other = (outputs(run.network, run.examples[0], seed=seed) for seed in (0, 1))
+        examples = self._in(torch.float32)
+        one, other = (outputs(self.network, examples[0], seed=seed) for seed in (0, 1))
         if compare(one, other)[0] == 0:
             return ""
         return (
@@ -188,59 +183,55 @@ class Trial:
             "let it follow the train and eval mode"
         )
 
+    def _in(self, dtype: torch.dtype) -> list[Tensor]:
+        """Put the network in a precision, and return the examples in it."""
+        try:
+            self.network.to(dtype)
+        except Exception as error:
+            raise _CannotRunError from error
+        return [one.to(dtype) if one.is_floating_point() else one for one in self._examples]
 
-class _CannotRunError(Exception):
-    """The whole network does not run in this precision."""
-
-
-class _Run:
-    """A randomised network in one precision."""
-
-    def __init__(self, network: nn.Module, examples: Sequence[Tensor]) -> None:
-        self.network = network
-        self.examples = examples
-        self.in_double = any(p.dtype is torch.float64 for p in network.parameters())
-        self._computed: dict[str, Computed] | None = None
-
-    @property
-    def computed(self) -> dict[str, Computed]:
-        """The plain layers for those that compute their weight."""
-        if self._computed is None:
-            with exactly(self.examples[0].device):
-                self._computed = computed_layers(self.network, self.examples[0])
-        return self._computed
-
-    def gap(self, removal: Removal) -> float:
+    def _gap(self, removal: Removal, dtype: torch.dtype) -> float:
         """Return how far the cut network is from the masked one, relative to the largest output."""
+        examples = self._in(dtype)
         handles = hold_at_zero(self.network, removal)
         try:
-            whole = [outputs(self.network, example) for example in self.examples]
+            whole = [outputs(self.network, example) for example in examples]
         except Exception as error:
-            if self.in_double:
+            if dtype is torch.float64 and not self._only_single:
                 raise _CannotRunError from error
             raise
         finally:
             for handle in handles:
                 handle.remove()
         worst = 0.0
-        with cut_for_a_while(self.network, removal, self.computed) as small:
-            for example, expected in zip(self.examples, whole, strict=True):
+        with cut_for_a_while(self.network, removal, self._computed_in(dtype, examples[0])) as small:
+            for example, expected in zip(examples, whole, strict=True):
                 difference, scale = compare(expected, outputs(small, example))
                 worst = max(worst, difference / scale)
         return worst
 
+    def _computed_in(self, dtype: torch.dtype, example: Tensor) -> dict[str, Computed]:
+        if self._computed is None or self._computed[0] is not dtype:
+            with exactly(example.device):
+                self._computed = (dtype, computed_layers(self.network, example))
+        return self._computed[1]
 
-def _double(example: Tensor) -> Tensor:
-    return example.double() if example.is_floating_point() else example
+    def _trouble_in_training(self, removal: Removal) -> str:
+        examples = self._in(torch.float32)
+        small = duplicate(self.network)
+        put_plain(small, self._computed_in(torch.float32, examples[0]), [str(place) for place, _ in removal])
+        cut(small, removal)
+        set_training(small, True)
+        try:
+            outputs(small, examples[0].repeat(2, *[1] * (examples[0].ndim - 1)))
+        except Exception as error:
+            return f"the cut network does not run in train mode: {one_line(error)}"
+        return ""
 
 
-def _train(network: nn.Module, removal: Removal, computed: Mapping[str, Computed], example: Tensor) -> None:
-    """Run a cut copy in train mode; whatever it raises says that it cannot."""
-    small = duplicate(network)
-    put_plain(small, computed, [str(place) for place, _ in removal])
-    cut(small, removal)
-    set_training(small, True)
-    outputs(small, example.repeat(2, *[1] * (example.ndim - 1)))
+class _CannotRunError(Exception):
+    """The whole network does not run in this precision."""
 
 
 def masked(model: nn.Module, removal: Removal) -> nn.Module:

@@ -108,7 +108,7 @@ def _check_widths(removal: Removal, model: nn.Module) -> None:
 
 def _check(plan: Plan, model: nn.Module, example: Examples, removal: Removal) -> None:
     """Refuse the plan when the network it leads to is not the masked one, saying which layer is at fault."""
-    problem = equivalence.Trial(model, equivalence.batches_of(example)).problem([removal])
+    problem = equivalence.Trial(model, equivalence.batches_of(example)).problem(removal)
     if not problem:
         return
     left_alone = find_groups(model, example).left_alone
