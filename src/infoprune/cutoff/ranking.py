@@ -44,22 +44,37 @@ def units_by_importance(group: Group, importance: Importance) -> Units:
 def ladder(group: Group, importance: Importance, limits: Limits = NO_LIMITS) -> tuple[Rung, ...]:
     """Return the steps in which a group can be cut, first to last, as far as the limits allow.
 
-    After every step the number of filters that stay is a multiple of ``limits.multiple``.
+    After every step the number of filters that stay is a multiple of ``limits.multiple``, and at least one filter of
+    each of the group's parts stays. The step that makes the first multiple of a width that is none is always taken:
+    its importance is minus infinity.
     """
     scores = importance.scores.tolist()
     left = group.filters
+    staying = [set(part) for part in group.parts]
     rungs: list[Rung] = []
     pending: list[int] = []
     for unit in units_by_importance(group, importance):
+        if any(part <= set(unit) for part in staying):
+            continue
         left -= len(unit)
         if left < limits.least(group.filters):
             break
         pending.extend(unit)
+        for part in staying:
+            part.difference_update(unit)
         if left % limits.multiple == 0:
             before = rungs[-1].importance if rungs else -float("inf")
-            rungs.append(Rung(tuple(pending), max(before, _mean([scores[f] for f in pending]))))
+            own = (
+                -float("inf") if not rungs and group.filters % limits.multiple else _mean([scores[f] for f in pending])
+            )
+            rungs.append(Rung(tuple(pending), max(before, own)))
             pending = []
     return tuple(rungs)
+
+
+def forced(rungs: Sequence[Rung]) -> int:
+    """Return how many of these steps are always taken, 0 or 1."""
+    return int(bool(rungs) and rungs[0].importance == -float("inf"))
 
 
 def kept_after(group: Group, rungs: Sequence[Rung]) -> tuple[int, ...]:
@@ -69,8 +84,12 @@ def kept_after(group: Group, rungs: Sequence[Rung]) -> tuple[int, ...]:
 
 
 def fewest_from(group: Group, rungs: Sequence[Rung], count: int) -> tuple[int, ...]:
-    """Return the fewest filters that can stay, ascending, if it is to be ``count`` or more."""
-    left, taken = group.filters, 0
+    """Return the fewest filters that can stay, ascending, if it is to be ``count`` or more.
+
+    A step that is always taken is taken even where fewer than ``count`` filters stay after it.
+    """
+    taken = forced(rungs)
+    left = group.filters - sum(len(rung.filters) for rung in rungs[:taken])
     while taken < len(rungs) and left - len(rungs[taken].filters) >= count:
         left, taken = left - len(rungs[taken].filters), taken + 1
     return kept_after(group, rungs[:taken])
@@ -89,6 +108,11 @@ class Ranking:
     groups: tuple[Group, ...]
     ladders: tuple[tuple[Rung, ...], ...]
     steps: tuple[int, ...]
+
+    @property
+    def forced(self) -> int:
+        """How many of the first steps are always taken."""
+        return sum(forced(rungs) for rungs in self.ladders)
 
     def levels(self, count: int) -> list[int]:
         """Return how many steps each group has taken after the first ``count`` of the ranking."""

@@ -195,7 +195,7 @@ def _cut(
     choice: PruneOptions,
 ) -> dict[str, Cut]:
     if choice.keep is not None:
-        return cutoff.cut_by_counts(groups, importances, choice.keep)
+        return cutoff.cut_by_counts(groups, importances, choice.keep, multiple=choice.multiple)
     if choice.ratio is not None:
         return cutoff.cut_by_ratio(groups, importances, choice.ratio, limits=choice.limits())
     if choice.threshold is not None:
