@@ -49,7 +49,9 @@ def test_everything_comes_out_and_the_given_network_is_untouched(network, batche
     network.conv1.weight.requires_grad_(False)
     before, modes = copy.deepcopy(network), [module.training for module in network.modules()]
     rng = torch.get_rng_state()
-    result = infoprune.prune(network, batches, criterion="variance", budget=infoprune.Budget(macs=0.5), test=batches)
+    result = infoprune.prune(
+        network, batches, criterion="variance", budget=infoprune.Budget(macs=0.5), test=batches, repair=None
+    )
     assert torch.equal(torch.get_rng_state(), rng)
     assert [module.training for module in network.modules()] == modes
     after = network.state_dict()
@@ -72,7 +74,7 @@ def test_single_steps_are_the_whole(network, batches):
     plan = infoprune.plan(network, batches, criterion="l1", ratio=0.5)
     small = infoprune.apply(plan, network)
     assert infoprune.verify(plan, network) < 1e-4
-    whole = infoprune.prune(network, batches, criterion="l1", ratio=0.5)
+    whole = infoprune.prune(network, batches, criterion="l1", ratio=0.5, repair=None)
     assert whole.plan.kept == plan.kept
     images = batches[0][0]
     small.eval(), whole.model.eval()
@@ -112,7 +114,7 @@ def test_dead_filters_are_counted_before_and_after(network, batches):
         network.conv1.weight[[2, 5]] = 0
         network.conv1.bias[[2, 5]] = -1
     keep = {"conv1": [i for i in range(16) if i != 5]}
-    result = infoprune.prune(network, batches, keep=keep)
+    result = infoprune.prune(network, batches, keep=keep, repair=None)
     assert (result.base.dead_filters, result.pruned.dead_filters) == (2, 1)
 
 
@@ -126,7 +128,7 @@ def test_latency_budgets_are_of_networks_really_built(network, batches, monkeypa
 
     monkeypatch.setattr(calibration, "latencies", milliseconds)
     monkeypatch.setattr(pipeline, "latencies", milliseconds)
-    result = infoprune.prune(network, batches, criterion="l1", budget=infoprune.Budget(latency=0.6))
+    result = infoprune.prune(network, batches, criterion="l1", budget=infoprune.Budget(latency=0.6), repair=None)
     assert 0.5 < result.pruned.latency_ms / result.base.latency_ms <= 0.6
     assert len(built) > 4
 

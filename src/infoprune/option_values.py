@@ -89,7 +89,8 @@ def keywords_of(function: Callable[..., Any]) -> dict[str, Field]:
     """Return the keyword-only parameters of a function, without those that a partial has settled."""
     settled = getattr(function, "keywords", {})
     inner = getattr(function, "func", function)
-    names = vars(sys.modules[inner.__module__])
+    module = sys.modules.get(inner.__module__)
+    names = {} if module is None else vars(module)
     return {
         one.name: field_of(one.name, _evaluated(one.annotation, names), one.default)
         for one in inspect.signature(function).parameters.values()

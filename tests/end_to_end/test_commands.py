@@ -15,6 +15,7 @@ from infoprune.experiment import images as run_images
 from infoprune.experiment.options import DataOptions
 from infoprune.storage import checkpoint
 
+CUT = ("prune", "--no-repair", "--weights")
 DIGITS = ("--data", "digits")
 
 
@@ -43,7 +44,7 @@ def test_evaluate_writes_accuracy_cost_and_settings(infoprune, base, folder):
     "criterion", ["cmi", "hrel", "qsfm", "qsfm-psnr", "l1", "l2", "bn-scale", "variance", "random"]
 )
 def test_prune_meets_a_budget_and_says_all_of_it(infoprune, base, folder, criterion):
-    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", criterion, "--macs", 0.5,
+    done = infoprune("prune", "--no-repair", "--weights", base, *DIGITS, "--criterion", criterion, "--macs", 0.5,
                      "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
     assert done.code == 0, done.err
     record = record_of(folder / "out.json")
@@ -61,7 +62,7 @@ def test_prune_meets_a_budget_and_says_all_of_it(infoprune, base, folder, criter
 
 
 def test_both_budgets_are_met_when_both_are_given(infoprune, base, folder):
-    assert infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--macs", 0.6, "--parameters", 0.3,
+    assert infoprune(*CUT, base, *DIGITS, "--criterion", "l1", "--macs", 0.6, "--parameters", 0.3,
                      "--out", "small.safetensors", "--json", "out.json").code == 0  # fmt: skip
     record = record_of(folder / "out.json")
     assert record["pruned"]["macs"] <= 0.6 * record["base"]["macs"]
@@ -69,7 +70,19 @@ def test_both_budgets_are_met_when_both_are_given(infoprune, base, folder):
 
 
 def test_every_layer_keeps_the_share_it_is_promised(infoprune, base, folder):
-    budget = ("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--keep-share", 0.6, "--json", "out.json")
+    budget = (
+        "prune",
+        "--no-repair",
+        "--weights",
+        base,
+        *DIGITS,
+        "--criterion",
+        "l1",
+        "--keep-share",
+        0.6,
+        "--json",
+        "out.json",
+    )
     done = infoprune(*budget, "--macs", 0.5, "--out", "small.safetensors")
     assert done.code == 0, done.err
     record = record_of(folder / "out.json")
@@ -81,7 +94,7 @@ def test_every_layer_keeps_the_share_it_is_promised(infoprune, base, folder):
 
 
 def test_a_latency_budget_is_measured_on_the_spot(infoprune, base, folder):
-    done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--latency", 0.95,
+    done = infoprune("prune", "--no-repair", "--weights", base, *DIGITS, "--criterion", "l1", "--latency", 0.95,
                      "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
     assert done.code == 0, done.err
     assert record_of(folder / "out.json")["pruned"]["macs"] < record_of(folder / "out.json")["base"]["macs"]
@@ -90,7 +103,7 @@ def test_a_latency_budget_is_measured_on_the_spot(infoprune, base, folder):
 def test_the_same_seed_gives_the_same_plan(infoprune, base, folder):
     plans = []
     for seed in (3, 3, 4):
-        infoprune("prune", "--weights", base, *DIGITS, "--criterion", "random", "--ratio", 0.5, "--seed", seed,
+        infoprune(*CUT, base, *DIGITS, "--criterion", "random", "--ratio", 0.5, "--seed", seed,
                   "--out", "small.safetensors", "--json", "out.json", "--force", "--quiet")  # fmt: skip
         plans.append(record_of(folder / "out.json")["plan"])
     assert plans[0] == plans[1] != plans[2]
@@ -99,7 +112,7 @@ def test_the_same_seed_gives_the_same_plan(infoprune, base, folder):
 def test_counts_lists_records_and_plans_can_be_kept(infoprune, base, folder):
     def prune(keep):
         (folder / "keep.json").write_text(json.dumps(keep))
-        done = infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l2", "--keep", "keep.json",
+        done = infoprune("prune", "--no-repair", "--weights", base, *DIGITS, "--criterion", "l2", "--keep", "keep.json",
                          "--out", "small.safetensors", "--json", "out.json", "--force")  # fmt: skip
         assert done.code == 0, done.err
         return record_of(folder / "out.json")
@@ -116,7 +129,7 @@ def test_counts_lists_records_and_plans_can_be_kept(infoprune, base, folder):
 
 
 def test_layers_can_be_chosen_and_skipped(infoprune, base, folder):
-    assert infoprune("prune", "--weights", base, *DIGITS, "--criterion", "l1", "--ratio", 0.5, "--layers", "features.*",
+    assert infoprune(*CUT, base, *DIGITS, "--criterion", "l1", "--ratio", 0.5, "--layers", "features.*",
                      "--skip", "features.0", "--out", "small.safetensors", "--json", "out.json").code == 0  # fmt: skip
     record = record_of(folder / "out.json")
     assert "features.0" not in record["plan"]
@@ -126,7 +139,7 @@ def test_layers_can_be_chosen_and_skipped(infoprune, base, folder):
 
 def test_pruning_twice_is_one_plan_and_one_checkpoint(infoprune, base, folder):
     for source, out in ((base, "once.safetensors"), ("once.safetensors", "twice.safetensors")):
-        assert infoprune("prune", "--weights", source, *DIGITS, "--criterion", "l1", "--ratio", 0.4,
+        assert infoprune("prune", "--no-repair", "--weights", source, *DIGITS, "--criterion", "l1", "--ratio", 0.4,
                          "--out", out).code == 0  # fmt: skip
     origin = checkpoint.describe(folder / "twice.safetensors").origin
     images = torch.rand(4, 1, 8, 8)
@@ -137,7 +150,7 @@ def test_pruning_twice_is_one_plan_and_one_checkpoint(infoprune, base, folder):
 
 
 def test_a_checkpoint_gives_the_same_outputs_in_a_fresh_process(infoprune, base, folder):
-    assert infoprune("prune", "--weights", base, *DIGITS, "--criterion", "variance", "--ratio", 0.5,
+    assert infoprune("prune", "--no-repair", "--weights", base, *DIGITS, "--criterion", "variance", "--ratio", 0.5,
                      "--out", "small.safetensors").code == 0  # fmt: skip
     script = """
 import os, sys, torch
@@ -157,7 +170,7 @@ with torch.no_grad():
 
 
 def test_tuning_brings_accuracy_back(infoprune, base, folder):
-    infoprune("prune", "--weights", base, *DIGITS, "--criterion", "random", "--macs", 0.2, "--out", "small.safetensors",
+    infoprune(*CUT, base, *DIGITS, "--criterion", "random", "--macs", 0.2, "--out", "small.safetensors",
               "--json", "pruned.json")  # fmt: skip
     done = infoprune("tune", "small.safetensors", *DIGITS, "--epochs", 4, "--lr", 0.05, "--precision", "32-true",
                      "--teacher", base, "--temperature", 2, "--out", "tuned.safetensors",
@@ -201,7 +214,19 @@ def test_half_precision_is_stored_and_measured_as_stored(infoprune, folder):
 
 
 def test_show_says_what_is_inside(infoprune, base, folder):
-    infoprune("prune", "--weights", base, *DIGITS, "--criterion", "hrel", "--ratio", 0.5, "--out", "small.safetensors")
+    infoprune(
+        "prune",
+        "--no-repair",
+        "--weights",
+        base,
+        *DIGITS,
+        "--criterion",
+        "hrel",
+        "--ratio",
+        0.5,
+        "--out",
+        "small.safetensors",
+    )
     done = infoprune("show", "small.safetensors", "--json", "show.json")
     assert done.code == 0
     for word in ("digits", "features.10", "hrel", "accuracy", "versions"):
@@ -222,7 +247,8 @@ def energy(maps, labels):
     return maps.pow(2).mean((0, 2, 3))
 """
     )
-    done = infoprune("prune", "--model", "mine:network", "--model-args", '{"width": 12}', "--input-shape", "1,8,8",
+    done = infoprune("prune", "--no-repair", "--model",
+                     "mine:network", "--model-args", '{"width": 12}', "--input-shape", "1,8,8",
                      *DIGITS, "--criterion", "mine:energy", "--ratio", 0.5, "--out", "small.safetensors",
                      "--json", "out.json")  # fmt: skip
     assert done.code == 0, done.err

@@ -6,12 +6,13 @@ import pytest
 
 from infoprune.report import read_run
 
+CUT = ("prune", "--no-repair", "--weights")
 DIGITS = ("--data", "digits")
 QUICK = ("--criterion-options", '{"alpha": 2.0, "method": "pairs"}', "--calibration", 96)
 
 
 def test_a_cut_off_chooses_on_held_out_images_and_says_how(infoprune, base, folder):
-    done = infoprune("prune", "--weights", base, *DIGITS, *QUICK, "--cutoff", "scree", "--conditioning", "compact",
+    done = infoprune(*CUT, base, *DIGITS, *QUICK, "--cutoff", "scree", "--conditioning", "compact",
                      "--direction", "both", "--tolerance", 2, "--held-out", 100, "--stability", 2, "--run", "run",
                      "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
     assert done.code == 0, done.err
@@ -60,7 +61,7 @@ def test_the_rules_are_listed(infoprune):
     ],
 )
 def test_what_does_not_hold_together_is_refused(infoprune, base, folder, options, sentence):
-    done = infoprune("prune", "--weights", base, *DIGITS, "--out", "small.safetensors", *options)
+    done = infoprune("prune", "--no-repair", "--weights", base, *DIGITS, "--out", "small.safetensors", *options)
     assert done.code == 2
     last = done.err.strip().splitlines()[-1]
     assert last.startswith("Error: ")

@@ -9,7 +9,7 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture
 def small(infoprune, base, folder):
-    assert infoprune("prune", "--weights", base, "--data", "digits", "--criterion", "l1", "--macs", 0.5,
+    assert infoprune("prune", "--no-repair", "--weights", base, "--data", "digits", "--criterion", "l1", "--macs", 0.5,
                      "--out", "small.safetensors", "--quiet").code == 0  # fmt: skip
     return folder / "small.safetensors"
 

@@ -7,9 +7,11 @@ import pytest
 pytest.importorskip("plotly")
 pytest.importorskip("matplotlib")
 
+CUT = ("prune", "--no-repair", "--weights")
+
 
 def prune(infoprune, base, criterion, *more):
-    done = infoprune("prune", "--weights", base, "--data", "digits", "--criterion", criterion, "--macs", 0.5,
+    done = infoprune(*CUT, base, "--data", "digits", "--criterion", criterion, "--macs", 0.5,
                      "--out", f"{criterion}.safetensors", "--quiet", *more)  # fmt: skip
     assert done.code == 0, done.err
 
@@ -55,7 +57,7 @@ def test_a_mistake_is_one_sentence(infoprune, folder, command, sentence):
 
 def test_a_run_is_not_overwritten_and_nothing_is_computed_first(infoprune, base, folder):
     prune(infoprune, base, "l1", "--run", "l1")
-    done = infoprune("prune", "--weights", base, "--data", "digits", "--criterion", "l1", "--macs", 0.5,
+    done = infoprune("prune", "--no-repair", "--weights", base, "--data", "digits", "--criterion", "l1", "--macs", 0.5,
                      "--out", "other.safetensors", "--run", "l1")  # fmt: skip
     assert done.code == 2
     assert "exists already: use --force" in done.err

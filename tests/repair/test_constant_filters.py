@@ -97,9 +97,9 @@ def half_dead():
 def test_prune_counts_free_filters_apart_and_keeps_to_the_budget_of_the_whole_network():
     model = half_dead()
     found = infoprune.prune(
-        model, labelled_images(), criterion="l1", budget=infoprune.Budget(macs=0.7), remove_constant=True
+        model, labelled_images(), criterion="l1", budget=infoprune.Budget(macs=0.7), remove_constant=True, repair=None
     )
-    whole = infoprune.prune(model, labelled_images(), criterion="l1", budget=infoprune.Budget(macs=0.7))
+    whole = infoprune.prune(model, labelled_images(), criterion="l1", budget=infoprune.Budget(macs=0.7), repair=None)
     assert found.free["filters"] == 3
     # A hidden filter of a block is read and written by a 3x3 convolution of 6 channels, on 8 x 8 positions.
     assert found.free["macs"] == 3 * 2 * 6 * 9 * 64
@@ -113,7 +113,9 @@ def test_prune_counts_free_filters_apart_and_keeps_to_the_budget_of_the_whole_ne
 
 def test_the_joint_plan_tells_of_all_filters():
     model = half_dead()
-    found = infoprune.prune(model, labelled_images(), criterion="qsfm", ratio=0.34, remove_constant=True).plan
+    found = infoprune.prune(
+        model, labelled_images(), criterion="qsfm", ratio=0.34, remove_constant=True, repair=None
+    ).plan
     decision = found.decisions["inner1.0"]
     assert len(decision.scores) == len(decision.partner) == decision.filters == 12
     assert decision.order[-3:] == (1, 4, 7)
@@ -125,14 +127,16 @@ def test_the_joint_plan_tells_of_all_filters():
 
 def test_counts_are_of_the_whole_layer():
     model = half_dead()
-    found = infoprune.prune(model, labelled_images(), criterion="l1", keep={"inner1.0": 11}, remove_constant=True)
+    found = infoprune.prune(
+        model, labelled_images(), criterion="l1", keep={"inner1.0": 11}, remove_constant=True, repair=None
+    )
     assert found.plan.kept == {"inner1.0": (0, 2, 3, 5, 6, 8, 9, 10, 11)}
     assert found.free["filters"] == 3
 
 
 def test_with_a_ratio_nothing_is_lost_by_what_went_for_free():
     model = half_dead()
-    found = infoprune.prune(model, labelled_images(), criterion="l1", ratio=0.0, remove_constant=True)
+    found = infoprune.prune(model, labelled_images(), criterion="l1", ratio=0.0, remove_constant=True, repair=None)
     assert gap(model, found.model, images()) < 1e-6
     assert found.pruned.macs < found.base.macs
 
@@ -142,4 +146,4 @@ def test_free_filters_do_not_go_with_a_plan(keep):
     model = half_dead()
     choice = {"plan": infoprune.Plan({})} if keep is None else {"keep": keep}
     with pytest.raises(InputError, match="already names the filters that stay"):
-        infoprune.prune(model, labelled_images(), remove_constant=True, **choice)
+        infoprune.prune(model, labelled_images(), remove_constant=True, **choice, repair=None)
