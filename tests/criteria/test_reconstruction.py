@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import Plain, Residual, Separable, conv_bn, images
 from sklearn.covariance import oas
 from torch import nn
 
@@ -12,6 +11,7 @@ import infoprune
 from infoprune.criteria.reconstruction import Share, eliminate, inverse_of, reconstruction
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import find_groups
+from nets import Plain, Residual, Separable, conv_bn, images
 
 
 def refitted(gram, weights, kept):

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
 from torch import nn
 
 import infoprune
 from infoprune.plan import LayerDecision, Plan
 from infoprune.repair.channel_combination import ChannelMoments, gram_of_kept, nearest_kept, put_in
+from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
 
 
 def moments_of(x):

@@ -6,7 +6,6 @@ import time
 
 import pytest
 import torch
-from nets import Residual, gap, images, pair_of, quiet
 from torch import nn
 
 import infoprune
@@ -14,6 +13,7 @@ from infoprune.errors import InputError
 from infoprune.repair.combined import divergence
 from infoprune.repair.distil import distil
 from infoprune.repair.least_squares import least_squares
+from nets import Residual, gap, images, pair_of, quiet
 
 
 def cut():

@@ -1,10 +1,10 @@
 """Clusters of filters become their mean."""
 
 import torch
-from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
 from torch import nn
 
 from infoprune.repair.folding import fold
+from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
 
 
 def test_copies_are_folded_at_no_loss_wherever_they_are():

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from nets import Plain, Residual, Separable, conv_bn, gap, images, quiet
 from torch import nn
 
 import infoprune
@@ -10,6 +9,7 @@ from infoprune.errors import InputError
 from infoprune.network.coupled_groups import find_groups
 from infoprune.plan import LayerDecision, Plan
 from infoprune.selection.reselection import reselect
+from nets import Plain, Residual, Separable, conv_bn, gap, images, quiet
 
 
 def plan_of(model, keep):

@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from infoprune.errors import InputError
 from infoprune.network.equivalence import duplicate
+from infoprune.network.images import batches_in, images_of
 from infoprune.progress import Progress, silent
-from infoprune.repair.base import Pair, RepairInfo, batches_in, images_of, register
+from infoprune.repair.base import Pair, RepairInfo, register
 
 
 @dataclass

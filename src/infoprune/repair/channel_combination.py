@@ -19,9 +19,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.network.equivalence import duplicate
+from infoprune.network.images import batches_in
 from infoprune.network.layer_io import read
 from infoprune.progress import Progress
-from infoprune.repair.base import Pair, RepairInfo, batches_in, register
+from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.batch_norm import reestimate
 
 RIDGE = 1e-3

@@ -21,10 +21,11 @@ from infoprune.network import surgery
 from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import CoupledGroup, find_groups
 from infoprune.network.equivalence import copied
+from infoprune.network.images import batches_in, images_of
 from infoprune.network.origin import origin_of, set_origin
 from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.progress import Progress, silent
-from infoprune.repair.base import Pair, batches_in, images_of
+from infoprune.repair.base import Pair
 from infoprune.repair.channel_combination import ChannelMoments, Stand, put_in
 
 

@@ -13,10 +13,11 @@ from infoprune.measure.accuracy import check_repeatable
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.equivalence import copied
+from infoprune.network.images import images_of
 from infoprune.network.origin import origin_of, set_origin
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
-from infoprune.repair.base import Pair, find, images_of
+from infoprune.repair.base import Pair, find
 
 
 def repair(
@@ -81,7 +82,10 @@ def repaired(
     check_repeatable(batches)
     removal = surgery.removal_of(plan, groups, model)
     modes = {name: module.training for name, module in small.named_modules()}
-    pair = Pair(copied(model), copied(small), plan, groups, removal, batches, minutes)
+    whole = copied(model)
+    # Read and decoded once, however often a repair looks at them.
+    images = list(images_of(batches, whole))
+    pair = Pair(whole, copied(small), plan, groups, removal, images, minutes)
     with torch.no_grad():
         better = info.function(pair, progress)
     stored = next((p.dtype for p in small.parameters() if p.is_floating_point()), torch.float32)
