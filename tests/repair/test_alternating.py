@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import infoprune
+from infoprune.network.layer_io import Reading
+from infoprune.regression.layer_fit import Targets
 from infoprune.repair import alternating as alternating_module
 from infoprune.repair.alternating import alternating
 from infoprune.repair.combined import divergence
@@ -132,7 +134,8 @@ def test_small_maps_are_held_of_more_images():
     for side, wanted in ((4, 23), (8, 6)):
         maps = alternating_module._Maps(positions=6 * 64)
         for some in images(23, side, 3):
-            maps(some, some[:, :1])
+            result = some[:, :1]
+            maps(Reading(some, result, "", None, None), Targets([(result, 1, None)], linear=False))
         held = torch.cat(maps.inputs)
         assert len(held) == wanted
         assert torch.equal(held, torch.cat(images(23, side, 3))[:wanted])

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 import infoprune
-from infoprune.errors import InputError
+from infoprune.network.layer_io import read
+from infoprune.regression import layer_fit
+from infoprune.regression.layer_fit import downhill
 from infoprune.regression.normal_equations import NormalEquations
-from infoprune.repair.base import Pair
-from infoprune.repair.least_squares import as_matrix, downhill, least_squares, patches
+from infoprune.regression.patches import as_matrix, from_matrix, patches
+from infoprune.repair.least_squares import Walks, least_squares, moments_of
 from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
 
-least_squares_module = import_module("infoprune.repair.least_squares")
+products_module = import_module("infoprune.regression.products")
 
 LAYERS = [
     nn.Conv2d(4, 6, 3, bias=False),
@@ -45,7 +47,10 @@ def test_a_layer_is_its_matrix_times_its_patches(layer, some):
     wanted = wanted.flatten(2) if wanted.dim() > 2 else wanted[..., None]
     places = torch.arange(0, wanted.shape[2], 2) if some else None
     wanted = wanted if places is None else wanted[..., places]
-    found = as_matrix(layer).mT @ patches(layer, x, places).double()
+    reading = read(nn.Sequential(layer), "0", x)
+    found = as_matrix(layer).mT @ patches(reading.window, reading.inputs, places).double()
+    again = from_matrix(as_matrix(layer), layer)
+    assert torch.equal(again.to(layer.weight.dtype), layer.weight)
     torch.testing.assert_close(
         found.flatten(0, 1), wanted.transpose(0, 1).flatten(1).double(), rtol=1e-4, atol=1e-5, check_dtype=False
     )
@@ -208,16 +213,21 @@ def test_constant_features_are_not_fitted_by_their_rounding(seed, magnitude, rid
     assert equations.error(found) == pytest.approx(float(targets.var(dim=2, correction=0).sum()), rel=1e-3)
 
 
-def test_images_in_another_order_are_refused():
-    class Shuffled(list):
-        def __iter__(self):
-            self.append(self.pop(0))
-            return super().__iter__()
+def test_images_are_read_once_however_many_layers_there_are():
+    class Counted(list):
+        read = 0
 
-    pair = pair_of(Plain(), images(parts=5), {"first.0": range(5)})
-    shuffled = Pair(pair.original, pair.small, pair.plan, pair.groups, pair.removal, Shuffled(pair.batches))
-    with pytest.raises(InputError, match="same order"):
-        least_squares(shuffled, quiet)
+        def __iter__(self):
+            for one in super().__iter__():
+                self.read += 1
+                yield one
+
+    pair = pair_of(Residual(), images(parts=5), {"inner1.0": range(5)})
+    counted = Counted(pair.batches)
+    found = infoprune.repair(pair.small, pair.original, counted, pair.plan, method="all")
+    # Two batches are looked at to see what the loader holds and whether it can be read again.
+    assert counted.read <= len(pair.batches) + 3
+    assert gap(pair.original, found, pair.batches) < gap(pair.original, pair.small, pair.batches)
 
 
 def test_a_layer_that_runs_twice_is_named_and_left():
@@ -237,10 +247,93 @@ def test_of_many_images_fewer_positions_are_looked_at(monkeypatch):
     torch.manual_seed(5)
     pair = pair_of(Residual(), images(60, 8, 3), {"inner1.0": range(4)})
     all_positions = least_squares(pair, quiet)
-    monkeypatch.setattr(least_squares_module, "ALL_POSITIONS", 60 * 20)
-    walks = least_squares_module.Walks.of(pair, copy.deepcopy(pair.small), 1 << 20)
-    site = least_squares_module.site_of(pair, walks.small.model, "outer1")
-    assert sum(equations.count for equations in least_squares_module.moments_of(walks, site)) == 60 * 20
+    monkeypatch.setattr(layer_fit, "_MOST_TOGETHER", 60 * 20)
+    with Walks.of(pair, copy.deepcopy(pair.small), ["outer1"]) as walks:
+        assert sum(equations.count for equations in moments_of(walks, walks.sites[0])) == 60 * 20
     assert gap(least_squares(pair, quiet), all_positions, pair.batches) < 0.5 * gap(
         pair.small, all_positions, pair.batches
     )
+
+
+def test_float32_products_are_those_of_float64(monkeypatch):
+    drawn = torch.Generator().manual_seed(0)
+    layer = nn.Conv2d(20, 6, 3, padding=1)
+    x = torch.randn(40, 20, 8, 8, generator=drawn) * torch.rand(20, 1, 1, generator=drawn) + 30
+    t = torch.randn(40, 6, 8, 8, generator=drawn) + 7
+    reading = read(nn.Sequential(layer), "0", x)
+    found = []
+    for least in (0, 1 << 20):
+        monkeypatch.setattr(products_module, "FLOAT32_FROM", least)
+        products = products_module.Products(1, 180, 6)
+        for some in torch.arange(40).split(7):
+            targets = layer_fit.Targets([(t, 1, None)], linear=False)
+            layer_fit.add_positions(products, reading.window, x, targets, some, torch.Generator().manual_seed(1))
+        found.append(products.equations())
+    quick, exact = found
+    assert quick.count == exact.count == 40 * 64
+    variance = exact.moments(centred=True).diagonal(dim1=1, dim2=2).mean()
+    difference = (quick.moments(centred=True) - exact.moments(centred=True)).abs().max()
+    assert 0 < difference < 1e-5 * variance
+    start = torch.zeros(1, 180, 6).double()
+    a, b = (one.solve(start, 1e-4, constant=True) for one in found)
+    assert exact.error(a) == pytest.approx(exact.error(b), rel=1e-5)
+    assert quick.error(b) == pytest.approx(exact.error(b), rel=1e-4)
+    assert quick.rounding().max() < 1e-4 * quick.scale().max()
+
+
+class PadsItself(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+@pytest.mark.parametrize("side", [8, 20])
+def test_a_convolution_that_pads_itself_is_repaired_as_one_that_is_padded(side):
+    def net(conv, **padding):
+        torch.manual_seed(0)
+        layers = [conv(3, 8, 3, **padding), nn.ReLU(), conv(8, 8, 3, **padding), nn.ReLU(), conv(8, 6, 3, **padding)]
+        return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+
+    batches, keep = images(60, side, 2), {"0": range(4), "2": range(5)}
+    own, plain = pair_of(net(PadsItself), batches, keep), pair_of(net(nn.Conv2d, padding=1), batches, keep)
+    assert gap(own.original, plain.original, batches) < 1e-6
+    found, wanted = least_squares(own, quiet), least_squares(plain, quiet)
+    assert gap(wanted, found, batches) < 1e-5
+    assert gap(own.original, found, batches) < 0.5 * gap(own.original, own.small, batches)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight / self.weight.square().mean().sqrt(), self.bias, self.stride, self.padding)
+
+
+def test_a_convolution_whose_weight_is_computed_in_its_forward_is_left():
+    model = Plain(nn.Sequential(conv_bn(8, 7), Standardised(7, 6, 3, padding=1)))
+    pair = pair_of(model, images(), {"first.0": range(5)})
+    found = least_squares(pair, quiet)
+    assert torch.equal(found.middle[1].weight, pair.small.middle[1].weight)
+    assert not torch.equal(found.middle[0][0].weight, pair.small.middle[0][0].weight)
+    assert gap(model, found, pair.batches) < gap(model, pair.small, pair.batches)
+
+
+class UnusedHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.fc = conv_bn(3, 8), conv_bn(8, 6), nn.Linear(6, 8)
+        self.used, self.unused, self.last = nn.Linear(8, 2), nn.Linear(8, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.fc(self.second(self.first(x)).mean((2, 3))).relu()
+        used, _ = self.used(x), self.last(self.unused(x).relu())
+        return used
+
+
+@pytest.mark.parametrize("method", ["least-squares", "all", "alternating", "distil"])
+def test_a_head_that_is_not_returned_is_left_bit_for_bit(method):
+    torch.manual_seed(1)
+    pair = pair_of(UnusedHead(), images(100), {"first.0": range(4), "fc": [0, 1, 2, 4, 5]})
+    found = infoprune.repair(pair.small, pair.original, pair.batches, pair.plan, method=method, minutes=0.02)
+    for head in ("unused", "last"):
+        mine, theirs = (net.get_submodule(head).state_dict() for net in (found, pair.small))
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert not torch.equal(found.used.weight, pair.small.used.weight)
+    assert gap(pair.original, found, pair.batches) < gap(pair.original, pair.small, pair.batches)

@@ -13,11 +13,9 @@ labels are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod
 from typing import Any
 
 import torch
@@ -27,14 +25,17 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.criteria.base import CriterionInfo, Importance, register
 from infoprune.data.batches import Batches, images_of, number_of_batches
+from infoprune.device import device_of
 from infoprune.entropy.ties import first_least, rounding
 from infoprune.errors import InputError, unknown
 from infoprune.network.coupled_groups import CoupledGroup, in_passes
 from infoprune.network.equivalence import copied
-from infoprune.network.layer_io import read
+from infoprune.network.layer_io import Reading, Watch, is_convolution_without_window
 from infoprune.progress import Progress, silent
+from infoprune.regression.layer_fit import add_positions, norm_scale
 from infoprune.regression.normal_equations import NormalEquations
-from infoprune.repair.least_squares import POSITIONS, as_matrix, norm_scale, patches, some_positions
+from infoprune.regression.patches import as_matrix, features_of
+from infoprune.regression.products import Products
 
 RIDGE = 1e-4
 MEMORY = 1 << 30
@@ -156,7 +157,7 @@ def reconstruction(
     for number, some in enumerate(passes):
         layers = list(dict.fromkeys(layer for group in some for layer in _readers(model, group)))
         moments = _moments(model, layers, batches, _Told(progress, number, len(passes)))
-        behind = {layer: _behind(model, layer, probe) for layer in moments}
+        behind = _behind(model, layers, probe)
         for group in some:
             shares = [one for layer in _readers(model, group)
                       for one in _shares(model, group, layer, moments[layer], behind[layer], ridge)]  # fmt: skip
@@ -205,26 +206,32 @@ def _bytes_of_moments(model: nn.Module, group: CoupledGroup) -> int:
 
 def _moments(model: nn.Module, layers: Sequence[str], batches: Batches, told: _Told) -> dict[str, NormalEquations]:
     """Return by layer the second moments of its features over all images, without targets."""
-    found = {layer: NormalEquations.of(as_matrix(model.get_submodule(layer))[:, :, :0]) for layer in layers}
+    shapes = {layer: as_matrix(model.get_submodule(layer)).shape for layer in layers}
+    found = {layer: Products(shape[0], shape[1], 0, device_of(model)) for layer, shape in shapes.items()}
     drawn = torch.Generator().manual_seed(0)
 
-    def taking(layer: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def take(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-            positions = output[0].numel() // output.shape[-1 if isinstance(module, nn.Linear) else 1]
-            places = some_positions(positions, POSITIONS, drawn, output.device)
-            features = patches(module, arguments[0], places)
-            found[layer].add(features, features[:, :0])
+    def take(layer: str, reading: Reading) -> None:
+        _check(model, layer, reading)
+        images = torch.arange(len(reading.inputs), device=reading.inputs.device)
+        add_positions(found[layer], reading.window, reading.inputs, None, images, drawn)
 
-        return take
-
-    with ExitStack() as hooks:
-        for layer in layers:
-            hooks.callback(model.get_submodule(layer).register_forward_hook(taking(layer)).remove)
+    watch = Watch(model, layers, take)
+    with watch.hooks():
         for done, images in enumerate(images_of(batches, model), 1):
-            for first in range(0, len(images), 64):
-                model(images[first : first + 64])
+            for some in torch.split(images, 64):
+                with watch:
+                    watch.finish(model(some))
+                watch.waiting = []
             told(done, max(done, number_of_batches(batches)))
-    return found
+    return {layer: products.equations() for layer, products in found.items()}
+
+
+def _check(model: nn.Module, layer: str, reading: Reading) -> None:
+    if is_convolution_without_window(model.get_submodule(layer), reading):
+        raise InputError(
+            f"'reconstruction' cannot score what layer '{layer}' reads: its forward does not convolve with its own"
+            " weight; choose another criterion, or skip the layers before it"
+        )
 
 
 def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
@@ -252,18 +259,27 @@ class _Behind:
     worth: float
 
 
-def _behind(model: nn.Module, layer: str, images: Tensor) -> _Behind:
-    module, reading = model.get_submodule(layer), read(model, layer, images)
-    whole = reading.result if reading.added is None else reading.result + reading.added
-    axis = whole.dim() - 1 if isinstance(module, nn.Linear) else 1
-    rows = whole.double().transpose(0, axis).flatten(1)
-    worth = max(float(rows.var(dim=1, unbiased=False).sum()), torch.finfo(torch.float64).tiny)
-    scale = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
-    if reading.norm:
-        norm = model.get_submodule(reading.norm)
-        assert isinstance(norm, _BatchNorm)
-        scale = norm_scale(norm)
-    return _Behind(scale.reshape(module.groups if isinstance(module, _ConvNd) else 1, 1, -1), worth)
+def _behind(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str, _Behind]:
+    """Return by layer what comes behind it, from one forward pass of a few images."""
+    found = {}
+
+    def note(layer: str, reading: Reading) -> None:
+        module = model.get_submodule(layer)
+        whole = reading.result if reading.added is None else reading.result + reading.added
+        axis = whole.dim() - 1 if isinstance(module, nn.Linear) else 1
+        rows = whole.double().transpose(0, axis).flatten(1)
+        worth = max(float(rows.var(dim=1, unbiased=False).sum()), torch.finfo(torch.float64).tiny)
+        scale = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+        if reading.norm:
+            norm = model.get_submodule(reading.norm)
+            assert isinstance(norm, _BatchNorm)
+            scale = norm_scale(norm)
+        found[layer] = _Behind(scale.reshape(module.groups if isinstance(module, _ConvNd) else 1, 1, -1), worth)
+
+    watch = Watch(model, layers, note)
+    with watch.hooks(), watch:
+        watch.finish(model(images))
+    return found
 
 
 def _shares(
@@ -283,12 +299,6 @@ def _shares(
             rows.append(features[(features >= 0) & (features < len(inverse))].to(inverse.device))
         shares.append(Share(inverse, mine, rows, behind.worth))
     return shares
-
-
-def features_of(module: nn.Module, channels: Iterable[int]) -> Tensor:
-    """Return the features of a convolution or linear layer that some of its inputs make: a channel's, tap by tap."""
-    taps = prod(module.kernel_size) if isinstance(module, _ConvNd) else 1
-    return torch.tensor([channel * taps + tap for channel in channels for tap in range(taps)], dtype=torch.long)
 
 
 def score_network(

@@ -10,7 +10,12 @@ from torch import Tensor
 
 from infoprune.errors import InputError
 
-_BLOCK = 256
+# Columns of a symmetric product that are multiplied at a time.
+_BLOCK = 128
+# Features from which a ridge is tried with a float32 factorisation and on some of the outputs.
+_MANY = 512
+_SOME_OUTPUTS = 64
+_LEAST_FLOAT32_RIDGE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,12 @@ class Solution:
     Args:
         weights: ``(g, F, O)`` float64, from F features to O outputs.
         constant: ``(g, O)`` float64, zero where no constant was allowed.
+        ridge: With which it was found.
     """
 
     weights: Tensor
     constant: Tensor
+    ridge: float = 0.0
 
 
 @dataclass
@@ -36,7 +43,18 @@ class NormalEquations:
         features: ``(g, F)``, the sum of x.
         targets: ``(g, O)``, the sum of t.
         squares: ``(g, O)``, the sum of t^2.
+        noise: ``(g,)``, about how far rounding moves the eigenvalues of ``gram``, where products are float32.
         count: Number of positions.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.regression.normal_equations import NormalEquations
+        >>> x = torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])
+        >>> equations = NormalEquations.of(torch.zeros(1, 1, 1))
+        >>> equations.add(x, 2 * x + 1)
+        >>> found = equations.solve(torch.zeros(1, 1, 1).double(), 0.0, constant=True)
+        >>> round(found.weights.item(), 6), round(found.constant.item(), 6)
+        (2.0, 1.0)
     """
 
     gram: Tensor
@@ -44,6 +62,7 @@ class NormalEquations:
     features: Tensor
     targets: Tensor
     squares: Tensor
+    noise: Tensor
     count: int = 0
 
     @classmethod
@@ -54,24 +73,24 @@ class NormalEquations:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(groups, *shape, dtype=torch.float64, device=start.device)
 
-        return cls(zeros(features, features), zeros(features, outputs), zeros(features), zeros(outputs), zeros(outputs))
+        return cls(
+            zeros(features, features),
+            zeros(features, outputs),
+            zeros(features),
+            zeros(outputs),
+            zeros(outputs),
+            torch.zeros(groups, dtype=torch.float64, device=start.device),
+        )
 
     def add(self, features: Tensor, targets: Tensor) -> None:
-        """Take in ``(g, F, P)`` features and ``(g, O, P)`` targets at P positions."""
+        """Take in ``(g, F, P)`` features and ``(g, O, P)`` targets at P positions, exactly."""
         x, t = features.double(), targets.double()
-        self._add_products(x)
+        self.gram += symmetric_product(x)
         self.cross += x @ t.mT
         self.features += x.sum(dim=2)
         self.targets += t.sum(dim=2)
         self.squares += t.square().sum(dim=2)
         self.count += x.shape[2]
-
-    def _add_products(self, x: Tensor) -> None:
-        # x x^T is symmetric: of wide layers little more than half of it is multiplied.
-        for first in range(0, x.shape[1], _BLOCK):
-            block = x[:, first:] @ x[:, first : first + _BLOCK].mT
-            self.gram[:, first:, first : first + _BLOCK] += block
-            self.gram[:, first : first + _BLOCK, first + _BLOCK :] += block[:, _BLOCK:].mT
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
         """Return the moments of both."""
@@ -81,13 +100,19 @@ class NormalEquations:
             self.features + other.features,
             self.targets + other.targets,
             self.squares + other.squares,
+            self.noise + other.noise,
             self.count + other.count,
         )
 
     def among(self, rows: Tensor) -> NormalEquations:
         """Return the moments of some of the features, the same ones of every group."""
         gram, cross = self.gram[:, rows][:, :, rows], self.cross[:, rows]
-        return NormalEquations(gram, cross, self.features[:, rows], self.targets, self.squares, self.count)
+        return NormalEquations(gram, cross, self.features[:, rows], self.targets, self.squares, self.noise, self.count)
+
+    def of_every(self, step: int) -> NormalEquations:
+        """Return the equations of every so-manieth output alone."""
+        cross, targets, squares = self.cross[:, :, ::step], self.targets[:, ::step], self.squares[:, ::step]
+        return NormalEquations(self.gram, cross, self.features, targets, squares, self.noise, self.count)
 
     def moments(self, *, centred: bool) -> Tensor:
         """Return ``(g, F, F)``: the mean of x x^T, or the covariance of the features."""
@@ -123,7 +148,8 @@ class NormalEquations:
     def rounding(self) -> Tensor:
         """Return ``(g, 1, 1)``: the least ridge above rounding."""
         # Centring leaves about this of features that are constant; below it the solution would be noise.
-        return 10 * torch.finfo(self.gram.dtype).eps * self.gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
+        exact = 10 * torch.finfo(self.gram.dtype).eps * self.gram.diagonal(dim1=1, dim2=2).sum(dim=1)
+        return (exact + self.noise)[:, None, None]
 
     def _centred(self) -> tuple[Tensor, Tensor]:
         mean = self.features / max(1, self.count)
@@ -157,25 +183,52 @@ class Problem:
         """``(g, F, O)``: the products of X with what the start leaves of T."""
         return self.cross - self.gram @ self.start
 
-    def solve(self, ridge: float) -> Solution:
-        """Return the weights and the constant for a ridge relative to the mean variance of the features."""
+    def solve(self, ridge: float, *, roughly: bool = False) -> Solution:
+        """Return the weights and the constant for a ridge relative to the mean variance of the features.
+
+        Args:
+            ridge: Infinite for the start itself.
+            roughly: Of many features the matrix may be factorised in float32, where the ridge is large enough for it.
+        """
         known, weights = self.equations, self.start
         if ridge < float("inf"):
-            weights = weights + _spd_solve(self.gram, self.right, (ridge * known.scale()).maximum(known.rounding()))
+            half = roughly and self.gram.shape[1] >= _MANY and ridge >= _LEAST_FLOAT32_RIDGE
+            dtype = torch.float32 if half else torch.float64
+            added = (ridge * known.scale()).maximum(known.rounding())
+            weights = weights + _spd_solve(self.gram, self.right, added, dtype)
         offset = (known.targets - (weights.mT @ known.features[..., None])[..., 0]) / max(1, known.count)
-        return Solution(weights, offset if self.constant else torch.zeros_like(offset))
+        return Solution(weights, offset if self.constant else torch.zeros_like(offset), ridge)
 
 
-def _spd_solve(gram: Tensor, right: Tensor, ridge: Tensor) -> Tensor:
+def every_output_for_trials(equations: NormalEquations) -> int:
+    """Return of every how manieth output a ridge is tried: all of few features, some 64 of many."""
+    features, outputs = equations.cross.shape[1:]
+    return max(1, outputs // _SOME_OUTPUTS) if features >= _MANY else 1
+
+
+def symmetric_product(x: Tensor) -> Tensor:
+    """Return ``(g, F, F)``, x x^T: of wide layers little more than half of it is multiplied."""
+    features = x.shape[1]
+    if features <= _BLOCK:
+        return x @ x.mT
+    found = x.new_empty(len(x), features, features)
+    for first in range(0, features, _BLOCK):
+        last = min(first + _BLOCK, features)
+        found[:, first:, first:last] = x[:, first:] @ x[:, first:last].mT
+        found[:, first:last, last:] = found[:, last:, first:last].mT
+    return found
+
+
+def _spd_solve(gram: Tensor, right: Tensor, ridge: Tensor, dtype: torch.dtype) -> Tensor:
     """Solve with a ridge, a larger one where rounding makes the matrix indefinite."""
     # Features that are all zero still need a pivot.
     ridge = ridge.clamp_min(torch.finfo(gram.dtype).tiny ** 0.5)
     for _ in range(30):
         shifted = gram.clone()
         shifted.diagonal(dim1=1, dim2=2).add_(ridge[..., 0])
-        factor, failed = torch.linalg.cholesky_ex(shifted)
+        factor, failed = torch.linalg.cholesky_ex(shifted.to(dtype))
         if not failed.any():
-            solved: Tensor = torch.cholesky_solve(right, factor)
-            return solved
+            solved: Tensor = torch.cholesky_solve(right.to(dtype), factor)
+            return solved.double()
         ridge = torch.where(failed[:, None, None] > 0, ridge * 10, ridge)
     raise InputError("least squares cannot be solved: the feature maps may hold values that are not finite")

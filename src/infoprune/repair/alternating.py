@@ -16,6 +16,8 @@ of one ReLU, which plain least squares does without.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -26,33 +28,30 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from infoprune.network.equivalence import duplicate
-from infoprune.network.layer_io import read
-from infoprune.network.replay import Place
+from infoprune.network.layer_io import Reading, read_all, tensors_in
 from infoprune.progress import Progress
-from infoprune.regression.normal_equations import NormalEquations
-from infoprune.repair.base import Pair, RepairInfo, register
-from infoprune.repair.combined import normed_if_nearer
-from infoprune.repair.least_squares import (
-    ALL_POSITIONS,
+from infoprune.regression.layer_fit import (
     HELD_OUT_EVERY,
-    MEMORY,
     Site,
-    Walks,
-    as_matrix,
+    Targets,
+    add_positions,
     best_solution,
-    chunks,
-    layers_to_refit,
-    moments_of,
     norm_scale_of,
     norm_shift_of,
-    site_of,
     write_solution,
 )
+from infoprune.regression.patches import as_matrix, from_matrix
+from infoprune.regression.products import Products
+from infoprune.repair.base import Pair, RepairInfo, register
+from infoprune.repair.combined import normed_if_nearer
+from infoprune.repair.least_squares import MEMORY, Walks, layers_to_refit, refit
 
 ROUNDS = 12
 # Rounds in which held-out images come no nearer, after which a couple is left.
 _PATIENCE = 3
 _RIDGE = 1e-2
+# Positions of the maps of a couple that are held.
+_POSITIONS = 1 << 19
 # Maps that are held between the layers of a couple, inputs and targets, in bytes.
 _HELD = 1 << 30
 
@@ -65,63 +64,70 @@ class _Maps:
     """
 
     room: int = _HELD
-    positions: int = ALL_POSITIONS
+    positions: int = _POSITIONS
     inputs: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
+    fed: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> None:
-        each = 4 * (inputs[0].numel() + 4 * targets[0].numel())
-        positions = targets[0, 0].numel()
+    def __call__(self, reading: Reading, targets: Targets) -> None:
+        """Take in a batch."""
+        self.fed.append(reading.inputs)
+        inputs, wanted = reading.inputs, targets.terms[0][0]
+        each = 4 * (inputs[0].numel() + 4 * reading.result[0].numel())
+        positions = wanted[0, 0].numel()
         count = min(len(inputs), self.room // each, self.positions // positions)
         if count > 0 or not self.inputs:
             count = max(count, HELD_OUT_EVERY)
-            self.inputs.append(inputs[:count])
-            self.targets.append(targets[:count])
+            self.inputs.append(inputs[:count].clone())
+            self.targets.append(targets.whole()[:count])
         self.room, self.positions = self.room - len(inputs) * each, self.positions - len(inputs) * positions
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """The first layer of a couple, before its second is known."""
-
-    site: Site
-    inputs: list[Tensor]
-    place: Place
 
 
 @torch.no_grad()
 def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory: int = MEMORY) -> nn.Module:
-    """Return a copy of the pruned network whose layers behind the cut are refitted, couples of layers in turns.
+    """Return a copy of the pruned network whose layers behind the cut are refitted, couples of layers alternately.
 
     Args:
-        pair: The networks and the images.
+        pair: The networks and the images, which are read once.
         progress: Told after every layer.
         rounds: Times the first layer of a couple is changed at most; every fifth image says which was the best, the
             plain least squares before the first among them.
-        memory: Bytes of feature maps that may be kept between layers; those of couples take up to 1 GiB more.
+        memory: Bytes of feature maps that stay in memory between layers, more of them are put into files; those of
+            couples take up to 1 GiB more.
     """
     small = duplicate(pair.small)
-    layers = layers_to_refit(pair, small, every=True)
-    first_of = _couples(small, layers, next(pair.images())[:2])
-    walks = Walks.of(pair, small, memory)
-    held: dict[str, _Begun] = {}
-    for done, layer in enumerate(layers, 1):
-        site = site_of(pair, small, layer)
-        if site is not None:
-            maps = _Maps() if layer in first_of or layer in first_of.values() else None
-            write_solution(site, best_solution(site, *moments_of(walks, site, maps)))
-            begun = held.get(first_of.get(layer, ""))
+    with Walks.of(pair, small, layers_to_refit(pair, small, every=True), memory) as walks:
+        first_of = _couples(small, walks.sites, next(pair.images())[:2])
+        held: dict[str, tuple[Site, _Maps]] = {}
+        for done, site in enumerate(walks.sites, 1):
+            maps = _Maps() if site.name in first_of or site.name in first_of.values() else None
+            refit(walks, site, maps)
+            begun = held.get(first_of.get(site.name, ""))
+            walks.small.before_next(None)
             if maps is not None and begun is not None:
-                images = min(sum(map(len, begun.inputs)), sum(map(len, maps.targets)))
-                inputs, targets = (_together(some, images) for some in (begun.inputs, maps.targets))
-                _alternate(begun.site, site, inputs, targets, rounds)
-                walks.small.go_back(begun.place)
-                # Where this layer is the first of the next couple, it is fed something else now.
-                maps.inputs = [_Layer(begun.site)(inputs).relu()]
+                _improve(walks, begun, site, maps, rounds)
             if maps is not None:
-                held = {layer: _Begun(site, maps.inputs, walks.small.place())}
-        progress("least squares in turns", done, len(layers))
+                held = {site.name: (site, maps)}
+            progress("alternating least squares", done, len(walks.sites))
     return small
+
+
+def _improve(walks: Walks, begun: tuple[Site, _Maps], site: Site, maps: _Maps, rounds: int) -> None:
+    """Improve a couple, and let the passes go on with what its first layer now feeds the second."""
+    first, before = begun
+    images = min(sum(map(len, before.inputs)), sum(map(len, maps.targets)))
+    inputs, targets = (_together(some, images) for some in (before.inputs, maps.targets))
+    unchanged = [tensor.clone() for tensor in _Layer(first).state()]
+    _alternate(first, site, inputs, targets, rounds)
+    if all(torch.equal(a, b) for a, b in zip(unchanged, _Layer(first).state(), strict=True)):
+        return
+    maps.inputs = [_Layer(first)(inputs).relu()]
+    fed = before.fed
+
+    def change(number: int, reading: Reading) -> None:
+        reading.inputs.copy_(_Layer(first)(fed[number]).relu())
+
+    walks.small.before_next(change)
 
 
 def _together(maps: list[Tensor], images: int) -> Tensor:
@@ -129,21 +135,54 @@ def _together(maps: list[Tensor], images: int) -> Tensor:
     return torch.cat(maps)[:images].contiguous(memory_format=torch.channels_last)
 
 
-def _couples(small: nn.Module, layers: list[str], images: Tensor) -> dict[str, str]:
-    """Return, by second layer, the first one: what it gives is, behind a ReLU, all that the second is fed."""
-    plain = [layer for layer in layers if _is_plain(small.get_submodule(layer))]
+def _couples(small: nn.Module, sites: Sequence[Site], images: Tensor) -> dict[str, str]:
+    """Return, by second layer, the first one: what it returns is, behind a ReLU, all that the second is fed."""
+    readings = read_all(small, [site.name for site in sites], images)
     found = {}
-    for first, second in pairwise(layers):
-        if first in plain and second in plain:
-            given, fed = read(small, first, images).result.relu(), read(small, second, images).inputs
+    for first, second in pairwise(sites):
+        if _is_plain(first) and _is_plain(second):
+            given, fed = readings[first.name].result.relu(), readings[second.name].inputs
             if given.shape == fed.shape and torch.allclose(given, fed):
-                found[second] = first
+                found[second.name] = first.name
+    if found and not _can_be_put_in(small, found, images):
+        return {second: first for second, first in found.items() if _can_be_put_in(small, {second: first}, images)}
     return found
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    plain = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros"
-    return plain and not isinstance(layer.padding, str)
+def _is_plain(site: Site) -> bool:
+    return isinstance(site.small, nn.Conv2d) and site.window is not None and site.window.groups == 1
+
+
+def _can_be_put_in(small: nn.Module, first_of: dict[str, str], images: Tensor) -> bool:
+    """Return whether a change of first layers is the same as one of the maps that the second layers are fed.
+
+    It is not where something else uses what a first layer returns, before or after its ReLU, as a copy of its own.
+    """
+    changed, fed = duplicate(small), {}
+    for first in first_of.values():
+        weight = changed.get_submodule(first).weight
+        assert isinstance(weight, Tensor)
+        weight.mul_(1 + 0.1 * torch.arange(len(weight), device=weight.device).reshape(-1, 1, 1, 1) / len(weight))
+
+    def note(layer: str) -> Any:
+        return lambda module, arguments: fed.update({layer: arguments[0].clone()})
+
+    def put_in(layer: str) -> Any:
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            arguments[0].copy_(fed[layer])
+
+        return hook
+
+    with ExitStack() as hooks:
+        for second in first_of:
+            hooks.callback(changed.get_submodule(second).register_forward_pre_hook(note(second)).remove)
+        wanted = changed(images)
+    with ExitStack() as hooks:
+        for second in first_of:
+            hooks.callback(small.get_submodule(second).register_forward_pre_hook(put_in(second)).remove)
+        found = small(images)
+    pairs = zip(tensors_in(wanted), tensors_in(found), strict=True)
+    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
 
 
 @dataclass
@@ -154,8 +193,8 @@ class _Layer:
 
     @property
     def weight(self) -> Tensor:
-        weight = as_matrix(self.site.small)[0] * norm_scale_of(self.site)
-        return weight.mT.reshape(self.site.small.weight.shape).to(self.site.small.weight.dtype)  # type: ignore[operator, arg-type, union-attr]
+        weight: Tensor = self.site.small.weight  # type: ignore[assignment]
+        return (weight.double() * norm_scale_of(self.site)[0][:, None, None, None]).to(weight.dtype)
 
     @property
     def shift(self) -> Tensor:
@@ -163,9 +202,9 @@ class _Layer:
 
     @property
     def places(self) -> dict[str, Any]:
-        layer = self.site.small
-        assert isinstance(layer, nn.Conv2d)
-        return {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        window = self.site.window
+        assert window is not None
+        return {"stride": window.stride, "padding": window.padding, "dilation": window.dilation}
 
     def __call__(self, inputs: Tensor) -> Tensor:
         return F.conv2d(inputs, self.weight, self.shift.to(inputs.dtype), **self.places)
@@ -202,13 +241,13 @@ def _alternate(first: Site, second: Site, inputs: Tensor, targets: Tensor, round
 
 
 def _refit(second: Site, maps: Tensor, targets: Tensor, fits: Tensor) -> None:
-    start = as_matrix(second.small)
-    fit, held_out = NormalEquations.of(start), NormalEquations.of(start)
+    groups, features, outputs = as_matrix(second.small).shape
+    fit, held_out = (Products(groups, features, outputs, maps.device) for _ in range(2))
     drawn = torch.Generator().manual_seed(0)
-    for chosen, equations in ((fits, fit), (~fits, held_out)):
-        for some, wanted in chunks(second.small, maps[chosen], targets[chosen], drawn):
-            equations.add(some, wanted)
-    write_solution(second, best_solution(second, fit, held_out))
+    wanted = Targets([(targets, 1, None)], linear=False)
+    for chosen, products in ((fits, fit), (~fits, held_out)):
+        add_positions(products, second.window, maps, wanted, chosen.nonzero().flatten(), drawn)
+    write_solution(second, best_solution(second, fit.equations(), held_out.equations()))
 
 
 def _step(
@@ -239,13 +278,10 @@ class _Solver:
         self.site = site
         self.inputs = inputs
         self.shape = list(layer.weight.shape)
-        equations = NormalEquations.of(as_matrix(layer))
-        like = inputs.new_zeros(())
-        for first in range(0, len(inputs), 64):
-            some = inputs[first : first + 64]
-            empty = like.expand(F.conv2d(some, layer.weight, None, **_Layer(site).places).shape)
-            for features, targets in chunks(layer, some, empty, torch.Generator().manual_seed(0)):
-                equations.add(features, targets)
+        products = Products(1, as_matrix(layer).shape[1], 0, inputs.device)
+        images = torch.arange(len(inputs), device=inputs.device)
+        add_positions(products, site.window, inputs, None, images, torch.Generator().manual_seed(0))
+        equations = products.equations()
         self.centred = site.has_constant()
         self.mean = equations.features[0] / max(1, equations.count)
         gram = equations.moments(centred=self.centred)[0]
@@ -256,7 +292,7 @@ class _Solver:
         """Return ``(O, F + 1)``: the products of features about their means, and of 1, with ``(n, O, H, W)`` maps."""
         count = wanted.numel() // wanted.shape[1]
         cross = conv2d_weight(self.inputs, self.shape, wanted, **_Layer(self.site).places)  # type: ignore[no-untyped-call]
-        cross = cross.flatten(1).double() / count
+        cross = cross.movedim(1, -1).flatten(1).double() / count
         mean = wanted.double().mean(dim=(0, 2, 3))[:, None]
         return torch.cat([cross - mean * self.mean, mean] if self.centred else [cross, torch.zeros_like(mean)], dim=1)
 
@@ -295,7 +331,7 @@ class _Descent:
         weights, constant = direction[:, :-1], direction[:, -1]
         if self.solver.centred:
             constant = constant - weights @ self.solver.mean
-        return weights.reshape(self.solver.shape).to(wanted.dtype), constant.to(wanted.dtype)
+        return from_matrix(weights.mT[None], self.solver.site.small).to(wanted.dtype), constant.to(wanted.dtype)
 
 
 def _repair(pair: Pair, progress: Progress) -> nn.Module:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprune.progress import Progress
+from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.batch_norm import reestimate
 from infoprune.repair.channel_combination import nearest_kept, put_in
-from infoprune.repair.least_squares import HELD_OUT_EVERY, least_squares
+from infoprune.repair.least_squares import least_squares
 
 
 @dataclass(frozen=True)

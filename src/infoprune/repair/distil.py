@@ -25,9 +25,10 @@ from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.network.equivalence import duplicate
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.progress import Progress
+from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.combined import HeldOut, divergence, normed_if_nearer
-from infoprune.repair.least_squares import HELD_OUT_EVERY, least_squares
+from infoprune.repair.least_squares import least_squares
 
 EPOCHS = 20
 # How much of its root mean square a weight changes by in a step at first: what suits a narrow network would tear a wide

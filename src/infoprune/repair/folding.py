@@ -19,9 +19,9 @@ from infoprune.network.coupled_groups import CoupledGroup, Member
 from infoprune.network.equivalence import duplicate
 from infoprune.network.removal import cut
 from infoprune.progress import Progress
+from infoprune.regression.layer_fit import norm_scale
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.batch_norm import reestimate
-from infoprune.repair.least_squares import norm_scale
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from infoprune.data.batches import Batches, check_repeatable, example_of
+from infoprune.data.batches import Batches, check_repeatable, example_of, images_of
 from infoprune.errors import InputError
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import Groups, find_groups
@@ -78,7 +78,10 @@ def repaired(
     check_repeatable(batches)
     removal = surgery.removal_of(plan, groups, model)
     modes = {name: module.training for name, module in small.named_modules()}
-    pair = Pair(copied(model), copied(small), plan, groups, removal, batches, minutes)
+    whole = copied(model)
+    # Read and decoded once, however often a repair looks at them.
+    images = list(images_of(batches, whole))
+    pair = Pair(whole, copied(small), plan, groups, removal, images, minutes)
     with torch.no_grad():
         better = info.function(pair, progress)
     stored = next((p.dtype for p in small.parameters() if p.is_floating_point()), torch.float32)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from infoprune.criteria.reconstruction import Share, eliminate, features_of, inverse_of
+from infoprune.criteria.reconstruction import Share, eliminate, inverse_of
 from infoprune.data.batches import Batches, check_repeatable, example_of
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
@@ -22,20 +22,11 @@ from infoprune.network.equivalence import copied, duplicate
 from infoprune.network.removal import Removal
 from infoprune.plan import LayerDecision, Plan
 from infoprune.progress import Progress, silent
+from infoprune.regression.layer_fit import Site, best_solution, norm_scale_of, write_solution
 from infoprune.regression.normal_equations import NormalEquations, Solution
+from infoprune.regression.patches import as_matrix, features_of
 from infoprune.repair.base import Pair
-from infoprune.repair.least_squares import (
-    MEMORY,
-    Site,
-    Walks,
-    as_matrix,
-    best_solution,
-    layers_to_refit,
-    moments_of,
-    norm_scale_of,
-    site_of,
-    write_solution,
-)
+from infoprune.repair.least_squares import MEMORY, Walks, layers_to_refit, moments_of, refit, sites_of
 
 
 @torch.no_grad()
@@ -85,19 +76,16 @@ def reselected(
     small = duplicate(pair.small)
     # Filters that go keep their place until the end, with no weight behind them: it is the same network.
     layers = layers_to_refit(replace(pair, removal=removal), small, every=True)
-    walks = Walks.of(pair, small, memory)
     decisions = dict(plan.decisions)
-    for done, layer in enumerate(layers, 1):
-        site = site_of(pair, small, layer)
-        if site is not None:
-            equations = moments_of(walks, site)
-            group = open_groups.get(layer)
+    with Walks.of(pair, small, layers, memory) as walks:
+        for done, site in enumerate(walks.sites, 1):
+            group = open_groups.get(site.name)
             if group is None:
-                write_solution(site, best_solution(site, *equations))
+                refit(walks, site)
             else:
-                kept = _chosen(pair, site, group, equations, len(plan.kept[group.name]))
+                kept = _chosen(pair, site, group, moments_of(walks, site), len(plan.kept[group.name]))
                 decisions[group.name] = _decision(plan.decisions[group.name], kept)
-        progress("choosing filters anew", done, len(layers))
+            progress("selecting filters again", done, len(walks.sites))
     return replace(plan, decisions=decisions)
 
 
@@ -111,7 +99,7 @@ def _behind(whole: nn.Module, plan: Plan, groups: Groups, removal: Removal, batc
     """Return the layers that can be refitted and whose result can be followed in the whole network."""
     pair = Pair(whole, whole, plan, groups, removal, batches)
     layers = layers_to_refit(pair, whole, every=True)
-    return {layer for layer in layers if site_of(replace(pair, removal={}), whole, layer) is not None}
+    return {site.name for site in sites_of(replace(pair, removal={}), whole, layers)}
 
 
 def _readers(whole: nn.Module, plan: Plan, groups: Groups, refitted: set[str]) -> dict[str, CoupledGroup]:
@@ -184,7 +172,7 @@ def _rows(pair: Pair, site: Site, group: CoupledGroup) -> list[Tensor]:
     assert isinstance(weight, Tensor)
     place = {channel: at for at, channel in enumerate(pair.kept(site.name, "in", weight.shape[1]))}
     channels = [[place[channel] for channel in some if channel in place] for some in member.channels]
-    return [features_of(whole, some).to(weight.device) for some in channels]
+    return [features_of(site.small, some).to(weight.device) for some in channels]
 
 
 def _decision(planned: LayerDecision, kept: tuple[int, ...]) -> LayerDecision:

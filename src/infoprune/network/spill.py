@@ -1,0 +1,99 @@
+"""Feature maps of paused forward passes: in memory up to a limit, beyond it in temporary files, exactly as they are."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor, UntypedStorage
+
+# Smaller tensors are not worth a file.
+_SMALLEST = 1 << 16
+
+
+class Spill:
+    """Moves the memory of tensors into files and back, under tensors that stay the same objects.
+
+    Owners take turns in a circle: the one that is put away now is needed last. So the first owners stay in memory up to
+    the limit, and those beyond it are written to files, which moves the fewest bytes.
+
+    Args:
+        limit: Bytes that stay in memory.
+        directory: Where the files lie; by default a new temporary directory, removed at the end.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.spill import Spill
+        >>> maps = torch.ones(64, 1024)
+        >>> with Spill(limit=0) as spill:
+        ...     spill.put_away("first", [maps])
+        ...     in_memory = maps.untyped_storage().nbytes()
+        ...     spill.bring_back("first")
+        >>> in_memory, float(maps.sum())
+        (0, 65536.0)
+    """
+
+    def __init__(self, limit: int, directory: Path | None = None) -> None:
+        self.limit = limit
+        self._directory = tempfile.TemporaryDirectory(prefix="infoprune-", dir=directory, ignore_cleanup_errors=True)
+        self._in_memory: dict[str, int] = {}
+        self._in_files: dict[str, list[tuple[UntypedStorage, int]]] = {}
+
+    def put_away(self, owner: str, tensors: Iterable[Tensor]) -> None:
+        """Let tensors wait until their owner needs them again: in memory where they fit, in a file where not.
+
+        Args:
+            owner: A name that is also that of a file.
+            tensors: All that the owner holds; those that share memory are moved together.
+        """
+        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
+        size = sum(storage.nbytes() for storage in storages.values())
+        self._in_memory.pop(owner, None)
+        if sum(self._in_memory.values()) + size <= self.limit:
+            self._in_memory[owner] = size
+            return
+        moved = [(one, one.nbytes()) for one in storages.values() if one.nbytes() >= _SMALLEST and one.resizable()]
+        if moved:
+            self._write(owner, moved)
+
+    def bring_back(self, owner: str) -> None:
+        """Make the tensors of an owner whole again."""
+        moved = self._in_files.pop(owner, [])
+        if not moved:
+            return
+        file = self._bytes_of(owner, sum(size for _, size in moved))
+        first = 0
+        for storage, size in moved:
+            storage.resize_(size)
+            _bytes_in(storage).copy_(file[first : first + size])
+            first += size
+
+    def close(self) -> None:
+        """Remove the files; tensors that are still in them stay empty."""
+        self._directory.cleanup()
+
+    def __enter__(self) -> Spill:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _write(self, owner: str, moved: list[tuple[UntypedStorage, int]]) -> None:
+        file = self._bytes_of(owner, sum(size for _, size in moved))
+        first = 0
+        for storage, size in moved:
+            file[first : first + size].copy_(_bytes_in(storage))
+            storage.resize_(0)
+            first += size
+        self._in_files[owner] = moved
+
+    def _bytes_of(self, owner: str, size: int) -> Tensor:
+        path = Path(self._directory.name) / owner
+        return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+
+
+def _bytes_in(storage: UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)

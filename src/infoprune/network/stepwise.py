@@ -1,0 +1,169 @@
+"""Forward passes of many batches that advance together, layer by layer: every operation runs once.
+
+Each batch has a forward pass of its own, run by a thread that waits wherever a chosen layer's result is about to be
+used. Only one thread runs at a time. What a waiting pass still needs is what its Python frames hold, no more; so
+nothing is computed twice, whatever the network's forward does, and weights may change behind the layer that all passes
+have reached.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from infoprune.errors import InputError
+from infoprune.network.layer_io import Reading, Watch, storage_of
+from infoprune.network.spill import Spill
+
+Change = Callable[[int, Reading], None]
+
+
+class ForwardPasses:
+    """The forward passes of all batches through one network, each paused at the same layer.
+
+    Args:
+        model: In eval mode. Its weights may be changed in place at any time: what comes later is computed with them.
+        layers: Dotted names of the layers to pause at, in the order of ``layer_io.read_all``.
+        batches: The images, ``(n, ...)`` each.
+        spill: Keeps the feature maps of waiting passes.
+        refitted: Whether the layers' weights change while the passes wait at them: their results are then computed
+            once, with the new weights, instead of before.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from infoprune.network.spill import Spill
+        >>> from infoprune.network.stepwise import ForwardPasses
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).eval()
+        >>> batches = [torch.ones(3, 2), torch.zeros(1, 2)]
+        >>> with Spill(1 << 20) as spill, ForwardPasses(model, ["0", "2"], batches, spill) as passes:
+        ...     first = [tuple(passes.advance(number, "0").inputs.shape) for number in range(2)]
+        ...     second = [tuple(passes.advance(number, "2").result.shape) for number in range(2)]
+        >>> first, second
+        ([(3, 2), (1, 2)], [(3, 1), (1, 1)])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        batches: Sequence[Tensor],
+        spill: Spill,
+        *,
+        refitted: bool = False,
+    ) -> None:
+        self._spill = spill
+        self._passes = [_Pass(model, layers, images, refitted) for images in batches]
+        self._changes: Change | None = None
+        self._name = f"passes{id(self)}"
+
+    def advance(self, number: int, layer: str) -> Reading:
+        """Let the pass of one batch run to a layer, and return what it reads there.
+
+        Every batch is advanced once to each of the layers, in their order; ``put_away`` is called in between.
+
+        Raises:
+            InputError: The layers of this batch do not run in the order in which those of others did.
+        """
+        waiting = self._passes[number]
+        self._spill.bring_back(self._owner(number))
+        if self._changes is not None and waiting.reading is not None:
+            self._changes(number, waiting.reading)
+        waiting.run()
+        if waiting.layer != layer or waiting.reading is None:
+            raise InputError(f"layer '{layer}' runs for some images only, or not always in the same order")
+        return waiting.reading
+
+    def put_away(self, number: int) -> None:
+        """Say that what was read of a batch is used no more until it is advanced again."""
+        self._spill.put_away(self._owner(number), self._passes[number].alive())
+
+    def before_next(self, change: Change | None) -> None:
+        """Let something change the tensors that each pass waits with, just before it goes on to the next layer."""
+        self._changes = change
+
+    def close(self) -> None:
+        """End the passes where they are."""
+        for one in self._passes:
+            one.close()
+
+    def __enter__(self) -> ForwardPasses:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _owner(self, number: int) -> str:
+        return f"{self._name}-{number}"
+
+
+class _ClosedError(BaseException):
+    """The pass is not needed any more; no network's own ``except Exception`` is to catch it."""
+
+
+class _Pass:
+    """One batch's forward pass, in a thread that runs only while ``run`` waits for it."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], images: Tensor, refitted: bool) -> None:
+        # A network of its own, with the same weights: modules may keep values to themselves from call to call.
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        self.model = copy.deepcopy(model, dict(shared))
+        self.images = images
+        self.watch = Watch(self.model, layers, self._wait, blank=refitted)
+        self.layer = ""
+        self.reading: Reading | None = None
+        self.kept: tuple[Tensor, ...] = ()
+        self._borrowed = {storage_of(tensor) for tensor in (*shared.values(), images)}
+        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._closed = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._forward, daemon=True)
+
+    def run(self) -> None:
+        """Go on to the next layer, or to the end."""
+        self.layer, self.reading = "", None
+        if self._closed:
+            return
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._go.release()
+        self._stopped.acquire()
+        if self._error is not None:
+            raise self._error
+
+    def alive(self) -> list[Tensor]:
+        """Return the tensors of this pass that are still needed and are nobody else's."""
+        return [tensor for tensor in self.watch.alive() if storage_of(tensor) not in self._borrowed]
+
+    def close(self) -> None:
+        if self._thread.is_alive() and not self._closed:
+            self._closed = True
+            self._go.release()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.reading = None
+
+    @torch.no_grad()
+    def _forward(self) -> None:
+        try:
+            with self.watch.hooks(), self.watch:
+                self.watch.finish(self.model(self.images))
+        except _ClosedError:
+            pass
+        except BaseException as error:
+            self._error = error
+        self._closed = True
+        self._stopped.release()
+
+    def _wait(self, layer: str, reading: Reading) -> None:
+        self.layer, self.reading = layer, reading
+        self._stopped.release()
+        self._go.acquire()
+        if self._closed:
+            raise _ClosedError

@@ -1,0 +1,297 @@
+"""One layer fitted by least squares: its ridge chosen on held-out images, its solution written into it and its norm.
+
+The map from a layer's inputs to its result, its batch norm included, is affine: the weight times the norm's scale, and
+a constant. It is fitted as a whole; the weight divided by the scale becomes the layer's, the constant goes into the
+norm's shift or the layer's bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from infoprune.errors import InputError
+from infoprune.network.layer_io import Window
+from infoprune.regression.normal_equations import NormalEquations, Solution, every_output_for_trials
+from infoprune.regression.patches import (
+    as_matrix,
+    from_matrix,
+    grouped,
+    groups_of,
+    patches,
+    some_positions,
+    weight_of,
+)
+from infoprune.regression.products import Products
+
+RIDGES = (1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+HELD_OUT_EVERY = 5
+_USUAL_RIDGE = 1e-3
+# Positions of an image that are looked at: neighbours know much the same, and other images more. Of ResNet-56 and 500
+# images 64 positions repair as well as 256, and 32 a little worse.
+POSITIONS = 256
+_ENOUGH_POSITIONS = 64
+_FEWEST_POSITIONS = 16
+# In all images together: of few images more positions are looked at, of very many fewer.
+_LEAST_TOGETHER = 1 << 15
+_MOST_TOGETHER = 1 << 19
+# Values of patches worked on at a time: 32 MiB as float32.
+_CHUNK_VALUES = 1 << 23
+# Below this share of the usual scale a norm's own scale is too small to divide by.
+_SMALL_SCALE = 1e-3
+
+
+@dataclass(frozen=True)
+class Site:
+    """One layer that is refitted.
+
+    Args:
+        name: Dotted name.
+        small: The layer of the network that changes.
+        norm: The batch norm that follows it there, if one does.
+        outputs: ``(O,)``, which outputs of the original layer are still there.
+        window: How a convolution moves over its inputs; ``None`` for a linear layer.
+    """
+
+    name: str
+    small: nn.Module
+    norm: _BatchNorm | None
+    outputs: Tensor
+    window: Window | None
+
+    def has_constant(self) -> bool:
+        """Return whether there is a place for a constant; a new bias would not fit the architecture."""
+        return getattr(self.small, "bias", None) is not None or (self.norm is not None and self.norm.bias is not None)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a layer should return at some positions: a sum of maps, of which some channels are read.
+
+    Args:
+        terms: Maps, with the sign of each and the channels that are read of it, ``None`` for all.
+        linear: Whether the channels are the last axis, not the second.
+    """
+
+    terms: Sequence[tuple[Tensor, int, Tensor | None]]
+    linear: bool
+
+    @property
+    def positions(self) -> int:
+        """Positions of one image."""
+        maps = self.terms[0][0]
+        return maps[0].numel() // maps.shape[-1 if self.linear else 1]
+
+    def whole(self) -> Tensor:
+        """Return all of them, in the shape of the maps."""
+        axis = -1 if self.linear else 1
+        total: Tensor | None = None
+        for maps, sign, channels in self.terms:
+            term = maps if channels is None else maps.index_select(axis, channels)
+            total = sign * term if total is None else total.add(term, alpha=sign)
+        assert total is not None
+        return total
+
+    def at(self, places: Tensor | None, images: Tensor) -> Tensor:
+        """Return ``(O, P)`` at some positions of some images."""
+        total: Tensor | None = None
+        for maps, sign, channels in self.terms:
+            rows = maps.reshape(len(maps), -1, maps.shape[-1]).mT if self.linear else maps.flatten(2)
+            rows = rows[images] if places is None else rows[images[:, None], :, places].mT
+            rows = rows if channels is None else rows.index_select(1, channels)
+            total = sign * rows if total is None else total.add(rows, alpha=sign)
+        assert total is not None
+        return total.transpose(0, 1).flatten(1)
+
+
+def positions_of(images: int) -> int:
+    """Return how many positions of each image are looked at, of so many images.
+
+    Example:
+        >>> from infoprune.regression.layer_fit import positions_of
+        >>> [positions_of(images) for images in (50, 200, 1000, 10_000, 1_000_000)]
+        [256, 163, 64, 52, 16]
+    """
+    images = max(1, images)
+    wanted = max(_ENOUGH_POSITIONS, min(POSITIONS, _LEAST_TOGETHER // images))
+    return max(_FEWEST_POSITIONS, min(wanted, _MOST_TOGETHER // images))
+
+
+def add_positions(
+    products: Products,
+    window: Window | None,
+    inputs: Tensor,
+    targets: Targets | None,
+    images: Tensor,
+    drawn: torch.Generator,
+    most: int = POSITIONS,
+) -> None:
+    """Take some positions of some images into the products of a layer.
+
+    Args:
+        products: Of the layer.
+        window: How the layer moves over its inputs; ``None`` for a linear layer.
+        inputs: ``(n, ...)`` what it is fed.
+        targets: What it should return; ``None`` where only the moments of its inputs are wanted.
+        images: Indices of the images to take.
+        drawn: Draws the positions.
+        most: Positions of an image at most; a few images at a time have the same ones.
+    """
+    groups, features, _ = products.shape
+    size = max(1, _CHUNK_VALUES // (groups * features * min(_positions(window, inputs), most)))
+    for some in torch.split(images, size):
+        places = some_positions(_positions(window, inputs), most, drawn, inputs.device)
+        if products.about is None and not products.exact:
+            _set_middle(products, window, inputs[some[:8]])
+        channels = None if products.about is None else _by_channel(window, products.about)
+        found = patches(window, inputs, places, some, about=channels)
+        if targets is None:
+            products.add(found, found[:, :0])
+            continue
+        wanted = grouped(targets.at(places, some), groups)
+        if products.targets_about is None and not products.exact:
+            products.targets_about = wanted.mean(dim=2)
+        products.add(found, wanted if products.targets_about is None else wanted - products.targets_about[..., None])
+
+
+def _set_middle(products: Products, window: Window | None, inputs: Tensor) -> None:
+    """Let products be about values near the mean of each channel."""
+    if window is None:
+        products.about = inputs.reshape(-1, inputs.shape[-1]).mean(dim=0)[None]
+        return
+    means = inputs.flatten(2).mean(dim=(0, 2))
+    products.about = means.reshape(window.groups, -1).repeat(1, prod(window.kernel))
+
+
+def _by_channel(window: Window | None, about: Tensor) -> Tensor:
+    return about[0] if window is None else about[:, : about.shape[1] // prod(window.kernel)].flatten()
+
+
+def _positions(window: Window | None, inputs: Tensor) -> int:
+    if window is None:
+        return inputs[0].numel() // inputs.shape[-1]
+    return prod(window.outputs(inputs.shape[2:]))
+
+
+def best_solution(
+    site: Site,
+    fit: NormalEquations,
+    held_out: NormalEquations,
+    rows: Tensor | None = None,
+    near: float = RIDGES[len(RIDGES) // 2],
+) -> Solution | None:
+    """Return the solution with the ridge that does best on held-out images, ``None`` where the present weights do.
+
+    Args:
+        site: The layer.
+        fit: Of the images that fit.
+        held_out: Of those that choose the ridge.
+        rows: Which features of the layer the equations are of, by default all.
+        near: One of ``RIDGES``, the first that is tried.
+    """
+    scale, shift = norm_scale_of(site), norm_shift_of(site)
+    start = as_matrix(site.small) * scale[:, None, :]
+    start = start if rows is None else start[:, rows]
+    constant = site.has_constant()
+    if not fit.count or not held_out.count:
+        return (fit + held_out).solve(start, _USUAL_RIDGE, constant=constant)
+    step = every_output_for_trials(fit)
+    problem = fit.of_every(step).about(start[:, :, ::step], constant=constant)
+    judge = held_out.of_every(step)
+
+    @cache
+    def error(ridge: float) -> float:
+        return judge.error(problem.solve(ridge, roughly=True))
+
+    first = RIDGES.index(near) if near in RIDGES else len(RIDGES) // 2
+    ridge = min(downhill(RIDGES, error, first), float("inf"), key=error)
+    if not error(ridge) < judge.error(Solution(start[:, :, ::step], shift[:, ::step])):
+        return None
+    return (fit + held_out).solve(start, ridge, constant=constant)
+
+
+def downhill(values: Sequence[float], error: Callable[[float], float], first: int | None = None) -> float:
+    """Return the value of the least error that is reached from one of them, going on while it falls.
+
+    Each ridge costs a factorisation; the error has one valley over them, and a few of eight are enough to find it.
+
+    Args:
+        values: In the order of the valley.
+        error: Of one of the values.
+        first: Index of the value to begin with, by default the middle one.
+    """
+    at = len(values) // 2 if first is None else first
+    for step in (-1, 1):
+        while 0 <= at + step < len(values) and error(values[at + step]) < error(values[at]):
+            at += step
+    return values[at]
+
+
+def norm_scale_of(site: Site) -> Tensor:
+    """Return what the norm multiplies each output by, ``(g, O)`` float64."""
+    ones = torch.ones(len(site.outputs), dtype=torch.float64, device=site.outputs.device)
+    return grouped(ones if site.norm is None else norm_scale(site.norm), groups_of(site.small))
+
+
+def norm_shift_of(site: Site) -> Tensor:
+    """Return what norm and bias add to each output together, ``(g, O)`` float64."""
+    bias = getattr(site.small, "bias", None)
+    shift = torch.zeros(len(site.outputs), dtype=torch.float64, device=site.outputs.device)
+    if bias is not None:
+        shift = shift + bias.double()
+    if site.norm is not None:
+        assert site.norm.running_mean is not None
+        shift = (shift - site.norm.running_mean.double()) * norm_scale(site.norm)
+        shift = shift if site.norm.bias is None else shift + site.norm.bias.double()
+    return grouped(shift, groups_of(site.small))
+
+
+def norm_scale(norm: _BatchNorm) -> Tensor:
+    """Return what a batch norm in eval mode multiplies each channel by, ``(C,)`` float64."""
+    assert norm.running_var is not None
+    root = (norm.running_var.double() + norm.eps).rsqrt()
+    return root if norm.weight is None else root * norm.weight.double()
+
+
+def write_solution(site: Site, found: Solution | None) -> None:
+    """Put a solution into the layer and its norm.
+
+    Raises:
+        InputError: It is not finite.
+    """
+    if found is None:
+        return
+    if site.norm is not None:
+        _lift_small_scales(site.norm)
+    scale = norm_scale_of(site)
+    weight, bias = weight_of(site.small), getattr(site.small, "bias", None)
+    matrix = (found.weights / scale[:, None, :]).to(weight.dtype)
+    if not (torch.isfinite(matrix).all() and torch.isfinite(found.constant).all()):
+        raise InputError(f"layer '{site.name}' cannot be repaired: its feature maps are not finite")
+    weight.copy_(from_matrix(matrix, site.small))
+    if not site.has_constant():
+        return
+    missing = (found.constant - norm_shift_of(site)).flatten()
+    if site.norm is not None and site.norm.bias is not None:
+        site.norm.bias.add_(missing)
+    elif bias is not None:
+        bias.add_(missing / scale.flatten())
+
+
+def _lift_small_scales(norm: _BatchNorm) -> None:
+    """Give outputs that a norm all but switches off the usual scale: their new weights are divided by it."""
+    if norm.weight is None:
+        return
+    scale = norm_scale(norm).abs()
+    usual = scale.median().item() or 1.0
+    off = scale < _SMALL_SCALE * usual
+    if off.any():
+        assert norm.running_var is not None
+        lifted = usual * (norm.running_var.double() + norm.eps).sqrt()
+        norm.weight.copy_(torch.where(off, lifted, norm.weight.double()))
