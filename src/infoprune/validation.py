@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from infoprune.errors import InputError, unknown
 
 _T = TypeVar("_T")
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 # A record of a large network is a few MB; a file of this size is no record.
 LARGEST_JSON = 256 * 2**20
@@ -161,12 +162,14 @@ def _as_json(value: Any) -> Any:
 
 
 def _refusal(error: ValidationError, cls: Any, values: Any, what: str) -> InputError:
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    # A misspelt entry is missing too: its spelling says more.
+    first = next((one for one in found if one["type"] in _UNKNOWN), found[0])
     kind, place = first["type"], _place(first["loc"], values)
     named = f"'{'.'.join(map(str, place))}'"
     if kind in ("missing", "missing_argument"):
         return InputError(f"{what} cannot be used: it has no {named}")
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+    if kind in _UNKNOWN:
         known = _entries_at(cls, place[:-1])
         if known:
             return unknown(f"entry of {what}", str(place[-1]), known)

@@ -30,6 +30,7 @@ from infoprune.cli.tables import export_table, figures_table, latency_table, pla
 from infoprune.experiment.evaluate import evaluate as evaluate_network
 from infoprune.experiment.evaluate import show as describe
 from infoprune.experiment.images import DataOptions
+from infoprune.experiment.network import typed_build
 from infoprune.report.terminal import messages, results, shown_progress
 from infoprune.storage.export import TOLERANCE, export
 
@@ -87,6 +88,8 @@ def show(
 @app.command("export")
 def export_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="An infoprune checkpoint.")],
+    model: Model = None,
+    model_args: ModelArguments = "{}",
     onnx: Annotated[Path | None, typer.Option("--onnx", help="The ONNX file to write.")] = None,
     program: Annotated[Path | None, typer.Option("--program", help="The file of torch.export to write.")] = None,
     tolerance: Annotated[
@@ -98,8 +101,10 @@ def export_checkpoint(
 ) -> None:
     """Write a checkpoint's network for other runtimes, checked against PyTorch."""
     check_outputs(json_out, force=force)
+    build = typed_build(network_choice(model, None, model_args, None, None, None))
     with shown_progress(messages(), quiet=quiet) as progress:
-        record = export(checkpoint, onnx=onnx, program=program, tolerance=tolerance, force=force, progress=progress)
+        record = export(checkpoint, build=build, onnx=onnx, program=program, tolerance=tolerance, force=force,
+                        progress=progress)  # fmt: skip
     write_record(record, json_out, force=force)
     if not quiet:
         for table in (export_table(record), latency_table(record["latency_ms"])):

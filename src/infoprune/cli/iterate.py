@@ -39,7 +39,7 @@ from infoprune.measure.information_plane import InformationPlane, check_points_f
 from infoprune.measure.record import removed
 from infoprune.report.terminal import messages, results, shown_progress
 from infoprune.training.recipe import Recipe
-from infoprune.validation import read_json
+from infoprune.validation import read_object
 
 
 @app.command()
@@ -95,7 +95,7 @@ def iterate(
     check_outputs(out, json_out, plane, force=force)
     if plane is not None:
         check_points_file(plane)
-    chosen = _schedule(schedule, remove or [])
+    chosen = _schedule(schedule, remove or [], criterion)
     chosen = _trained(chosen, epochs, last_epochs, learning_rate, distillation)
     words: dict[str, Any] = {
         "criterion": criterion,
@@ -148,13 +148,16 @@ def list_schedules() -> None:
     results().print(table)
 
 
-def _schedule(name: str | None, remove: list[str]) -> PruningSchedule:
+def _schedule(name: str | None, remove: list[str], criterion: str | None) -> PruningSchedule:
     layers = tuple(_layer_pace(text) for text in remove)
     if name is None:
         if not layers:
             raise InputError("say what goes each round: a --schedule, or --remove 'LAYERS=PACE:LIMIT'")
         return PruningSchedule(layers, Recipe())
-    found = PruningSchedule.from_dict(_file(Path(name))) if name.endswith(".json") else named_schedule(name).make()
+    if name.endswith(".json"):
+        found = PruningSchedule.from_dict(read_object(Path(name), "the schedule"), criterion=criterion)
+    else:
+        found = named_schedule(name).make()
     return replace(found, layers=layers) if layers else found
 
 
@@ -191,13 +194,6 @@ def _trained(
 
 def _plane_tap(schedule: PruningSchedule) -> Tap:
     return schedule.tap or "convolution"
-
-
-def _file(path: Path) -> dict[str, Any]:
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise InputError(f"'{path}' must hold a JSON object, a schedule")
-    return values
 
 
 def _rounds_table(record: dict[str, Any], title: str) -> Table:

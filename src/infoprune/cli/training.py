@@ -89,6 +89,8 @@ def tune(
     checkpoint: Annotated[Path, typer.Argument(help="An infoprune checkpoint.")],
     data: Data,
     out: Out,
+    model: Model = None,
+    model_args: ModelArguments = "{}",
     data_dir: DataDirectory = None,
     batch_size: BatchSize = 128,
     workers: Workers = 0,
@@ -120,7 +122,7 @@ def tune(
                      label_smoothing=label_smoothing, clip=clip, rotation=rotation, scaling=scaling, cutout=cutout,
                      distillation=distillation if teacher is not None else 0.0, temperature=temperature,
                      seed=seed)  # fmt: skip
-    network = NetworkOptions(weights=checkpoint)
+    network = network_choice(model, checkpoint, model_args, None, None, None)
     choice = TuneOptions(recipe, teacher, devices, nodes, half)
     _train(network, data, data_dir, batch_size, workers, choice, out, device,
            json_out, force, quiet)  # fmt: skip

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from infoprune.criteria import all_criteria, find
 from infoprune.criteria.base import Tap
-from infoprune.errors import InputError, unknown
+from infoprune.errors import InputError
 from infoprune.training.recipe import Recipe
+from infoprune.validation import validated
 
 _PACE = re.compile(r"(?:(?P<share>\d+(?:\.\d+)?)%)?(?:\+?(?P<plus>\d+))?")
 
@@ -149,32 +151,34 @@ class PruningSchedule:
         return {**asdict(self), "options": dict(self.options), "layers": paces}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PruningSchedule:
+    def from_dict(cls, values: Mapping[str, Any], *, criterion: str | None = None) -> PruningSchedule:
         """Read a schedule from JSON values; what is left out is as by default.
 
+        Args:
+            values: The schedule. Its criterion is looked up by name, never imported.
+            criterion: Replaces the criterion that the values name; ``package.module:function`` of the caller's own.
+
         Raises:
-            InputError: The values are not a schedule.
+            InputError: The values are not a schedule, or name a criterion that is not registered.
         """
-        _check_words(values, cls, "schedule")
-        try:
-            paces = tuple(
-                LayerPace(str(one["layers"]), Pace.parse(str(one["pace"])), one.get("limit", 1))
-                for one in values["layers"]
+        if not isinstance(values, Mapping):
+            raise InputError(f"the schedule must be a JSON object, not {type(values).__name__}")
+        given = dict(values) if criterion is None else {**values, "criterion": criterion}
+        if isinstance(given.get("layers"), (list, tuple)):
+            given["layers"] = [_with_pace(one) for one in given["layers"]]
+        schedule = validated(cls, given, "the schedule")
+        if criterion is None and not any(one.name == schedule.criterion for one in all_criteria()):
+            if ":" not in schedule.criterion:
+                find(schedule.criterion)  # names the nearest one
+            raise InputError(
+                f"the schedule names the criterion {schedule.criterion!r}, which is not registered, and nothing that a "
+                f"file names is imported: if you trust it, give it yourself (--criterion, or criterion= in Python)"
             )
-            recipes = {name: _recipe(values[name]) for name in ("retraining", "initial", "last") if values.get(name)}
-            return cls(**{**values, "layers": paces, **recipes})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"this is not a schedule: {type(error).__name__} {error}") from error
+        return schedule
 
 
-def _recipe(values: Mapping[str, Any]) -> Recipe:
-    _check_words(values, Recipe, "recipe")
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return Recipe(**given)
-
-
-def _check_words(values: Mapping[str, Any], kind: type, what: str) -> None:
-    known = [one.name for one in fields(kind)]
-    for word in values:
-        if word not in known:
-            raise unknown(f"word of a {what}", word, known)
+def _with_pace(one: Any) -> Any:
+    """Return the entry of a layer with its pace, written as ``"5%+1"``, as the object it stands for."""
+    pace = one.get("pace") if isinstance(one, Mapping) else None
+    written = isinstance(pace, str) or type(pace) is int
+    return {**one, "pace": Pace.parse(str(pace))} if written else one
