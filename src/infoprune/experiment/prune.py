@@ -90,6 +90,7 @@ def prune(
     """
     model = run_network.open_network(network, device)
     parts = run_images.open_parts(images, seed)
+    run_images.check_classes(parts.source, model, images)
     if isinstance(choice, PruneOptions) and choice.tap is None:
         choice = replace(choice, tap=paper_tap(model, choice.criterion))
     calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))

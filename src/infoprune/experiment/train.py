@@ -71,6 +71,7 @@ def train(
     torch.manual_seed(choice.recipe.seed)
     model = run_network.open_network(network, "cpu")
     parts = run_images.open_parts(images)
+    run_images.check_classes(parts.source, model, images)
     if parts.held_out is None:
         raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
     folder = isinstance(parts.train, data.FolderImages)

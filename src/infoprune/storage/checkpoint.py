@@ -182,7 +182,10 @@ def _listed(path: Path, origin: Origin) -> nn.Module:
     try:
         return build_from_file(origin.architecture, origin.arguments)
     except InputError as error:
-        raise InputError(f"'{path}' cannot be built from what it says of itself: {error}") from error
+        raise InputError(
+            f"'{path}' cannot be built from what it says of itself: {error} (A network of your own is built by "
+            "load(path, build=function) or --model package.module:function.)"
+        ) from error
 
 
 def _not_listed(path: Path, origin: Origin) -> InputError:
