@@ -23,7 +23,7 @@ from infoprune.measure.figures import dead_filters, example_for, figures, latenc
 from infoprune.measure.record import Figures, Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
-from infoprune.network.origin import origin_of, set_origin
+from infoprune.network.origin import note_cut, origin_of
 from infoprune.network.verify import verify as verify_cut
 from infoprune.options import AUTO, Effort, EffortOptions, PruneOptions, chosen
 from infoprune.plan import Plan
@@ -119,7 +119,7 @@ def apply(plan: Plan, model: nn.Module, example: Tensor | None = None) -> nn.Mod
         InputError: The plan was made for another network; the layer is named.
     """
     pruned = surgery.apply(plan, model, example_for(plan, model) if example is None else example)
-    return _with_origin(pruned, model, plan)
+    return note_cut(pruned, model, plan)
 
 
 def verify(plan: Plan, model: nn.Module, example: Tensor | None = None) -> float:
@@ -269,7 +269,7 @@ def _automatic(
     modes = {name: module.training for name, module in cut.named_modules()}
     for name, module in found.model.named_modules():
         module.training = modes.get(name, model.training)
-    final, cut = (_with_origin(one, model, found.plan) for one in (found.model, cut))
+    final, cut = (note_cut(one, model, found.plan) for one in (found.model, cut))
     effort = how.effort if how.minutes is None else f"{how.minutes:g} minutes"
     return _Made(whole, found.plan, final, cut, found.importances, found.repair, None, found.to_dict(), effort)
 
@@ -353,10 +353,10 @@ def _cut(begun: Calibration, planned: Planned, watch: Stopwatch) -> nn.Module:
     """Return the cut network, checked; the one of the iterative form where there is one."""
     model, example, groups = begun.model, begun.example, planned.groups
     with watch.stage("cut"):
-        pruned = _with_origin(surgery.apply(planned.plan, model, example, groups=groups), model, planned.plan)
+        pruned = note_cut(surgery.apply(planned.plan, model, example, groups=groups), model, planned.plan)
     with watch.stage("verify"):
         verify_cut(planned.plan, model, example, pruned, groups=groups)
-    return pruned if planned.model is None else _with_origin(planned.model, model, planned.plan)
+    return pruned if planned.model is None else note_cut(planned.model, model, planned.plan)
 
 
 def _saved(filters: int, base: Cost, left: Cost) -> dict[str, int]:
@@ -397,11 +397,6 @@ def saturation_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, 
         for layer, found in importances.items()
         if {"saturation", "saturated_at"} <= found.evidence.keys()
     }
-
-
-def _with_origin(pruned: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
-    origin = origin_of(model)
-    return pruned if origin is None else set_origin(pruned, origin.cut(plan))
 
 
 def _still_there(dead: Mapping[str, set[int]], plan: Plan) -> int:

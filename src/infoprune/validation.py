@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from infoprune.errors import InputError, unknown
 
 _T = TypeVar("_T")
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 # A record of a large network is a few MB; a file of this size is no record.
 LARGEST_JSON = 256 * 2**20

@@ -59,7 +59,7 @@ def test_runs_are_not_replaced_unasked(runs, tmp_path):
     ("name", "content", "sentence"),
     [
         ("record.json", "{}", "no figures of base and pruned"),
-        ("record.json", "{", "cannot be read"),
+        ("record.json", "{", "is not JSON"),
         ("record.json", "[]", "must hold a JSON object"),
         ("plan.json", '{"format": 99}', "not a plan of a format"),
         ("evidence.safetensors", "cut off", "not a whole safetensors file"),
@@ -77,8 +77,13 @@ def test_a_damaged_run_is_named(runs, tmp_path, name, content, sentence):
 def test_an_export_beside_a_run_is_read(runs, tmp_path):
     write_run(runs["l1"], tmp_path / "run")
     assert read_run(tmp_path / "run").export is None
-    (tmp_path / "run" / "export.json").write_text(json.dumps({"onnx": {"bytes": 3}}))
-    assert read_run(tmp_path / "run").export == {"onnx": {"bytes": 3}}
+    files = {"file": "a.onnx", "bytes": 3, "max_abs_difference": 0.0, "largest_output": 1, "images": 5}
+    export = {"onnx": files, "latency_ms": {"network": {"pytorch": 1.5}}}
+    (tmp_path / "run" / "export.json").write_text(json.dumps(export))
+    assert read_run(tmp_path / "run").export == export
+    (tmp_path / "run" / "export.json").write_text(json.dumps({**export, "onnx": {"bytes": "3"}}))
+    with pytest.raises(InputError, match="it has no 'onnx.file'"):
+        read_run(tmp_path / "run")
 
 
 def test_pictures_are_of_different_classes_and_the_network_is_left_alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,7 @@ def tune(
     images: Annotated[DataOptions, But("calibration")],
     out: Out,
     choice: Annotated[Given[TuneOptions], Defaults(epochs=10, learning_rate=0.02, distillation=0.5)],
+    network: Annotated[NetworkOptions, But("weights", "mean", "std", "input_shape")],
     device: Device = "auto",
     json_out: JsonOut = None,
     force: Force = False,
@@ -46,8 +48,8 @@ def tune(
     The same command resumes after an interruption.
     """
     no_teacher = {} if "teacher" in choice.given else {"distillation": 0.0}
-    _train(NetworkOptions(weights=checkpoint), images, choice.build(**no_teacher), out, device, json_out, force=force,
-           quiet=quiet)  # fmt: skip
+    whole = replace(network, weights=checkpoint)
+    _train(whole, images, choice.build(**no_teacher), out, device, json_out, force=force, quiet=quiet)
 
 
 def _train(

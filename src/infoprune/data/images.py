@@ -15,6 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
+from infoprune.validation import check_regular
+
+# Of one file. A few kilobytes can announce any number of pixels.
+LARGEST_PIXELS = 2**26
 
 IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -105,8 +109,13 @@ class FolderImages:
         """
         cut = _random_resized_crop if random_crop else _resized_centre_crop
         cuts = [cut(_open(self.paths[i], preprocessing.channels), preprocessing) for i in indices]
-        if len({image.shape for image in cuts}) > 1:
-            raise InputError("the images have different sizes: give the preprocessing a resize and a crop")
+        for i, image in zip(indices, cuts, strict=True):
+            if image.shape != cuts[0].shape:
+                here, first = (f"{one.shape[2]} x {one.shape[1]} pixels" for one in (image, cuts[0]))
+                raise InputError(
+                    f"the images have different sizes ('{self.paths[i]}' has {here}, '{self.paths[indices[0]]}' has "
+                    f"{first}): resize the files, or give the preprocessing a resize and a crop"
+                )
         return normalise(torch.stack(cuts), preprocessing)
 
     def __len__(self) -> int:
@@ -181,6 +190,16 @@ def loader(
     )
 
 
+class ReadingError(InputError):
+    """Images that cannot be read, in the one sentence it was in the process that read them.
+
+    PyTorch's loader hands over a worker's error as its type, called with the worker's whole traceback.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.strip().rpartition(f"{type(self).__name__}: ")[2])
+
+
 class _Read(Dataset[tuple[Tensor, Tensor]]):
     """Reads whole batches at once, which PyTorch's loader asks for through ``__getitems__``."""
 
@@ -197,7 +216,10 @@ class _Read(Dataset[tuple[Tensor, Tensor]]):
         return image[0], label[0]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        batch = self.images.read(indices, self.preprocessing, random_crop=self.random_crop)
+        try:
+            batch = self.images.read(indices, self.preprocessing, random_crop=self.random_crop)
+        except InputError as error:
+            raise ReadingError(str(error)) from None
         return batch, self.images.labels[torch.as_tensor(indices)]
 
 
@@ -206,18 +228,47 @@ def _as_read(batch: Any) -> Any:
 
 
 def _open(path: Path, channels: int) -> Image.Image:
+    check_regular(path, "the image")
     try:
         with Image.open(path) as image:
-            converted: Image.Image = image.convert("L" if channels == 1 else "RGB")
+            if image.width * image.height > LARGEST_PIXELS:
+                raise InputError(
+                    f"the image '{path}' has {image.width} x {image.height} pixels, above the limit of "
+                    f"{LARGEST_PIXELS:,}: make it smaller"
+                )
+            converted: Image.Image = _in_8_bits(image, path).convert("L" if channels == 1 else "RGB")
             return converted
-    except (UnidentifiedImageError, OSError) as error:
+    except InputError:
+        raise
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(f"'{path}' is not an image that can be read: {error}") from error
+    except Exception as error:  # a damaged file can raise nearly anything in a decoder
+        raise InputError(f"'{path}' is not an image that can be read: {type(error).__name__} {error}") from error
+
+
+def _in_8_bits(image: Image.Image, path: Path) -> Image.Image:
+    """Return an image of 16 bits scaled to 8; Pillow's own conversion cuts all values above 255 off."""
+    if image.mode == "F":
+        raise InputError(
+            f"the image '{path}' holds floating point numbers, whose range no file says: convert it to 8 or 16 bits"
+        )
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.size and not 0 <= values.min() <= values.max() < 2**16:
+        raise InputError(f"the image '{path}' holds values outside 0 to 65,535: convert it to 8 or 16 bits")
+    return Image.fromarray(((values * 255 + 2**15) // (2**16 - 1)).astype(np.uint8))
 
 
 def _resized_centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     scale = (preprocessing.resize or min(image.size)) / min(image.size)
     if scale != 1:
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+        width, height = round(image.width * scale), round(image.height * scale)
+        if width * height > LARGEST_PIXELS:
+            raise InputError(
+                f"an image of {image.width} x {image.height} pixels cannot be brought to {width} x {height}"
+            )
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
     if (crop := preprocessing.crop) is not None:
         left, top = (image.width - crop) // 2, (image.height - crop) // 2
         image = image.crop((left, top, left + crop, top + crop))

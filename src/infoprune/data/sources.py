@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import pickle
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,10 @@ from numpy.typing import NDArray
 
 from infoprune.data.images import IMAGE_ENDINGS, FolderImages, Images, StoredImages
 from infoprune.errors import InputError, unknown
+from infoprune.validation import check_regular
+
+# MNIST's largest file has 45 MiB.
+_LARGEST_IDX = 2**30
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,9 @@ def _cifar10(directory: Path) -> Source:
     folder = directory / "cifar-10-batches-py"
     folder = folder if folder.is_dir() else directory
     names = _cifar_unpickled(folder / "batches.meta").get("label_names")
-    classes = tuple(str(name) for name in names or range(10))
+    if not isinstance(names, list) or len(names) != 10 or not all(isinstance(name, str) for name in names):
+        raise InputError(f"'{folder / 'batches.meta'}' must hold the list 'label_names' of the 10 classes")
+    classes = tuple(names)
     parts = [_cifar_batch(folder / f"data_batch_{i}") for i in range(1, 6)]
     images, labels = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
     return Source(
@@ -96,7 +104,14 @@ def _cifar_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         or not isinstance(labels, list)
     ):
         raise InputError(f"'{path}' is not a CIFAR-10 batch: it needs 'data' of N x 3072 bytes and a list of 'labels'")
-    return pixels.astype(np.uint8).reshape(-1, 3, 32, 32), np.asarray(labels, np.int64)
+    if pixels.dtype != np.uint8 or not all(isinstance(label, int | np.integer) for label in labels):
+        raise InputError(f"'{path}' is not a CIFAR-10 batch: its data must be bytes and its labels whole numbers")
+    wrong = next((label for label in labels if not 0 <= label < 10), None)
+    if wrong is not None:
+        raise InputError(f"'{path}' is not a CIFAR-10 batch: label {wrong} is out of range, there are classes 0 to 9")
+    if len(labels) != len(pixels):
+        raise InputError(f"'{path}' is not a CIFAR-10 batch: it has {len(pixels)} images and {len(labels)} labels")
+    return pixels.reshape(-1, 3, 32, 32), np.asarray(labels, np.int64)
 
 
 def _latin_bytes(text: str, encoding: str) -> bytes:
@@ -125,6 +140,8 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _cifar_unpickled(path: Path) -> dict[str, Any]:
+    if path.exists():
+        check_regular(path, "the file")
     try:
         # The batches were written by Python 2: their texts are bytes of latin-1.
         found = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin-1").load()
@@ -144,7 +161,9 @@ def _mnist(directory: Path) -> Source:
     classes = tuple(str(digit) for digit in range(10))
     parts = [
         _stored(
-            _idx(folder / f"{part}-images-idx3-ubyte")[:, None], _idx(folder / f"{part}-labels-idx1-ubyte"), classes
+            _idx(folder / f"{part}-images-idx3-ubyte", 3)[:, None],
+            _idx(folder / f"{part}-labels-idx1-ubyte", 1),
+            classes,
         )
         for part in ("train", "t10k")
     ]
@@ -155,22 +174,33 @@ def _has_mnist(folder: Path) -> bool:
     return any((folder / f"train-images-idx3-ubyte{end}").exists() for end in ("", ".gz"))
 
 
-def _idx(path: Path) -> NDArray[Any]:
+def _idx(path: Path, wanted: int) -> NDArray[Any]:
     """Read an idx file: two zero bytes, a type byte (8: unsigned), the number of axes, their sizes, the values."""
     packed = path.with_name(path.name + ".gz")
+    if not path.exists() and not packed.exists():
+        raise InputError(f"MNIST needs the file '{path}', which does not exist")
+    check_regular(path if path.exists() else packed, "the file")
     try:
-        data = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+        data = path.read_bytes() if path.exists() else _unpacked(packed)
         zero, kind, axes = struct.unpack(">HBB", data[:4])
+        if zero or kind != 8 or axes != wanted:
+            raise ValueError(f"it must hold bytes along {wanted} axes")
         shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
         values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
-        if zero or kind != 8 or values.size != np.prod(shape):
-            raise ValueError(f"{values.size} values where {np.prod(shape)} were announced")
-    except FileNotFoundError as error:
-        raise InputError(f"MNIST needs the file '{path}', which does not exist") from error
-    except (ValueError, struct.error, OSError, EOFError) as error:
+        if values.size != math.prod(shape):
+            raise ValueError(f"{values.size} values where {math.prod(shape)} were announced")
+    except (ValueError, struct.error, OSError, EOFError, zlib.error) as error:
         raise InputError(f"'{path}' is not a whole idx file: {error}") from error
     array: NDArray[np.uint8] = values.reshape(shape).copy()
     return array
+
+
+def _unpacked(path: Path) -> bytes:
+    with gzip.open(path) as file:
+        data = file.read(_LARGEST_IDX + 1)
+    if len(data) > _LARGEST_IDX:
+        raise ValueError(f"it unpacks to more than {_LARGEST_IDX // 2**20} MiB")
+    return data
 
 
 def _folder(directory: Path) -> Source:
@@ -181,22 +211,37 @@ def _folder(directory: Path) -> Source:
     if test is None:
         whole = _folder_images(directory)
         return Source("folder", whole, whole)
-    return Source("folder", _folder_images(train), _folder_images(test))
+    parts = Source("folder", _folder_images(train), _folder_images(test))
+    for name in (*parts.train.classes, *parts.test.classes):
+        if (name in parts.train.classes) != (name in parts.test.classes):
+            where, other = (train, test) if name in parts.train.classes else (test, train)
+            raise InputError(
+                f"the class '{name}' has a folder in '{where}' and none in '{other}': a label would name another class "
+                "in each; both need the same folders"
+            )
+    return parts
 
 
 def _folder_images(directory: Path) -> FolderImages:
-    classes = sorted(f.name for f in directory.iterdir() if f.is_dir())
+    classes = sorted(f.name for f in _listed(directory) if f.is_dir())
     if not classes:
         raise InputError(f"'{directory}' has no folders: it needs one folder of images per class")
     files = [
         (path, label)
         for label, name in enumerate(classes)
         for path in sorted((directory / name).rglob("*"))
-        if path.suffix.lower() in IMAGE_ENDINGS
+        if path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir()
     ]
     if not files:
         raise InputError(f"the class folders of '{directory}' hold no images")
     return FolderImages(tuple(p for p, _ in files), torch.tensor([label for _, label in files]), tuple(classes))
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError as error:
+        raise InputError(f"the folder '{directory}' cannot be read: {error.strerror or error}") from error
 
 
 def _stored(images: NDArray[np.uint8], labels: NDArray[Any], classes: tuple[str, ...]) -> StoredImages:

@@ -24,6 +24,7 @@ def evaluate(
     """
     model = run_network.open_network(network, device)
     source = data.open_source(images.name, images.directory)
+    run_images.check_classes(source, model, images)
     figures = measured(model, run_images.batches(source.test, model, images), progress)
     return {"figures": figures, "settings": settings_of(network, images, model)}
 

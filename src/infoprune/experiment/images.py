@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from infoprune import data
 from infoprune.data import Images, Source
+from infoprune.device import device_of
+from infoprune.errors import InputError
 from infoprune.experiment.network import preprocessing_of
 from infoprune.experiment.options import CALIBRATION, DataOptions
+from infoprune.measure.accuracy import eval_mode, logits_of
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,23 @@ def open_parts(choice: DataOptions, seed: int = 0) -> Parts:
         return Parts(source, some, None, some, test)
     train, held_out = data.held_out_split(source.train, choice.held_out)
     return Parts(source, train, held_out, data.balanced_sample(train, calibration, seed), source.test)
+
+
+def check_classes(source: Source, model: nn.Module, choice: DataOptions) -> None:
+    """Refuse a network whose outputs are not the classes of the data set: accuracies would mean nothing.
+
+    Raises:
+        InputError: There are more or fewer outputs than classes.
+    """
+    first = source.test.subset(torch.arange(1))
+    images, _ = next(iter(batches(first, model, replace(choice, workers=0))))
+    with eval_mode(model), torch.no_grad():
+        outputs = logits_of(model, images.to(device_of(model))).shape[1]
+    if outputs != len(source.classes):
+        raise InputError(
+            f"the network has {outputs} outputs (classes 0 to {outputs - 1}), but the data set '{choice.name}' has "
+            f"{len(source.classes)} classes: they must be as many"
+        )
 
 
 def batches(

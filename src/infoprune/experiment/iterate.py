@@ -66,6 +66,7 @@ def iterate(
     model = run_network.open_network(network, device)
     images = replace(images, calibration=schedule.images)
     parts = run_images.open_parts(images, schedule.seed)
+    run_images.check_classes(parts.source, model, images)
     if parts.held_out is None:
         raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
     if schedule.tap is None:

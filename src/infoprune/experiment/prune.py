@@ -84,6 +84,7 @@ def prune(
     if everything and images.calibration is None:
         images = replace(images, calibration=CALIBRATION_CHOSEN)
     parts = run_images.open_parts(images, seed)
+    run_images.check_classes(parts.source, model, images)
     if isinstance(choice, PruneOptions) and choice.tap is None:
         choice = replace(choice, tap=paper_tap(model, choice.criterion))
     calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
@@ -127,7 +128,7 @@ def read_keep(path: Path | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    values = read_json(path)
+    values = read_json(path, "the plan or counts")
     if isinstance(values, dict) and "layers" in values:
         return {"plan": Plan.from_dict(values)}
     if isinstance(values, dict) and isinstance(values.get("plan"), dict):

@@ -19,7 +19,7 @@ from infoprune.measure.information_plane import InformationPlane, read_points, w
 from infoprune.network import surgery
 from infoprune.network.fingerprint import fingerprint
 from infoprune.plan import Plan
-from infoprune.validation import read_object
+from infoprune.validation import read_object, validated
 
 STATE, PLANE = "state.json", "plane.csv"
 FORMAT = 1
@@ -57,6 +57,19 @@ class Round:
     best_epoch: int | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     stands: bool = True
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The state as it is written in JSON."""
+
+    format: int
+    schedule: dict[str, Any]
+    started_from: str
+    rounds: tuple[Round, ...]
+    plans: tuple[dict[str, Any], ...]
+    pending: dict[str, Any] | None
+    ended: str
 
 
 class Rounds:
@@ -178,23 +191,30 @@ class Rounds:
             temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
     def _read(self, folder: Path) -> None:
-        values = read_object(folder / STATE)
+        values = read_object(folder / STATE, "the state")
         self._check(folder, values)
-        self.rounds = [Round(**one) for one in values["rounds"]]
-        self.plans = [Plan.from_dict(one) for one in values["plans"]]
-        self.pending = None if values["pending"] is None else Plan.from_dict(values["pending"])
-        self.ended = values["ended"]
+        found = validated(_Written, values, f"the state '{folder / STATE}'")
+        self.rounds = list(found.rounds)
+        self.plans = [Plan.from_dict(one) for one in found.plans]
+        self.pending = None if found.pending is None else Plan.from_dict(found.pending)
+        self.ended = found.ended
+        if not self.rounds or len(self.plans) != len(self.rounds) - 1:
+            raise InputError(
+                f"the state '{folder / STATE}' cannot be used: it needs one plan for each round but the first"
+            )
         if self.plane is not None and (folder / PLANE).is_file():
             self.plane.points = read_points(folder / PLANE)
 
     def _check(self, folder: Path, values: Mapping[str, Any]) -> None:
         if values.get("format") != FORMAT:
             raise InputError(f"'{folder}' holds no run in rounds that this version can go on with: name another folder")
-        theirs = values["schedule"]
+        theirs = values.get("schedule")
+        if not isinstance(theirs, Mapping):
+            raise InputError(f"'{folder}' holds no run in rounds: its state has no schedule")
         if theirs != self.settings:
             changed = next(word for word in {**theirs, **self.settings} if theirs.get(word) != self.settings.get(word))
             raise InputError(f"'{folder}' holds a run by another schedule (its {changed}): name another folder")
-        if values["started_from"] != self.started_from:
+        if values.get("started_from") != self.started_from:
             raise InputError(f"'{folder}' holds a run that started from another network: name another folder")
 
 

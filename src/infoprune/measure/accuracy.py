@@ -62,7 +62,7 @@ def evaluate(model: nn.Module, batches: Batches, *, half: bool = False, progress
             if measured is None:
                 measured = _in_fastest_layout(model, images[:1].to(device))
             logits = logits_of(measured, images.to(device)).float()
-            labels = _checked(labels, logits).to(device)
+            labels = labels_within(labels, logits).to(device)
             loss += F.cross_entropy(logits, labels, reduction="sum").double().item()
             ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             right += int(ranked[:, 0].sum())
@@ -111,7 +111,12 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
-def _checked(labels: Tensor, logits: Tensor) -> Tensor:
+def labels_within(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return ``(n,)`` labels that all name one of the ``(n, classes)`` logits.
+
+    Raises:
+        InputError: A label is below 0, or not below the number of classes.
+    """
     wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(wrong):
         raise InputError(f"label {int(wrong[0])} is out of range: the network has classes 0 to {logits.shape[1] - 1}")

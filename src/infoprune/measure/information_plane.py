@@ -22,6 +22,7 @@ from infoprune.errors import InputError, unknown
 from infoprune.files import write_text, written_whole
 from infoprune.network.feature_maps import Tap, capture
 from infoprune.network.layers import is_producer
+from infoprune.validation import check_regular
 
 # Width of the Gaussian on the images, and share of the past in the width of a layer, as published.
 INPUT_WIDTH = 8.0
@@ -192,18 +193,22 @@ def read_points(path: Path) -> list[PlanePoint]:
     Raises:
         InputError: The file does not exist or holds something else.
     """
-    if not path.is_file():
-        raise InputError(f"the file '{path}' does not exist")
-    if _kind(path) == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            rows: list[dict[str, Any]] = list(csv.DictReader(file))
-    else:
+    check_regular(path)
+    if _kind(path) == ".parquet":
         _arrow(path)
-        rows = importlib.import_module("pyarrow.parquet").read_table(path).to_pylist()
     try:
+        rows = _rows(path)
         return [PlanePoint(**{name: kind(row[name]) for name, kind in _COLUMNS.items()}) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, OSError, csv.Error) as error:
         raise InputError(f"'{path}' holds no points of an information plane: {error}") from error
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if _kind(path) == ".parquet":
+        rows: list[dict[str, Any]] = importlib.import_module("pyarrow.parquet").read_table(path).to_pylist()
+        return rows
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 _COLUMNS = {one.name: {"int": int, "str": str, "float": float}[str(one.type)] for one in fields(PlanePoint)}

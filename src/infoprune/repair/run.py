@@ -10,7 +10,7 @@ from infoprune.errors import InputError
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.equivalence import copied
-from infoprune.network.origin import origin_of, set_origin
+from infoprune.network.origin import carry_notes, plan_of
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair.base import Pair, find
@@ -47,10 +47,9 @@ def repair(
     """
     find(method)
     if plan is None:
-        origin = origin_of(small)
-        if origin is None or origin.plan is None:
+        plan = plan_of(small)
+        if plan is None:
             raise InputError("nothing is noted on the pruned network: give the plan it was cut by")
-        plan = origin.plan
     example = example_of(batches, model)
     groups = find_groups(model, example)
     return repaired(small, model, batches, plan, groups, method=method, minutes=minutes, progress=progress)
@@ -88,5 +87,4 @@ def repaired(
     better = better.to(stored)
     for name, module in better.named_modules():
         module.training = modes.get(name, small.training)
-    origin = origin_of(small)
-    return better if origin is None else set_origin(better, origin)
+    return carry_notes(better, small)

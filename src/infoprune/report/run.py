@@ -18,7 +18,8 @@ from infoprune.errors import InputError
 from infoprune.files import write_text, written_whole
 from infoprune.measure.information_plane import PlanePoint, read_points, write_points
 from infoprune.plan import Plan
-from infoprune.validation import read_object
+from infoprune.report.checks import by_layer, check_evidence, check_export, check_pictures, check_record
+from infoprune.validation import check_regular, read_object
 
 RECORD, PLAN, EVIDENCE, PICTURES, EXPORT, PLANE = (
     "record.json",
@@ -105,24 +106,28 @@ def read_run(folder: Path) -> Run:
     Raises:
         InputError: The folder holds no whole run.
     """
-    if not (folder / RECORD).is_file() or not (folder / PLAN).is_file():
-        raise InputError(f"'{folder}' holds no run: name a folder written by 'infoprune prune --run'")
-    evidence: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in _tensors(folder / EVIDENCE).items():
-        layer, _, name = key.rpartition(_SEPARATOR)
-        evidence.setdefault(layer, {})[name] = tensor
-    export = read_object(folder / EXPORT) if (folder / EXPORT).is_file() else None
-    record = read_object(folder / RECORD)
-    if not isinstance(record.get("base"), dict) or not isinstance(record.get("pruned"), dict):
-        raise InputError(f"'{folder / RECORD}' is not the record of a pruning: it has no figures of base and pruned")
-    plan = Plan.from_dict(read_object(folder / PLAN))
+    try:
+        for name in (RECORD, PLAN):
+            check_regular(folder / name)
+    except InputError as error:
+        raise InputError(f"'{folder}' holds no run: name a folder written by 'infoprune prune --run'") from error
+    record = read_object(folder / RECORD, "the record")
+    plan = Plan.from_dict(read_object(folder / PLAN, "the plan"))
+    export = read_object(folder / EXPORT, "the record of an export") if (folder / EXPORT).is_file() else None
     plane = tuple(read_points(folder / PLANE)) if (folder / PLANE).is_file() else ()
-    return Run(record, plan, evidence, _pictures(_tensors(folder / PICTURES)), export, folder.resolve().name, plane)
+    check_record(record, f"'{folder / RECORD}'")
+    if export is not None:
+        check_export(export, f"'{folder / EXPORT}'")
+    evidence = by_layer(_tensors(folder / EVIDENCE), _SEPARATOR)
+    check_evidence(evidence, plan, f"'{folder / EVIDENCE}'")
+    pictures = _pictures(_tensors(folder / PICTURES), f"'{folder / PICTURES}'")
+    return Run(record, plan, evidence, pictures, export, folder.resolve().name, plane)
 
 
-def _pictures(tensors: dict[str, Tensor]) -> Pictures | None:
+def _pictures(tensors: dict[str, Tensor], what: str) -> Pictures | None:
     if "images" not in tensors:
         return None
+    check_pictures(tensors, what)
     images = tensors.pop("images")
     return Pictures(images, {key.rpartition(_SEPARATOR)[0]: maps for key, maps in tensors.items()})
 

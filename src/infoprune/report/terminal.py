@@ -25,9 +25,9 @@ def shown_progress(console: Console, *, quiet: bool = False) -> Iterator[Progres
 
 def messages() -> Console:
     """Return the console for everything that is not the result: standard error, wide in a file."""
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
+    return Console(stderr=True, highlight=False, markup=False, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
 
 
 def results() -> Console:
     """Return the console for tables and figures: standard output, wide in a file."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)

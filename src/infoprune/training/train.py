@@ -20,7 +20,7 @@ from infoprune.data.augmentation import Augmentation, cutout, turn_and_scale
 from infoprune.data.batches import Batches, labelled
 from infoprune.device import multiplies_bfloat16
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import Evaluation, evaluate
+from infoprune.measure.accuracy import Evaluation, evaluate, labels_within
 from infoprune.network.memory_format import fastest_layout
 from infoprune.progress import Progress, silent
 from infoprune.training.recipe import Epoch, Precision, Recipe
@@ -181,7 +181,7 @@ class _Loop:
         return float(loss.detach())
 
     def _loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        hard = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        hard = F.cross_entropy(logits, labels_within(labels, logits), label_smoothing=self.recipe.label_smoothing)
         weight, temperature = self.recipe.distillation, self.recipe.temperature
         if self.teacher is None or not weight:
             return hard

@@ -19,6 +19,7 @@ from infoprune.files import written_whole
 from infoprune.network.fingerprint import fingerprint
 from infoprune.network.memory_format import laid_out
 from infoprune.training.recipe import Epoch, Recipe
+from infoprune.validation import check_regular, parsed_object, validated
 
 
 class TrainState:
@@ -111,25 +112,28 @@ class TrainState:
         Raises:
             InputError: The file is of another training.
         """
+        check_regular(path)
         try:
             with safe_open(path, "pt") as file:
                 notes = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            recipe, epochs = json.loads(notes["recipe"]), json.loads(notes["epochs"])
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            recipe = parsed_object(notes["recipe"], "its recipe")
+            epochs = validated(list[Epoch], json.loads(notes["epochs"]), "its epochs")
+            best = int(notes["best"])
+        except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
             raise InputError(f"'{path}' is not the state of a training: {error}; remove it to start anew") from error
         if recipe != json.loads(json.dumps(asdict(self.recipe))):
             changed = next(k for k in {**recipe, **asdict(self.recipe)} if recipe.get(k) != asdict(self.recipe).get(k))
             raise InputError(f"'{path}' is of a training with another {changed}: remove it to start anew")
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "momentum": {}}
         for key, tensor in tensors.items():
-            part, name = key.split("/", 1)
-            parts[part][name] = tensor
+            part, _, name = key.partition("/")
+            parts.setdefault(part, {})[name] = tensor
         self._load(path, parts)
         if notes.get("started_from") != self.started_from:
             raise InputError(f"'{path}' is of a training that started from other weights: remove it to start anew")
-        self.epochs = [Epoch(**epoch) for epoch in epochs]
-        self.best, self.best_weights = int(notes["best"]), parts["best"]
+        self.epochs = epochs
+        self.best, self.best_weights = best, parts["best"]
 
     def _load(self, path: Path, parts: dict[str, dict[str, Tensor]]) -> None:
         try:
