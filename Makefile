@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo test test-processors lint format docs clean
 
 $(BIN)/infoprune: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,9 @@ demo: $(BIN)/infoprune  ## Train a small network on the digits, prune it by five
 
 test: $(BIN)/infoprune  ## Everything, offline, without a GPU.
 	$(BIN)/python -m pytest
+
+test-processors: $(BIN)/infoprune  ## The numeric tests under eight instruction sets, with one and two threads.
+	.ci/processors $(BIN)/python
 
 lint: $(BIN)/infoprune
 	$(BIN)/ruff check .

@@ -36,8 +36,7 @@ from infoprune import criteria, cutoff, data, pipeline
 from infoprune.criteria.scoring import score
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.measure import figures as measuring
 from infoprune.measure.accuracy import evaluate
 from infoprune.measure.record import removed
@@ -132,7 +131,7 @@ def choice_of(case: Case, variant: str, width: str, seed: int) -> PruneOptions:
             words["tolerance"] = options.tolerance
     method = "pairs" if options.alpha == 2 else "hybrid"
     kernel = {**WIDTHS[width], "alpha": options.alpha, "method": method}
-    return chosen(criterion="cmi", seed=seed, options=kernel, **words)
+    return chosen(criterion="cmi", seed=seed, criterion_options=kernel, **words)
 
 
 def cmi_row(case: Case, variant: str, width: str, seed: int) -> dict[str, Any]:

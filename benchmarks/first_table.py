@@ -26,8 +26,7 @@ from torch import nn
 from infoprune import criteria, evaluate, pipeline
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.measure.figures import dead_filters
 from infoprune.measure.record import removed
 from infoprune.network.cost import count

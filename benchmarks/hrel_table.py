@@ -27,8 +27,7 @@ from rich.table import Table
 from infoprune import data
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.iterative.iterate import Images, iterate
 from infoprune.iterative.published_schedules import named_schedule
 from infoprune.iterative.run_state import Round

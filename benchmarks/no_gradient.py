@@ -38,8 +38,7 @@ from infoprune.data import Images
 from infoprune.data.batches import example_of
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.measure import figures as measuring
 from infoprune.measure.accuracy import evaluate
 from infoprune.measure.record import removed

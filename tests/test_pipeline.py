@@ -98,7 +98,7 @@ def test_the_plan_says_why(network, batches):
 
 
 def test_a_plan_reads_back_and_prunes_alike(network, batches):
-    plan = infoprune.plan(network, batches, criterion="cmi", ratio=0.3, options={})
+    plan = infoprune.plan(network, batches, criterion="cmi", ratio=0.3, criterion_options={})
     again = infoprune.Plan.from_dict(json.loads(plan.to_json()))
     one, other = infoprune.apply(plan, network).eval(), infoprune.apply(again, network).eval()
     images = batches[0][0]

@@ -71,7 +71,7 @@ def test_impossible_decisions_are_refused(kept, sentence):
 @pytest.mark.parametrize("share", [0, -0.1, 1.01])
 @pytest.mark.parametrize("name", ["macs", "parameters", "latency"])
 def test_a_budget_outside_its_range_is_refused(name, share):
-    with pytest.raises(InputError, match=f"a {name} budget"):
+    with pytest.raises(InputError, match=f"{name} takes a number above 0 and at most 1"):
         Budget(**{name: share})
 
 

@@ -6,8 +6,7 @@ from infoprune import evaluate
 from infoprune.data import balanced_sample
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.storage import checkpoint
 
 

@@ -22,6 +22,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
         known: Every word that would be right.
     """
     choices = sorted(known)
+    name = " ".join(name.split())[:60]
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
     if near:
         return InputError(f"unknown {kind} '{name}': did you mean '{near[0]}'?")

@@ -4,60 +4,76 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from infoprune.criteria.base import Tap
-from infoprune.cutoff import Limits, check_rule
 from infoprune.errors import InputError, unknown
+from infoprune.network.taps import Tap
+from infoprune.option import Names, Option
+from infoprune.option_values import assembled, check_fields, words_of
 from infoprune.plan import Budget
-from infoprune.repair import find as find_repair
+
+if TYPE_CHECKING:
+    from infoprune.cutoff import Limits
 
 Keep = Mapping[str, int | Sequence[int]]
 Conditioning: TypeAlias = Literal["none", "compact", "full", "all"]
 Direction: TypeAlias = Literal["forward", "backward", "both"]
 
 
+def _rules() -> list[str]:
+    from infoprune.cutoff import all_rules
+
+    return [info.name for info in all_rules()]
+
+
+def _repairs() -> list[str]:
+    from infoprune.repair import all_repairs
+
+    return [info.name for info in all_repairs()]
+
+
+RULE = Names("cut-off rule", _rules)
+REPAIR = Names("repair", _repairs)
+
+
 @dataclass(frozen=True)
 class LayerwiseOptions:
-    """How layers are taken and cut one after the other.
+    """How layers are pruned one after the other.
 
-    Args:
-        cutoff: Name of a rule that proposes where each layer's curve is cut, one of ``infoprune.all_rules()``.
-        cutoff_options: Options of the rule.
-        conditioning: What the maps of a layer are given, with the criterion ``cmi``: ``"none"``; ``"compact"``, the
-            kept maps of the neighbour in the data flow that was cut last; ``"full"``, those of all layers cut before
-            in this branch; ``"all"``, those of all layers cut before.
-        direction: ``"forward"``, ``"backward"``, or ``"both"``: every layer alone first, then from the one that would
-            lose the largest share to the last and to the first.
-        tolerance: Points of accuracy on held-out images that the whole network may lose; after i of L layers i/L of
-            it. A whole layer is always a candidate. By default the best candidate of the rule is taken.
-        parallel: Whether the two branches of ``"both"`` run in a process each.
-        repair_between_layers: The iterative form: a repair given to the network after each layer, before the
-            next one is read.
-        candidate_repair: A repair given to each candidate, and to the network that losses are counted from, before its
-            accuracy is measured.
-        candidate_bf16: Whether candidates are measured in bfloat16, which is quicker.
+    ``conditioning`` says which maps of other layers the criterion ``cmi`` conditions on: ``"none"``; ``"compact"``, the
+    kept maps of the neighbour in the data flow that was pruned last; ``"full"``, those of all layers pruned before in
+    this branch; ``"all"``, those of all layers pruned before. ``direction`` is ``"forward"``, ``"backward"``, or
+    ``"both"``: every layer alone first, then from the one that would lose the largest share to the last and to the
+    first. With a ``tolerance``, the first i of L layers may cost i/L of it, and a whole layer is always a candidate;
+    without, the best candidate of the rule is taken.
+
+    Example:
+        >>> LayerwiseOptions(cutoff="scree", direction="backward").is_asked_for
+        True
     """
 
-    cutoff: str | None = None
-    cutoff_options: Mapping[str, Any] = field(default_factory=dict)
-    conditioning: Conditioning = "none"
-    direction: Direction = "forward"
-    tolerance: float | None = None
-    parallel: bool = False
-    repair_between_layers: str | None = None
-    candidate_repair: str | None = None
-    candidate_bf16: bool = False
+    cutoff: Annotated[str | None, Option("Cut each layer's curve by a rule of 'infoprune cutoffs'.", names=RULE)] = None
+    cutoff_options: Annotated[Mapping[str, Any], Option("Options of the cut-off rule.")] = field(default_factory=dict)
+    conditioning: Annotated[Conditioning, Option("Which maps of other layers cmi conditions on.")] = "none"
+    direction: Annotated[Direction, Option("In which order the layers are pruned.")] = "forward"
+    tolerance: Annotated[
+        float | None,
+        Option("Held-out accuracy that the cut-off may cost.", ge=0, unit="percentage points", default="no limit"),
+    ] = None
+    parallel: Annotated[
+        bool, Option("With --direction both, run the forward and the backward branch in two processes.")
+    ] = False
+    repair_between_layers: Annotated[
+        str | None, Option("Repair the network after each layer, before the next one is read.", names=REPAIR)
+    ] = None
+    candidate_repair: Annotated[
+        str | None,
+        Option("Repair each candidate of a cut-off, and the reference, before its accuracy is measured.", names=REPAIR),
+    ] = None
+    candidate_bf16: Annotated[bool, Option("Measure candidates in bfloat16, which is faster.")] = False
 
     def __post_init__(self) -> None:
-        if self.conditioning not in get_args(Conditioning):
-            raise unknown("conditioning", self.conditioning, get_args(Conditioning))
-        if self.direction not in get_args(Direction):
-            raise unknown("direction", self.direction, get_args(Direction))
-        if self.tolerance is not None and not self.tolerance >= 0:
-            raise InputError(
-                f"the tolerance is the points of accuracy that may be lost, 0 or more, not {self.tolerance}"
-            )
+        check_fields(self)
         if self.parallel and (self.direction != "both" or self.conditioning == "all"):
             raise InputError("two processes take the two branches of direction 'both', with any conditioning but 'all'")
         if self.repair_between_layers is not None and self.direction == "both":
@@ -65,10 +81,9 @@ class LayerwiseOptions:
                 "the iterative form goes forward or backward: with 'both' the branches start from one network"
             )
         if self.cutoff is not None:
+            from infoprune.cutoff import check_rule
+
             check_rule(self.cutoff, self.cutoff_options)
-        for repair in (self.repair_between_layers, self.candidate_repair):
-            if repair is not None:
-                find_repair(repair)
 
     @property
     def is_asked_for(self) -> bool:
@@ -84,49 +99,86 @@ AT_ONCE = LayerwiseOptions()
 
 
 @dataclass(frozen=True)
+class RepairOptions:
+    """How a pruned network is repaired, without labels.
+
+    Example:
+        >>> RepairOptions("least-squares", images=500).minutes is None
+        True
+    """
+
+    method: Annotated[
+        str, Option("Repair without labels or fine-tuning: bn, least-squares, ...", flag="--repair", names=REPAIR)
+    ]
+    images: Annotated[
+        int,
+        Option("Training images to repair with, without labels, drawn at random.", ge=1, unit="images",
+               flag="--repair-images"),
+    ] = 1000  # fmt: skip
+    minutes: Annotated[
+        float | None,
+        Option("Time that the repair distil may take.", gt=0, unit="minutes", flag="--repair-minutes",
+               default="as long as it needs"),
+    ] = None  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class PruneOptions:
     """What is removed, and by what rule.
 
-    Args:
-        criterion: Name of a criterion, or ``package.module:function``.
-        ratio: Share of the filters removed from every layer, below 1.
-        keep: By layer, how many filters stay or which; layers not named are left alone.
-        budget: What may remain of the whole network.
-        threshold: Filters that score below it go from every layer, in the criterion's own unit. Exactly one of
-            ``ratio``, ``keep``, ``budget``, ``threshold`` and a cut-off rule is given.
-        layerwise: How layers are cut one after the other, where they are not all cut at once.
-        layers: Patterns of layer names that may lose filters; by default every convolution.
-        skip: Patterns of layer names that may not.
-        tap: Where the feature maps are read; by default where the criterion's paper reads them.
-        multiple: Kept counts are multiples of this; thinner layers are left alone.
-        keep_at_least: Filters that stay in every layer.
-        keep_share: Share of the filters that stays in every layer, 0 to 1, whatever a ranking over all layers says.
-        seed: Seeds whatever is random.
-        options: Further options of the criterion.
-        budget_by: Criterion that says how many filters of each layer a budget takes, by what is lost for what is saved;
-            by default ``criterion`` does, by one ranking relative to the layers' means.
-        reselect: Whether the filters that stay are chosen anew, as many of them, front to back in the network that is
-            left, see :func:`infoprune.reselect`.
+    Exactly one of ``ratio``, ``keep``, ``budget``, ``threshold`` and a cut-off rule of ``layerwise`` is given.
+
+    Example:
+        >>> PruneOptions(criterion="l1", budget=Budget(macs=0.5)).criterion
+        'l1'
+        >>> PruneOptions(ratio=1.5)
+        Traceback (most recent call last):
+        ...
+        infoprune.errors.InputError: ratio takes a number from 0 to below 1, not 1.5
     """
 
-    criterion: str = "cmi"
-    ratio: float | None = None
-    keep: Keep | None = None
+    criterion: Annotated[
+        str, Option("What scores the filters: a name of 'infoprune criteria', or package.module:function.")
+    ] = "cmi"
+    ratio: Annotated[float | None, Option("Share of the filters removed from every layer.", ge=0, lt=1)] = None
+    keep: Annotated[
+        Keep | None,
+        Option("By layer, how many filters are kept or which; other layers are left.", on_command_line=False,
+               form="by layer the number or the list of the filters that stay"),
+    ] = None  # fmt: skip
     budget: Budget | None = None
-    threshold: float | None = None
+    threshold: Annotated[
+        float | None, Option("Remove the filters of every layer that score below this, in the criterion's unit.")
+    ] = None
     layerwise: LayerwiseOptions = AT_ONCE
-    layers: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    tap: Tap | None = None
-    multiple: int = 1
-    keep_at_least: int = 1
-    keep_share: float = 0.0
-    seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
-    budget_by: str | None = None
-    reselect: bool = False
+    layers: Annotated[
+        tuple[str, ...], Option("Pattern of layers that may lose filters; repeatable.", default="all convolutions")
+    ] = ()
+    skip: Annotated[tuple[str, ...], Option("Pattern of layers that may not; repeatable.", default="none")] = ()
+    tap: Annotated[Tap | None, Option("Where the feature maps are read.", default="as in the criterion's paper")] = None
+    multiple: Annotated[
+        int, Option("Numbers of kept filters are multiples of this; layers with fewer filters are left.", ge=1)
+    ] = 1
+    keep_at_least: Annotated[int, Option("Filters kept in every layer.", ge=1, unit="filters")] = 1
+    keep_share: Annotated[
+        float, Option("Share of the filters kept in every layer, whatever the ranking over all layers.", ge=0, le=1)
+    ] = 0.0
+    seed: Annotated[int, Option("Seed of every random choice.", ge=0)] = 0
+    criterion_options: Annotated[Mapping[str, Any], Option("Options of the criterion.")] = field(default_factory=dict)
+    budget_by: Annotated[
+        str | None,
+        Option("Criterion that divides the budget between the layers, by loss for saving.",
+               default="one global ranking relative to the layers' means"),
+    ] = None  # fmt: skip
+    reselect: Annotated[bool, Option("Select the filters again, layer by layer, in the already pruned network.")] = (
+        False
+    )
 
     def __post_init__(self) -> None:
+        check_fields(self)
         ways = {"ratio": self.ratio, "keep": self.keep, "budget": self.budget, "threshold": self.threshold}
         given = [name for name, value in (ways | {"cutoff": self.layerwise.cutoff}).items() if value is not None]
         if len(given) != 1:
@@ -136,9 +188,6 @@ class PruneOptions:
             )
         if self.budget_by is not None and self.budget is None:
             raise InputError("budget_by shares a budget out between the layers: give a budget with it")
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise InputError(f"the ratio is the share of the filters to remove, from 0 to below 1, not {self.ratio}")
-        self.limits()  # refuses what cannot be
         if self.layerwise.is_asked_for:
             self._check_layer_by_layer()
         elif said := next(iter(self.layerwise.said()), None):
@@ -167,32 +216,33 @@ class PruneOptions:
         return own | {one.name: getattr(self.layerwise, one.name) for one in fields(self.layerwise)}
 
     def settings(self) -> dict[str, Any]:
-        """Return the words that say something, as JSON values."""
+        """Return every option that has a value, as JSON values."""
         own = asdict(self)
         layerwise = own.pop("layerwise")
         if self.budget is not None:
             own["budget"] = self.budget.shares()
-        for name in ("reselect", "keep_share"):
-            if not own[name]:
-                del own[name]
-        told = own | layerwise if self.layerwise.is_asked_for else own
-        return {name: value for name, value in told.items() if value not in (None, (), {})}
+        stated = own | layerwise if self.layerwise.is_asked_for else own
+        return {name: value for name, value in stated.items() if value not in (None, (), {})}
 
     def limits(self) -> Limits:
         """Return how far a layer may be cut."""
+        from infoprune.cutoff import Limits
+
         return Limits(self.keep_at_least, self.keep_share, self.multiple)
 
 
 def chosen(**words: Any) -> PruneOptions:
-    """Return the choice that these words make, those of ``LayerwiseOptions`` among them.
+    """Return the options that these words make, those of ``LayerwiseOptions`` and ``Budget`` among them.
 
     Raises:
-        InputError: A word is unknown, or a value is out of range.
+        InputError: A word is unknown, or a value is of a wrong type or out of range.
+
+    Example:
+        >>> chosen(macs=0.5, criterion="l1").budget
+        Budget(macs=0.5, parameters=None, latency=None)
     """
-    of_layers = [one.name for one in fields(LayerwiseOptions)]
-    own = [one.name for one in fields(PruneOptions) if one.name != "layerwise"]
+    known = (*words_of(PruneOptions), "budget", "layerwise")
     for word in words:
-        if word not in (*own, *of_layers):
-            raise unknown("option of pruning", word, (*own, *of_layers))
-    layerwise = LayerwiseOptions(**{word: value for word, value in words.items() if word in of_layers})
-    return PruneOptions(**{word: value for word, value in words.items() if word in own}, layerwise=layerwise)
+        if word not in known:
+            raise unknown("option of pruning", word, known)
+    return assembled(PruneOptions, words)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from infoprune.errors import InputError
+from infoprune.option import Option
+from infoprune.option_values import check_fields
 
 FORMAT = 1
 
@@ -16,20 +18,21 @@ FORMAT = 1
 class Budget:
     """What may remain of the original network, each a share in (0, 1]; ``None`` where nothing is asked.
 
-    Args:
-        macs: Share of the multiply-adds of convolution and linear layers.
-        parameters: Share of the parameters.
-        latency: Share of the measured time of one batch.
+    Example:
+        >>> Budget(macs=0.5).shares()
+        {'macs': 0.5}
     """
 
-    macs: float | None = None
-    parameters: float | None = None
-    latency: float | None = None
+    macs: Annotated[
+        float | None, Option("Share of the MACs of convolution and linear layers that may remain.", gt=0, le=1)
+    ] = None
+    parameters: Annotated[float | None, Option("Share of the parameters that may remain.", gt=0, le=1)] = None
+    latency: Annotated[
+        float | None, Option("Share of the measured latency of one batch that may remain.", gt=0, le=1)
+    ] = None
 
     def __post_init__(self) -> None:
-        for name, share in self.shares().items():
-            if not 0 < share <= 1:
-                raise InputError(f"a {name} budget is the share that may remain, above 0 and at most 1, not {share}")
+        check_fields(self)
         if not self.shares():
             raise InputError("a budget names at least one of macs, parameters and latency")
 

@@ -129,4 +129,4 @@ def test_it_is_a_criterion_like_any_other():
         losses[criterion] = float((wanted - found).norm())
     assert losses["reconstruction"] < losses["random"]
     with pytest.raises(InputError, match="option of the criterion 'reconstruction' 'ridg'"):
-        infoprune.plan(model, batches, criterion="reconstruction", ratio=0.5, options={"ridg": 1})
+        infoprune.plan(model, batches, criterion="reconstruction", ratio=0.5, criterion_options={"ridg": 1})

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from toy_costs import Chain, ToyCost, ToyGroup, drawn, groups_of, important, kept_of, singles
 
 from infoprune.criteria.base import Importance
-from infoprune.cutoff import Limits, cut_to_budget
-from infoprune.cutoff import feasible as reach
+from infoprune.cutoff import Limits, cut_to_budget, reach
 from infoprune.cutoff.ranking import rank
 from infoprune.errors import InputError
 from infoprune.plan import Budget

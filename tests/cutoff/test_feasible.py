@@ -3,8 +3,7 @@
 import pytest
 from toy_costs import Chain, ToyGroup, groups_of, singles
 
-from infoprune.cutoff import Limits, check_reach
-from infoprune.cutoff import feasible as reach
+from infoprune.cutoff import Limits, check_reach, reach
 from infoprune.errors import InputError
 from infoprune.plan import Budget
 

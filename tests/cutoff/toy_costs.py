@@ -12,6 +12,7 @@ class ToyGroup:
     name: str
     filters: int
     units: tuple[tuple[int, ...], ...]
+    parts: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

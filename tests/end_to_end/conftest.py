@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from infoprune import cli
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
-from infoprune.experiment.train import TuneOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
 from infoprune.experiment.train import train as train_network
 from infoprune.training.recipe import Recipe
 

@@ -97,10 +97,10 @@ def test_activations_that_are_not_finite(refused, folder):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--macs", 0), "macs budget"),
-        (("--macs", 1.2), "macs budget"),
-        (("--parameters", -1), "parameters budget"),
-        (("--latency", 2), "latency budget"),
+        (("--macs", 0), "--macs takes a number above 0 and at most 1, not 0.0"),
+        (("--macs", 1.2), "--macs takes a number above 0 and at most 1, not 1.2"),
+        (("--parameters", -1), "--parameters takes a number above 0"),
+        (("--latency", 2), "--latency takes a number above 0 and at most 1"),
         (("--ratio", 0.5, "--macs", 0.5), "a cut-off or a threshold, not by ratio and budget"),
         ((), "one of a ratio, explicit counts, a budget, a cut-off or a threshold, not by nothing"),
         (("--ratio", 1), "ratio"),

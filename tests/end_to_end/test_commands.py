@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 import infoprune as package
 from infoprune.experiment import images as run_images
-from infoprune.experiment.images import DataOptions
+from infoprune.experiment.options import DataOptions
 from infoprune.storage import checkpoint
 
 DIGITS = ("--data", "digits")
@@ -174,13 +174,13 @@ def test_tuning_brings_accuracy_back(infoprune, base, folder):
 def test_an_interrupted_training_goes_on(infoprune, folder, monkeypatch):
     command = ("train", "--model", "digits", *DIGITS, "--epochs", 3, "--precision", "32-true", "--clip", 1,
                "--rotation", 5, "--scaling", 0.1, "--out")  # fmt: skip
-    from infoprune.experiment import commands
+    from infoprune.experiment import train as train_run
 
     def interrupt(epoch, recipe):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "_told", interrupt)
+        patch.setattr(train_run, "_told", interrupt)
         stopped = infoprune(*command, "a.safetensors")
     assert stopped.code == 130
     assert "goes on" in stopped.err

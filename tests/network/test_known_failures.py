@@ -44,7 +44,7 @@ def test_b_attention_keeps_its_width_and_loses_hidden_units():
     groups, _, small = cut_at_random(model)
     assert set(groups) == {"up"}
     assert small(EXAMPLE).shape == (2, 5)
-    assert "meets 'positions'" in find_groups(model, EXAMPLE).left_alone["patches"]
+    assert "normalised over its channels" in find_groups(model, EXAMPLE).left_alone["patches"]
 
 
 def test_c_windows_do_not_hang():

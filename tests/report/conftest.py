@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.experiment.prune import prune as prune_network
 from infoprune.experiment.train import train as train_network
 from infoprune.measure.information_plane import PlanePoint
@@ -19,7 +18,7 @@ VGG = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    from infoprune.experiment.train import TuneOptions
+    from infoprune.experiment.options import TuneOptions
     from infoprune.training.recipe import Recipe
 
     out = tmp_path_factory.mktemp("report") / "base.safetensors"

@@ -7,8 +7,7 @@ import pytest
 from infoprune import pipeline
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.plan import Budget
 from infoprune.report import comparison_page, kept_run, page
 

@@ -23,7 +23,7 @@ from infoprune.selection.layerwise.judging import Judge
 from infoprune.selection.layerwise.maps import LayerMaps
 from infoprune.selection.planning import make_plan
 
-QUICK = {"options": {"alpha": 2.0, "method": "pairs"}}
+QUICK = {"criterion_options": {"alpha": 2.0, "method": "pairs"}}
 
 
 class Chain(nn.Module):
@@ -89,7 +89,7 @@ def test_compact_conditioning_is_on_the_kept_maps_of_the_neighbour(three, images
     found = planned(three, images, ratio=0.5, conditioning="compact")
     (first, second, third), labels = maps_of(three, images, "layers.0.0", "layers.1.0", "layers.2.0")
     kept = found.plan.kept
-    options = QUICK["options"]
+    options = QUICK["criterion_options"]
     assert found.importances["layers.0.0"].order == cmi(first, labels, **options).order
     after = cmi(second, labels, [first[:, list(kept["layers.0.0"])]], **options)
     last = cmi(third, labels, [second[:, list(kept["layers.1.0"])]], **options)
@@ -104,7 +104,7 @@ def test_full_conditioning_is_on_all_layers_cut_before(three, images):
     (first, second, third), labels = maps_of(three, images, "layers.0.0", "layers.1.0", "layers.2.0")
     kept = found.plan.kept
     given = [third[:, list(kept["layers.2.0"])], second[:, list(kept["layers.1.0"])]]
-    assert found.importances["layers.0.0"].curve == cmi(first, labels, given, **QUICK["options"]).curve
+    assert found.importances["layers.0.0"].curve == cmi(first, labels, given, **QUICK["criterion_options"]).curve
 
 
 def test_without_conditioning_it_is_the_criterion_alone(three, images):
@@ -133,7 +133,7 @@ def test_both_starts_where_most_would_go_and_branches_see_their_own_side(three, 
     both = planned(three, images, keep=keep, conditioning="full", direction="both")
     (first, second, third), labels = maps_of(three, images, *keep)
     middle = second[:, list(both.plan.kept["layers.1.0"])]
-    options = QUICK["options"]
+    options = QUICK["criterion_options"]
     assert both.importances["layers.1.0"].curve == cmi(second, labels, **options).curve
     assert both.importances["layers.2.0"].curve == cmi(third, labels, [middle], **options).curve
     assert both.importances["layers.0.0"].curve == cmi(first, labels, [middle], **options).curve

@@ -10,7 +10,7 @@ import infoprune
 from infoprune import zoo
 from infoprune.errors import InputError
 from infoprune.experiment import network as run_network
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import NetworkOptions
 from infoprune.network.origin import origin_of
 from infoprune.storage import checkpoint
 

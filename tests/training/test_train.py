@@ -211,13 +211,20 @@ def test_networks_that_lay_maps_flat_by_view_are_trained(digits, precision, taug
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"learning_rate": 0}, "learning rate"),
-        ({"epochs": -1}, "epochs"),
+        ({"learning_rate": 0}, "learning_rate takes a number above 0, not 0"),
+        ({"epochs": -1}, "epochs takes a whole number of 0 or more, not -1"),
         ({"distillation": 2}, "distillation"),
-        ({"temperature": 0}, "temperature must be above 0"),
-        ({"rotation": 200}, "rotation must be from 0 to 180 degrees"),
-        ({"scaling": 1}, "scaling must be a share"),
-        ({"clip": -1}, "clip must be 0 or more"),
+        ({"temperature": 0}, "temperature takes a number above 0"),
+        ({"rotation": 200}, "rotation takes a number from 0 to 180"),
+        ({"scaling": 1}, "scaling takes a number from 0 to below 1"),
+        ({"momentum": float("nan")}, "momentum takes a number from 0 to below 1, not nan"),
+        ({"sizes": (0,)}, "sizes takes whole numbers from 1"),
+        ({"seed": 10**30}, "seed takes a whole number of 0 or more up to 2147483647"),
+        ({"seed": True}, "seed takes a whole number"),
+        ({"schedule": "one-cicle"}, "did you mean 'one-cycle'"),
+        ({"schedule": ["steps"]}, "schedule takes one of"),
+        ({"epochs": 1.5}, "epochs takes a whole number"),
+        ({"clip": -1}, "clip takes a number of 0 or more"),
     ],
 )
 def test_impossible_recipes_are_refused(values, sentence):

@@ -1,6 +1,5 @@
-"""The command line: parses, calls, prints. Each file holds the commands of one kind."""
+"""The command line: parses, calls, prints. Each file holds the commands of one kind, imported when one is called."""
 
-from infoprune.cli import checkpoints, iterate, listing, pages, plane, prune, training
 from infoprune.cli.app import app, main
 
-__all__ = ["app", "checkpoints", "iterate", "listing", "main", "pages", "plane", "prune", "training"]
+__all__ = ["app", "main"]

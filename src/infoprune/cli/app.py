@@ -1,34 +1,94 @@
-"""The command line's root: a user's mistake is one sentence and exit code 2."""
+"""The command line's root: a user's mistake is one sentence and exit code 2. Commands are imported when called."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from infoprune.errors import InputError
-from infoprune.report.terminal import messages, results
 from infoprune.version import __version__
 
+# Where each command is, and the line that lists it: the first of its docstring, which a test compares.
+COMMANDS = {
+    "prune": ("prune:prune", "Remove filters and write the smaller network."),
+    "iterate": ("iterate:iterate", "Prune in rounds: score, cut, retrain, until all layers are at their limits."),
+    "train": ("training:train", "Train a network, from fresh or given weights."),
+    "tune": ("training:tune", "Fine-tune a pruned network, with distillation from the original if given."),
+    "evaluate": ("checkpoints:evaluate", "Measure accuracy, loss, MACs, parameters and latency of a network."),
+    "show": ("checkpoints:show", "Show what is in a checkpoint: architecture, plan, settings, figures."),
+    "export": ("checkpoints:export", "Write a checkpoint's network for other runtimes, checked against PyTorch."),
+    "report": ("pages:report", "Show a run: one page that opens offline, and figures for papers."),
+    "compare": ("pages:compare", "Show accuracy against cost over several runs."),
+    "plane": ("plane:plane", "Draw what each layer knows of images and labels over a pruning in rounds."),
+    "demo": ("listing:demo", "Train a small network on digits, prune it by five criteria, compare them."),
+    "criteria": ("listing:criteria", "List the criteria."),
+    "cutoffs": ("listing:cutoffs", "List the rules that cut a curve."),
+    "networks": ("listing:networks", "List the networks of the zoo."),
+    "schedules": ("listing:schedules", "List the schedules of 'infoprune iterate'."),
+    "env": ("env:env", "Print versions and machine, for a bug report."),
+}
+INTERRUPTED = 130
+
+
+class LazyGroup(TyperGroup):
+    """Knows the names of the commands and a line about each; a command's own module is imported when it is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, (_, line) in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=line))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands, in the order of the table."""
+        return list(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Import the command that is called."""
+        name, _, rest = super().resolve_command(ctx, args)
+        assert name is not None
+        return name, _command(name), rest
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the table of the commands with their whole lines."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _command(name: str) -> Any:
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name)(command_function(name))
+    return typer.main.get_command(single)
+
+
+def command_function(name: str) -> Any:
+    """Return the function of a command, as ``from_dataclasses`` made it."""
+    module, _, function = COMMANDS[name][0].partition(":")
+    return getattr(importlib.import_module(f"infoprune.cli.{module}"), function)
+
+
 app = typer.Typer(
-    help="Smaller, faster convolutional networks: whole filters removed by what their feature maps know.",
-    no_args_is_help=True,
-    add_completion=False,
+    cls=LazyGroup,
+    help="Smaller, faster convolutional networks: removes whole filters, chosen by their feature maps.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
-INTERRUPTED = 130
-
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
-        results().print(f"infoprune {__version__}")
+        typer.echo(f"infoprune {__version__}")
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
 
 
 def main() -> None:
@@ -36,7 +96,7 @@ def main() -> None:
     # Lightning tells the precision on every start; the record holds it.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="infoprune")
     except InputError as error:
         _fail(f"Error: {error}", 2)
     except TyperException as error:
@@ -51,6 +111,6 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(sentence: str, code: int) -> None:
-    messages().print(sentence, markup=False, soft_wrap=True)
+def _fail(sentence: str, code: int) -> NoReturn:
+    typer.echo(sentence, err=True)
     sys.exit(code)

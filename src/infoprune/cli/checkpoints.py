@@ -6,70 +6,49 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from infoprune.cli.app import app
-from infoprune.cli.options import (
-    BatchSize,
-    Data,
-    DataDirectory,
-    Device,
-    Force,
-    InputShape,
-    JsonOut,
-    Mean,
-    Model,
-    ModelArguments,
-    Quiet,
-    Std,
-    Weights,
-    Workers,
-)
-from infoprune.cli.parsing import check_outputs, network_choice, write_record
-from infoprune.cli.tables import export_table, figures_table, latency_table, plan_table
-from infoprune.experiment.evaluate import evaluate as evaluate_network
-from infoprune.experiment.evaluate import show as describe
-from infoprune.experiment.images import DataOptions
-from infoprune.report.terminal import messages, results, shown_progress
-from infoprune.storage.export import TOLERANCE, export
+from infoprune.cli.from_dataclass import But, Given, from_dataclasses
+from infoprune.cli.options import Checkpoint, Device, Force, JsonOut, Quiet
+from infoprune.experiment.options import DataOptions, NetworkOptions
+from infoprune.option import Option
 
 
-@app.command()
+@from_dataclasses
 def evaluate(
-    data: Data,
-    checkpoint: Annotated[Path | None, typer.Argument(help="An infoprune checkpoint.")] = None,
-    model: Model = None,
-    weights: Weights = None,
-    model_args: ModelArguments = "{}",
-    mean: Mean = None,
-    std: Std = None,
-    input_shape: InputShape = None,
-    data_dir: DataDirectory = None,
-    batch_size: BatchSize = 128,
-    workers: Workers = 0,
+    images: Annotated[DataOptions, But("calibration", "held_out")],
+    network: Given[NetworkOptions],
+    checkpoint: Annotated[Path | None, Option("An infoprune checkpoint.", is_argument=True)] = None,
     device: Device = "auto",
     json_out: JsonOut = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure accuracy, loss, MACs, parameters and latency of a network."""
+    from infoprune.cli.output import check_outputs, write_record
+    from infoprune.cli.tables import figures_table
+    from infoprune.experiment.evaluate import evaluate as evaluate_network
+    from infoprune.report.terminal import messages, results, shown_progress
+
     check_outputs(json_out, force=force)
-    network = network_choice(model, weights or checkpoint, model_args, mean, std, input_shape)
-    images = DataOptions(data, data_dir, batch_size=batch_size, workers=workers)
+    choice = network.build(weights=network.given.get("weights", checkpoint))
     with shown_progress(messages(), quiet=quiet) as progress:
-        record = evaluate_network(network, images, device=device, progress=progress)
+        record = evaluate_network(choice, images, device=device, progress=progress)
     write_record(record, json_out, force=force)
     if not quiet:
-        results().print(figures_table(record["figures"], str(model or checkpoint or weights)))
+        results().print(figures_table(record["figures"], str(choice.model or checkpoint or choice.weights)))
 
 
-@app.command()
+@from_dataclasses
 def show(
-    checkpoint: Annotated[Path, typer.Argument(help="An infoprune checkpoint.")],
+    checkpoint: Checkpoint,
     json_out: JsonOut = None,
     force: Force = False,
 ) -> None:
-    """Say what is in a checkpoint: architecture, plan, settings, figures."""
+    """Show what is in a checkpoint: architecture, plan, settings, figures."""
+    from infoprune.cli.output import check_outputs, write_record
+    from infoprune.cli.tables import plan_table
+    from infoprune.experiment.evaluate import show as describe
+    from infoprune.report.terminal import results
+
     check_outputs(json_out, force=force)
     contents = describe(checkpoint)
     write_record(contents, json_out, force=force)
@@ -84,22 +63,35 @@ def show(
             printed.print_json(json.dumps(contents[name]))
 
 
-@app.command("export")
-def export_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="An infoprune checkpoint.")],
-    onnx: Annotated[Path | None, typer.Option("--onnx", help="The ONNX file to write.")] = None,
-    program: Annotated[Path | None, typer.Option("--program", help="The file of torch.export to write.")] = None,
+@from_dataclasses
+def export(
+    checkpoint: Checkpoint,
+    onnx: Annotated[Path | None, Option("The ONNX file to write.")] = None,
+    program: Annotated[Path | None, Option("The file of torch.export to write.")] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Share of the largest output by which outputs may differ.")
-    ] = TOLERANCE,
+        float | None, Option("Share of the largest output by which outputs may differ.", ge=0, default="1e-4")
+    ] = None,
     json_out: JsonOut = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint's network for other runtimes, checked against PyTorch."""
+    from infoprune.cli.output import check_outputs, write_record
+    from infoprune.cli.tables import export_table, latency_table
+    from infoprune.report.terminal import messages, results, shown_progress
+    from infoprune.storage.export import TOLERANCE
+    from infoprune.storage.export import export as write_export
+
     check_outputs(json_out, force=force)
     with shown_progress(messages(), quiet=quiet) as progress:
-        record = export(checkpoint, onnx=onnx, program=program, tolerance=tolerance, force=force, progress=progress)
+        record = write_export(
+            checkpoint,
+            onnx=onnx,
+            program=program,
+            tolerance=TOLERANCE if tolerance is None else tolerance,
+            force=force,
+            progress=progress,
+        )
     write_record(record, json_out, force=force)
     if not quiet:
         for table in (export_table(record), latency_table(record["latency_ms"])):

@@ -2,159 +2,148 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from rich.table import Table
-
-from infoprune.cli.app import app
-from infoprune.cli.options import (
-    Data,
-    DataDirectory,
-    Device,
-    Force,
-    InputShape,
-    JsonOut,
-    MapsTap,
-    Mean,
-    Model,
-    ModelArguments,
-    Out,
-    Quiet,
-    Seed,
-    Std,
-    Weights,
-    Workers,
-)
-from infoprune.cli.parsing import check_outputs, chosen_tap, json_object, network_choice, write_record
-from infoprune.criteria.base import Tap
+from infoprune.cli.from_dataclass import But, DefaultIs, Given, from_dataclasses
+from infoprune.cli.options import Device, Force, JsonOut, Out, Quiet
 from infoprune.errors import InputError
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.iterate import iterate as prune_in_rounds
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.iterative.published_schedules import named_schedule, named_schedules
 from infoprune.iterative.schedule import LayerPace, Pace, PruningSchedule
-from infoprune.json_files import read_given
-from infoprune.measure.information_plane import InformationPlane, check_points_file
-from infoprune.measure.record import removed
-from infoprune.report.terminal import messages, results, shown_progress
+from infoprune.option import Option
+from infoprune.option_values import check_fields
 from infoprune.training.recipe import Recipe
+from infoprune.validation import read_object
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
-@app.command()
-def iterate(
-    data: Data,
-    out: Out,
-    schedule: Annotated[str | None, typer.Option(help="Name of 'infoprune schedules', or a JSON file.")] = None,
-    remove: Annotated[
-        list[str] | None,
-        typer.Option(help="LAYERS=PACE:LIMIT, such as 'conv1=2:4' or 'layer3.*=5%+1:0.25'."),
-    ] = None,
-    model: Model = None,
-    weights: Weights = None,
-    model_args: ModelArguments = "{}",
-    mean: Mean = None,
-    std: Std = None,
-    input_shape: InputShape = None,
-    data_dir: DataDirectory = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="By default the schedule's.")] = None,
-    workers: Workers = 0,
-    criterion: Annotated[str | None, typer.Option(help="A name of 'infoprune criteria'.")] = None,
-    criterion_options: Annotated[str | None, typer.Option(help="JSON object of options of the criterion.")] = None,
-    tap: MapsTap = None,
-    calibration: Annotated[int | None, typer.Option(min=1, help="Training images that score the filters.")] = None,
-    train_images: Annotated[int | None, typer.Option(min=1, help="Train on a sample of so many images.")] = None,
-    repair: Annotated[str | None, typer.Option(help="Repair given to every cut network before retraining.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
-    floor: Annotated[
-        float | None, typer.Option(help="Held-out accuracy (%) below which the last round is undone and all ends.")
-    ] = None,
-    initial: Annotated[
-        bool | None, typer.Option(help="Train before the first cut; by default where no weights are given.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=0, help="Of retraining, each round.")] = None,
-    last_epochs: Annotated[int | None, typer.Option(min=0, help="Of retraining, after the last cut.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--lr", help="The largest of each retraining.")] = None,
+@dataclass(frozen=True)
+class RetrainingOptions:
+    """What differs from the schedule's own retraining.
+
+    Example:
+        >>> RetrainingOptions(epochs=1).changed(PruningSchedule((), Recipe())).retraining.epochs
+        1
+    """
+
+    epochs: Annotated[int | None, Option("Epochs of retraining in each round.", ge=0, default="the schedule's")] = None
+    last_epochs: Annotated[
+        int | None, Option("Epochs of retraining after the last cut.", ge=0, default="the schedule's")
+    ] = None
+    learning_rate: Annotated[
+        float | None,
+        Option("The largest learning rate of each retraining.", gt=0, flag="--lr", default="the schedule's"),
+    ] = None
     distillation: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Weight of the original as a teacher in retraining.")
+        float | None,
+        Option("Weight of the original network as a teacher in retraining.", ge=0, le=1, default="the schedule's"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def changed(self, schedule: PruningSchedule) -> PruningSchedule:
+        """Return the schedule with these changes."""
+        both = {"learning_rate": self.learning_rate, "distillation": self.distillation}
+        found = replace(schedule, retraining=_with(schedule.retraining, epochs=self.epochs, **both))
+        if schedule.last is None and self.last_epochs is None:
+            return found
+        return replace(found, last=_with(schedule.last or found.retraining, epochs=self.last_epochs, **both))
+
+
+@from_dataclasses
+def iterate(
+    images: Annotated[DataOptions, But("calibration", "batch_size")],
+    out: Out,
+    network: Given[NetworkOptions],
+    choice: Annotated[Given[PruningSchedule], DefaultIs("the schedule's")],
+    retraining: RetrainingOptions,
+    schedule: Annotated[str | None, Option("A name of 'infoprune schedules', or a JSON file.")] = None,
+    remove: Annotated[
+        tuple[str, ...],
+        Option("LAYERS=PACE:LIMIT, such as 'conv1=2:4' or 'layer3.*=5%+1:0.25'; repeatable."),
+    ] = (),
+    initial: Annotated[bool | None, Option("Train before the first cut.", default="where no weights are given")] = None,
+    train_images: Annotated[
+        int | None, Option("Train on a sample of this size.", ge=1, unit="images", default="all")
     ] = None,
-    augmentation: Annotated[
-        bool | None, typer.Option(help="Change training images at random, as is usual for their data set.")
-    ] = None,
-    state: Annotated[Path | None, typer.Option(help="Folder to keep all networks and states in, for good.")] = None,
-    plane: Annotated[Path | None, typer.Option(help="Write an information plane: .csv or .parquet.")] = None,
-    plane_every: Annotated[int, typer.Option(min=1, help="Steps between two points of the plane.")] = 50,
-    seed: Seed = 0,
+    state: Annotated[Path | None, Option("Folder to keep all networks and states in, for good.")] = None,
+    plane: Annotated[Path | None, Option("Write an information plane: .csv or .parquet.")] = None,
+    plane_every: Annotated[int, Option("Steps between two points of the plane.", ge=1, unit="steps")] = 50,
     device: Device = "auto",
     json_out: JsonOut = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune in rounds: score, cut, retrain, until all layers are at their limits. After a kill the same goes on."""
+    """Prune in rounds: score, cut, retrain, until all layers are at their limits.
+
+    The same command resumes after an interruption.
+    """
+    from infoprune.cli.output import check_outputs, write_record
+    from infoprune.experiment.iterate import iterate as prune_in_rounds
+    from infoprune.measure.information_plane import InformationPlane, check_points_file
+    from infoprune.report.terminal import messages, results, shown_progress
+
     check_outputs(out, json_out, plane, force=force)
     if plane is not None:
         check_points_file(plane)
-    chosen = _schedule(schedule, remove or [])
-    chosen = _trained(chosen, epochs, last_epochs, learning_rate, distillation)
-    words: dict[str, Any] = {
-        "criterion": criterion,
-        "options": None if criterion_options is None else json_object(criterion_options, "--criterion-options"),
-        "tap": chosen_tap(tap),
-        "images": calibration,
-        "repair": repair,
-        "rounds": rounds,
-        "floor": floor,
-        "augmentation": augmentation,
-    }
-    chosen = replace(chosen, **{word: value for word, value in words.items() if value is not None}).seeded(seed)
-    if not (weights is None if initial is None else initial):
-        chosen = replace(chosen, initial=None)
-    if initial and chosen.initial is None:
-        raise InputError("the schedule has no initial training: train first ('infoprune train') and give --weights")
-    if model is None and weights is None and schedule is not None and schedule in named_schedules():
-        model = named_schedule(schedule).network
-    network = network_choice(model, weights, model_args, mean, std, input_shape)
-    images = DataOptions(data, data_dir, batch_size=batch_size or chosen.batch_size, workers=workers)
+    trained = "weights" in network.given
+    chosen = _initial(_chosen(schedule, remove, choice.given, retraining), initial, trained=trained)
+    named = {} if {"model", "weights"} & network.given.keys() else _network_of(schedule)
     console = messages()
     with shown_progress(console, quiet=quiet) as progress:
         record = prune_in_rounds(
-            network,
-            images,
+            network.build(**named),
+            replace(images, batch_size=chosen.batch_size),
             chosen,
             out=out,
             train_images=train_images,
             state=state,
-            plane=None if plane is None else (plane, InformationPlane(tap=_plane_tap(chosen), every=plane_every)),
+            plane=None if plane is None else (
+                plane, InformationPlane(tap=chosen.tap or "convolution", every=plane_every)),
             device=device,
             force=force,
             progress=progress,
             tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
-        )
+        )  # fmt: skip
     write_record(record, json_out, force=force)
     if not quiet:
         results().print(_rounds_table(record, str(out)))
         results().print(f"{record['ended']}: {out}")
 
 
-@app.command("schedules")
-def list_schedules() -> None:
-    """List the schedules of 'infoprune iterate'."""
-    table = Table()
-    for column in ("name", "network", "data", "what it does"):
-        table.add_column(column)
-    for name, one in named_schedules().items():
-        table.add_row(name, one.network, one.data, one.description)
-    results().print(table)
+def _chosen(
+    name: str | None, remove: tuple[str, ...], changes: Mapping[str, Any], retraining: RetrainingOptions
+) -> PruningSchedule:
+    found = retraining.changed(_schedule(name, remove))
+    found = replace(found, **{word: value for word, value in changes.items() if word != "seed"})
+    return found.seeded(changes["seed"]) if "seed" in changes else found
 
 
-def _schedule(name: str | None, remove: list[str]) -> PruningSchedule:
+def _initial(schedule: PruningSchedule, initial: bool | None, *, trained: bool) -> PruningSchedule:
+    if initial and schedule.initial is None:
+        raise InputError("the schedule has no initial training: train first ('infoprune train') and give --weights")
+    return schedule if (not trained if initial is None else initial) else replace(schedule, initial=None)
+
+
+def _network_of(schedule: str | None) -> dict[str, Any]:
+    known = named_schedules()
+    return {"model": known[schedule].network} if schedule is not None and schedule in known else {}
+
+
+def _schedule(name: str | None, remove: tuple[str, ...]) -> PruningSchedule:
     layers = tuple(_layer_pace(text) for text in remove)
     if name is None:
         if not layers:
             raise InputError("say what goes each round: a --schedule, or --remove 'LAYERS=PACE:LIMIT'")
         return PruningSchedule(layers, Recipe())
-    found = PruningSchedule.from_dict(_file(Path(name))) if name.endswith(".json") else named_schedule(name).make()
+    of_file = name.endswith(".json")
+    found = PruningSchedule.from_dict(read_object(name, "the schedule")) if of_file else named_schedule(name).make()
     return replace(found, layers=layers) if layers else found
 
 
@@ -171,36 +160,13 @@ def _layer_pace(text: str) -> LayerPace:
         raise InputError(f"the limit of '{text}' is a count such as 8 or a share such as 0.25") from error
 
 
-def _trained(
-    schedule: PruningSchedule,
-    epochs: int | None,
-    last_epochs: int | None,
-    rate: float | None,
-    distillation: float | None,
-) -> PruningSchedule:
-    common = {
-        name: value for name, value in (("learning_rate", rate), ("distillation", distillation)) if value is not None
-    }
-    retraining: dict[str, Any] = common if epochs is None else {**common, "epochs": epochs}
-    last: dict[str, Any] = common if last_epochs is None else {**common, "epochs": last_epochs}
-    found = replace(schedule, retraining=replace(schedule.retraining, **retraining))
-    if schedule.last is None and last_epochs is None:
-        return found
-    return replace(found, last=replace(schedule.last or found.retraining, **last))
-
-
-def _plane_tap(schedule: PruningSchedule) -> Tap:
-    return schedule.tap or "convolution"
-
-
-def _file(path: Path) -> dict[str, Any]:
-    values = read_given(path)
-    if not isinstance(values, dict):
-        raise InputError(f"'{path}' must hold a JSON object, a schedule")
-    return values
+def _with(recipe: Recipe, **changes: Any) -> Recipe:
+    return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
 
 
 def _rounds_table(record: dict[str, Any], title: str) -> Table:
+    from rich.table import Table
+
     table = Table(title=title)
     for column in ("round", "held-out %", "test %", "MACs", "gone %", "parameters", "gone %", "dead", "s"):
         table.add_column(column, justify="right")
@@ -220,4 +186,6 @@ def _count(one: dict[str, Any], _: dict[str, Any], cost: str) -> str:
 
 
 def _gone(one: dict[str, Any], base: dict[str, Any], cost: str) -> str:
+    from infoprune.measure.record import removed
+
     return f"{removed(base[cost], one[cost]):.2f}"

@@ -1,35 +1,40 @@
-"""The commands that say what there is, and the demonstration."""
+"""The commands that list what there is, and the demonstration."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.table import Table
-
-from infoprune import criteria, zoo
-from infoprune.cli.app import app
+from infoprune.cli.from_dataclass import from_dataclasses
 from infoprune.cli.options import Quiet, Seed
-from infoprune.cutoff import all_rules
 from infoprune.errors import InputError
-from infoprune.report.terminal import messages, results, shown_progress
+from infoprune.option import Option
 
 
-@app.command("criteria")
-def list_criteria() -> None:
+@from_dataclasses
+def criteria() -> None:
     """List the criteria."""
+    from rich.table import Table
+
+    from infoprune.criteria import all_criteria
+    from infoprune.report.terminal import results
+
     table = Table()
     for column in ("name", "what it measures", "needs labels", "cost", "paper"):
         table.add_column(column)
-    for info in criteria.all_criteria():
+    for info in all_criteria():
         table.add_row(info.name, info.description, "yes" if info.needs_labels else "", info.cost, info.paper)
     results().print(table)
 
 
-@app.command("cutoffs")
-def list_cutoffs() -> None:
+@from_dataclasses
+def cutoffs() -> None:
     """List the rules that cut a curve."""
+    from rich.table import Table
+
+    from infoprune.cutoff import all_rules
+    from infoprune.report.terminal import results
+
     table = Table()
     for column in ("name", "where it cuts", "paper"):
         table.add_column(column)
@@ -38,9 +43,14 @@ def list_cutoffs() -> None:
     results().print(table)
 
 
-@app.command("networks")
-def list_networks() -> None:
+@from_dataclasses
+def networks() -> None:
     """List the networks of the zoo."""
+    from rich.table import Table
+
+    from infoprune import zoo
+    from infoprune.report.terminal import results
+
     table = Table()
     for column in ("name", "what it is", "images", "classes"):
         table.add_column(column)
@@ -50,14 +60,31 @@ def list_networks() -> None:
     results().print(table)
 
 
-@app.command()
+@from_dataclasses
+def schedules() -> None:
+    """List the schedules of 'infoprune iterate'."""
+    from rich.table import Table
+
+    from infoprune.iterative.published_schedules import named_schedules
+    from infoprune.report.terminal import results
+
+    table = Table()
+    for column in ("name", "network", "data", "what it does"):
+        table.add_column(column)
+    for name, one in named_schedules().items():
+        table.add_row(name, one.network, one.data, one.description)
+    results().print(table)
+
+
+@from_dataclasses
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoints and the record.")] = Path("runs/demo"),
+    out: Annotated[Path, Option("Folder for the checkpoints and the record.")] = Path("runs/demo"),
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train a small network on the digits, prune it by five criteria to one budget, and compare them."""
+    """Train a small network on digits, prune it by five criteria, compare them."""
     from infoprune.experiment.demo import run, table, write_pages
+    from infoprune.report.terminal import messages, results, shown_progress
 
     with shown_progress(messages(), quiet=quiet) as progress:
         record = run(out, seed=seed, progress=progress)

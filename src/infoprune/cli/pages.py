@@ -6,70 +6,77 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from infoprune import report
-from infoprune.cli.app import app
+from infoprune.cli.from_dataclass import from_dataclasses
 from infoprune.cli.options import Force, Quiet
-from infoprune.cli.parsing import check_outputs
 from infoprune.errors import InputError
-from infoprune.files import write_text
-from infoprune.measure.information_plane import read_points
-from infoprune.report.figures import comparison_figures, run_figures
-from infoprune.report.terminal import messages, results, shown_progress
+from infoprune.option import Option
 
-Page = Annotated[Path | None, typer.Option("--out", "-o", help="The HTML page to write.")]
-Figures = Annotated[Path | None, typer.Option("--figures", help="Folder for PNG and SVG figures.")]
+Page = Annotated[Path | None, Option("The HTML page to write.", flag="--out")]
+Figures = Annotated[Path | None, Option("Folder for PNG and SVG figures.")]
 
 
-@app.command("report")
-def write_report(
-    run: Annotated[Path, typer.Argument(help="A folder that 'prune --run' wrote.")],
+@from_dataclasses
+def report(
+    run: Annotated[Path, Option("A folder that 'prune --run' wrote.", is_argument=True)],
     page: Page = None,
-    against: Annotated[list[Path] | None, typer.Option(help="Another run to lay beside it.")] = None,
-    plane: Annotated[Path | None, typer.Option(help="Points of an information plane to show with it.")] = None,
+    against: Annotated[tuple[Path, ...], Option("Another run to show beside it; repeatable.")] = (),
+    plane: Annotated[Path | None, Option("Points of an information plane to show with it.")] = None,
     figures: Figures = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Show a run: one page that opens offline, and figures for papers."""
+    from infoprune import report as pages
+    from infoprune.files import write_text
+    from infoprune.measure.information_plane import read_points
+    from infoprune.report.figures import run_figures
+    from infoprune.report.terminal import messages, shown_progress
+
     _check_page(page, figures, force=force)
-    opened, others = report.read_run(run), [report.read_run(one) for one in against or ()]
+    opened, others = pages.read_run(run), [pages.read_run(one) for one in against]
     if plane is not None:
         opened = replace(opened, plane=tuple(read_points(plane)))
     with shown_progress(messages(), quiet=quiet) as progress:
         files = [] if figures is None else run_figures(opened, figures, force=force, progress=progress)
     if page is not None:
-        write_text(page, report.page(opened, others), force=force)
+        write_text(page, pages.page(opened, others), force=force)
     _told(page, figures, len(files), quiet=quiet)
 
 
-@app.command()
+@from_dataclasses
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that 'prune --run' wrote.")],
+    runs: Annotated[tuple[Path, ...], Option("Folders that 'prune --run' wrote.", is_argument=True)],
     page: Page = None,
     figures: Figures = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Show accuracy against cost over several runs."""
+    from infoprune import report as pages
+    from infoprune.files import write_text
+    from infoprune.report.figures import comparison_figures
+
     _check_page(page, figures, force=force)
-    opened = [report.read_run(run) for run in runs]
+    opened = [pages.read_run(run) for run in runs]
     files = [] if figures is None else comparison_figures(opened, figures, force=force)
     if page is not None:
-        write_text(page, report.comparison_page(opened), force=force)
+        write_text(page, pages.comparison_page(opened), force=force)
     _told(page, figures, len(files), quiet=quiet)
 
 
 def _check_page(page: Path | None, figures: Path | None, *, force: bool) -> None:
     if page is None and figures is None:
         raise InputError("say what to write: --out report.html, --figures FOLDER, or both")
+    from infoprune.cli.output import check_outputs
+
     check_outputs(page, force=force)
 
 
 def _told(page: Path | None, figures: Path | None, files: int, *, quiet: bool) -> None:
     if quiet:
         return
+    from infoprune.report.terminal import results
+
     if page is not None:
         results().print(f"page: {page}")
     if figures is not None:

@@ -5,26 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from infoprune.cli.app import app
+from infoprune.cli.from_dataclass import from_dataclasses
 from infoprune.cli.options import Force, Quiet
-from infoprune.measure.information_plane import averaged, read_points, write_points
-from infoprune.report.information_plane import plane_figures
-from infoprune.report.terminal import messages, results, shown_progress
+from infoprune.option import Option
 
 
-@app.command()
+@from_dataclasses
 def plane(
-    points: Annotated[Path, typer.Argument(help="What 'infoprune iterate --plane' wrote: .csv or .parquet.")],
-    figures: Annotated[Path, typer.Option(help="Folder for the three figures, as PNG and SVG.")],
-    window: Annotated[int, typer.Option(min=1, help="Points of a layer and round averaged to one.")] = 1,
-    layers: Annotated[list[str] | None, typer.Option(help="Only these layers.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the averaged points: .csv or .parquet.")] = None,
+    points: Annotated[Path, Option("What 'infoprune iterate --plane' wrote: .csv or .parquet.", is_argument=True)],
+    figures: Annotated[Path, Option("Folder for the three figures, as PNG and SVG.")],
+    window: Annotated[int, Option("Points of a layer and round averaged to one.", ge=1, unit="points")] = 1,
+    layers: Annotated[tuple[str, ...], Option("Only these layers; repeatable.", default="all")] = (),
+    out: Annotated[Path | None, Option("Also write the averaged points: .csv or .parquet.")] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw what each layer knew of images and labels: one path a layer, the rounds marked, the kernel widths."""
+    """Draw what each layer knows of images and labels over a pruning in rounds.
+
+    One path a layer, the rounds marked, and the kernel widths.
+    """
+    from infoprune.measure.information_plane import averaged, read_points, write_points
+    from infoprune.report.information_plane import plane_figures
+    from infoprune.report.terminal import messages, results, shown_progress
+
     noted = [point for point in read_points(points) if not layers or point.layer in layers]
     means = averaged(noted, window)
     with shown_progress(messages(), quiet=quiet) as progress:

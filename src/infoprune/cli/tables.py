@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from infoprune.cutoff import Reach
+if TYPE_CHECKING:
+    from infoprune.cutoff import Reach
 
 
 def figures_table(figures: dict[str, Any], title: str) -> Table:

@@ -6,7 +6,6 @@ of networks is one function, ``score_network``, for what depends on how layers f
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -14,10 +13,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from infoprune.errors import InputError, unknown
+from infoprune.entropy.ties import default_bound, ranking, snapped
+from infoprune.errors import InputError
+from infoprune.network.taps import Tap as Tap
+from infoprune.option_values import check_keywords
 from infoprune.registry import enter, in_order, look_up
-
-Tap = Literal["convolution", "norm", "activation"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,15 @@ class Importance:
     """The answer of a criterion for one coupled group of C filters.
 
     Args:
-        scores: ``(C,)`` float64; the larger, the better the reason to keep the filter. Finite.
-        order: All filters, most important first; by default the scores descending, equal ones by index.
+        scores: ``(C,)`` float64; the larger, the better the reason to keep the filter. Finite. Where no order is
+            passed, scores within their rounding of one another become equal, see :mod:`infoprune.entropy.ties`.
+        order: All filters, most important first; by default the scores descending, ties by index.
         curve: Value of keeping the first 1, 2, ..., C filters of ``order`` (for CMI: bits left), where there is one.
         evidence: Tensors that show why, such as a ``(C, C)`` similarity matrix, by name.
         comparable: Whether scores compare between groups as they are, so that a budget need not take them relative to
             the mean of their group.
+        rounding: What each score may be out by, in the unit of the scores, ``(C,)``; by default the rounding of a
+            float64 sum of 65,536 terms, as a share of the score.
     """
 
     scores: Tensor
@@ -38,13 +41,19 @@ class Importance:
     curve: tuple[float, ...] | None = None
     evidence: Mapping[str, Tensor] = field(default_factory=dict)
     comparable: bool = False
+    rounding: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not torch.isfinite(self.scores).all():
             raise InputError("the criterion gave importances that are not finite: the feature maps may hold NaN")
         if not self.order:
-            ranked = torch.sort(self.scores.detach().cpu(), descending=True, stable=True).indices
-            object.__setattr__(self, "order", tuple(ranked.tolist()))
+            object.__setattr__(self, "order", tuple(ranking(self.scores, self.rounding)))
+            object.__setattr__(self, "scores", snapped(self.scores, self.rounding))
+
+    @property
+    def out_by(self) -> Tensor:
+        """What each score may be out by, ``(C,)`` float64 on the CPU."""
+        return default_bound(self.scores) if self.rounding is None else self.rounding.detach().cpu().double()
 
 
 @dataclass(frozen=True)
@@ -167,17 +176,13 @@ def create(
         options: Options of the criterion, by name.
 
     Raises:
-        InputError: The criterion has no such option, cannot score such a group, or sees whole networks only.
+        InputError: The criterion has no such option, a value is of a wrong type, it cannot score such a group, or it
+            sees whole networks only.
     """
     if info.factory is None:
         raise InputError(f"the criterion '{info.name}' sees the whole network: score it by infoprune.prune or plan")
     options = options or {}
-    parameters = inspect.signature(info.factory).parameters.values()
-    settled = {"seed", *getattr(info.factory, "keywords", ())}
-    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - settled
-    for option in options:
-        if option not in known:
-            raise unknown(f"option of the criterion '{info.name}'", option, known)
+    check_keywords(info.factory, options, f"the criterion '{info.name}'", but=("seed",))
     return info.factory(filters, seed=seed, **options)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from infoprune.criteria.base import CriterionInfo, Filters, Importance, register
+from infoprune.entropy.ties import rounding
 from infoprune.errors import InputError
 
 
@@ -37,7 +38,8 @@ class BatchNormScale:
     def compute(self) -> Importance:
         """Return ``(C,)`` mean absolute scales."""
         scales = torch.stack([scale.detach().to("cpu", torch.float64).abs() for scale in self.filters.scales])
-        return Importance(scales.mean(dim=0))
+        found = scales.mean(dim=0)
+        return Importance(found, rounding=rounding(found.dtype, len(scales)) * found)
 
 
 INFO = register(

@@ -16,6 +16,7 @@ from infoprune.criteria.base import CriterionInfo, Importance, register
 from infoprune.criteria.dead import dead_filters
 from infoprune.criteria.holding import holding
 from infoprune.entropy import GreedyOrder, greedy_order, permutation_test, variables
+from infoprune.entropy.ties import rounding
 from infoprune.errors import InputError, unknown
 
 SCORES = ("rank", "bits")
@@ -101,6 +102,7 @@ def conditional_mutual_information_order(
             "dead": torch.tensor(silent),
         },
         comparable=score == "bits",
+        rounding=rounding(maps.dtype, 1) * scores if score == "bits" else None,
     )
 
 

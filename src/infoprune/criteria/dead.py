@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from infoprune.criteria.base import Importance
+from infoprune.entropy.ties import ranking, snapped
 
 
 def dead_filters(maps: Tensor) -> Tensor:
@@ -21,17 +22,20 @@ def dead_filters(maps: Tensor) -> Tensor:
     return flat.amin(dim=1) == flat.amax(dim=1)
 
 
-def dead_last(scores: Tensor, dead: Tensor, **evidence: Tensor) -> Importance:
+def dead_last(scores: Tensor, dead: Tensor, rounding: Tensor, **evidence: Tensor) -> Importance:
     """Return the importance by scores, with the dead filters at 0 or the least live score and behind all others.
 
     Args:
         scores: ``(C,)``.
         dead: ``(C,)`` booleans.
+        rounding: What each score may be out by, ``(C,)``.
         **evidence: Goes with the answer.
     """
-    scores, dead = scores.detach().to("cpu", torch.float64), dead.cpu()
-    least = min(0.0, float(scores[~dead].min())) if not dead.all() else 0.0
-    scores = torch.where(dead, least, scores)
-    ranked = torch.sort(scores, descending=True, stable=True).indices
-    order = torch.cat([ranked[~dead[ranked]], ranked[dead[ranked]]])
-    return Importance(scores, tuple(order.tolist()), evidence=evidence)
+    scores, dead, rounding = (each.detach().cpu() for each in (scores.double(), dead, rounding))
+    live = (~dead).nonzero().flatten()
+    found = torch.zeros_like(scores)
+    if len(live):
+        found[live] = snapped(scores[live], rounding[live])
+        found[dead] = min(0.0, float(found[live].min()))
+    order = [*live[ranking(found[live], rounding[live])].tolist(), *dead.nonzero().flatten().tolist()]
+    return Importance(found, tuple(order), evidence=evidence, rounding=rounding)

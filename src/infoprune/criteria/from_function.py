@@ -15,6 +15,9 @@ from torch import Tensor
 
 from infoprune.criteria.base import CriterionInfo, Importance, Tap, all_criteria, find, register
 from infoprune.criteria.holding import holding
+from infoprune.entropy import variables
+from infoprune.entropy.copies import copies
+from infoprune.entropy.ties import rounding
 from infoprune.errors import InputError, unknown
 
 
@@ -63,11 +66,18 @@ def _info(
 
     def scored(maps: Tensor, labels: Tensor, **options: Any) -> Importance:
         given = function(*(maps, labels)[:positional], **options)
-        return Importance(_checked(name, given, maps.shape[1]))
+        scores = _checked(name, given, maps.shape[1])
+        # What the function sums in, and over how many terms, is not known: the precision of maps and scores says most.
+        dtypes = {maps.dtype, *([given.dtype] if isinstance(given, Tensor) and given.is_floating_point() else [])}
+        out_by = max(rounding(dtype, maps[:, 0].numel()) for dtype in dtypes) * scores.abs()
+        first = scores[copies(variables(maps))]
+        # A function may rank copies on purpose, the second below the first: only its rounding is taken out.
+        return Importance(torch.where((scores - first).abs() <= out_by, first, scores), rounding=out_by)
 
     signature = inspect.signature(function)
     two = [inspect.Parameter(word, inspect.Parameter.POSITIONAL_OR_KEYWORD) for word in ("maps", "labels")]
     options = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    scored.__module__ = function.__module__
     scored.__signature__ = inspect.Signature([*two, *options])  # type: ignore[attr-defined]
     return CriterionInfo(
         name,

@@ -62,5 +62,6 @@ def holding(function: Callable[..., Importance]) -> Factory:
         return Holding(partial(function, **given), filters.name)
 
     own = list(inspect.signature(make).parameters.values())[:2]
+    make.__module__ = function.__module__  # where the names in the options' annotations are known
     make.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
     return make

@@ -11,6 +11,8 @@ from torch import Tensor
 from infoprune.criteria.base import CriterionInfo, Filters, Importance, register
 from infoprune.criteria.dead import dead_last
 from infoprune.entropy import alignment_width, relevance, variables
+from infoprune.entropy.copies import Copies
+from infoprune.entropy.ties import rounding, snapped
 from infoprune.errors import InputError, unknown
 
 WIDTHS = {
@@ -74,12 +76,16 @@ class Relevance:
         self.found: list[Tensor] = []
         self.used: list[Tensor] = []
         self.scores: list[Tensor] = []
+        self.copies = Copies()
+        self.dtype = torch.float32
         self.extremes: tuple[Tensor, Tensor] | None = None
         self.settled = False
 
     def update(self, maps: Tensor, labels: Tensor) -> None:
         """Take in ``(n, C, H, W)`` maps and ``(n,)`` labels."""
         self._note_extremes(maps.amin(dim=(0, 2, 3)), maps.amax(dim=(0, 2, 3)))
+        self.copies.update(variables(maps))
+        self.dtype = maps.dtype
         self.waiting.append((maps, labels))
         if sum(len(some) for _, some in self.waiting) >= self.batch * (HELD if self._holds else 1):
             self._score_whole_batches()
@@ -88,6 +94,8 @@ class Relevance:
         """Take in what another instance has seen."""
         if other.extremes is not None:
             self._note_extremes(*other.extremes)
+            self.copies.merge(other.copies)
+            self.dtype = other.dtype
         for name in ("waiting", "found", "used", "scores"):
             getattr(self, name).extend(getattr(other, name))
         self._settle()
@@ -107,7 +115,17 @@ class Relevance:
             self._score([self._joined()])
         low, high = self.extremes
         scores = torch.stack(self.scores)
-        return dead_last(scores.mean(dim=0), low == high, widths=torch.stack(self.used), relevance=scores)
+        found = self._mean(scores)
+        return dead_last(found, low == high, self._out_by(found), widths=torch.stack(self.used), relevance=scores)
+
+    def _mean(self, scores: Tensor) -> Tensor:
+        """The mean of ``(batches, C)`` relevances over batches, that of copies taken once."""
+        return scores.mean(dim=0)[self.copies.leaders]
+
+    def _out_by(self, scores: Tensor) -> Tensor:
+        """What each mean may be out by: the rounding of the maps and of the eigenvalues, as a share of the largest."""
+        share = rounding(self.dtype, 1) + rounding(torch.float64, self.batch**2)
+        return torch.full_like(scores, share * float(scores.abs().max()))
 
     @property
     def _holds(self) -> bool:
@@ -148,7 +166,10 @@ class Relevance:
         done = len(self.scores)
         if self.stable is not None and done >= 4 and done & (done - 1) == 0:
             scores = torch.stack(self.scores)
-            self.settled = rank_correlation(scores[: done // 2].mean(dim=0), scores.mean(dim=0)) >= self.stable
+            # A correlation that is the asked-for one but for rounding is enough.
+            half, whole = (self._mean(some) for some in (scores[: done // 2], scores))
+            half, whole = (snapped(each, self._out_by(each)) for each in (half, whole))
+            self.settled = rank_correlation(half, whole) >= self.stable - 1e-12
 
     def _widths(self, pieces: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
         if not isinstance(self.rule, str):

@@ -20,10 +20,14 @@ import torch
 from torch import Tensor
 
 from infoprune.criteria.base import CriterionInfo, Filters, Importance, register
+from infoprune.entropy import variables
+from infoprune.entropy.copies import Copies
+from infoprune.entropy.distances import symmetric
+from infoprune.entropy.ties import rounding
 from infoprune.errors import InputError
 
-# Similarities closer than this, relative to the largest, are ties: rounding must not choose a filter.
-_TIE = 1e-10
+# What similarities may be out by, as a share of the largest, where nobody says of what precision the maps were.
+_TIE = rounding(torch.float64, 1 << 16)
 # Values of (images, C, C) float64 worked on at a time: 2 MiB, which stay in a processor's cache.
 _CHUNK_VALUES = 1 << 18
 
@@ -130,6 +134,8 @@ class Similarity:
         self.measure = measure
         self.window = window
         self.kept: list[Tensor | Moments] = []
+        self.copies = Copies()
+        self.dtype = torch.float32
         self.images = 0
         self.lowest: Tensor | None = None
         self.highest: Tensor | None = None
@@ -138,6 +144,8 @@ class Similarity:
     def update(self, maps: Tensor, labels: Tensor) -> None:
         """Take in ``(n, C, H, W)`` maps."""
         flat = maps.flatten(2)
+        self.copies.update(variables(maps))
+        self.dtype = maps.dtype
         _, filters, positions = flat.shape
         smaller = 8 * filters <= positions * maps.element_size()
         windowed = self.window is not None and min(maps.shape[2:]) >= self.window
@@ -152,6 +160,8 @@ class Similarity:
     def merge(self, other: Similarity) -> None:
         """Take in what another instance has seen."""
         if other.lowest is not None and other.highest is not None and other.magnitude is not None:
+            self.copies.merge(other.copies)
+            self.dtype = other.dtype
             self._join(other.kept, other.images, other.lowest, other.highest, other.magnitude)
 
     def _join(
@@ -180,7 +190,8 @@ class Similarity:
         similarity = self._similarity(float(self.highest.max()) - float(self.lowest.min()))
         dead = self.lowest == self.highest
         live = (~dead).nonzero().flatten()
-        removed = eliminate(similarity[live][:, live], (self.magnitude / self.images)[live])
+        magnitude = (self.magnitude / self.images)[self.copies.leaders]
+        removed = eliminate(similarity[live][:, live], magnitude[live], rounding(self.dtype, 1))
         scores = torch.zeros(len(dead), dtype=torch.float64)
         partner = torch.full((len(dead),), -1)
         for filter_, other, alike in removed:
@@ -195,7 +206,9 @@ class Similarity:
         total: Tensor | int = sum(self.measure.similarity(part, value_range).sum(dim=0) for part in self._moments())
         total = total + sum(self._windowed(part, value_range) for part in self._large())
         assert isinstance(total, Tensor)
-        return (total / self.images).cpu()
+        leaders = self.copies.leaders
+        found = symmetric((total / self.images).cpu())[leaders][:, leaders]
+        return torch.where(leaders[:, None] == leaders, self.measure.largest, found)
 
     def _large(self) -> Iterator[Tensor]:
         """Yield the maps that are looked at through a window."""
@@ -227,7 +240,7 @@ class Similarity:
         return total
 
 
-def eliminate(similarity: Tensor, magnitude: Tensor) -> list[tuple[int, int | None, float]]:
+def eliminate(similarity: Tensor, magnitude: Tensor, share: float = _TIE) -> list[tuple[int, int | None, float]]:
     """Take the most similar pair of the survivors again and again, and drop one of the two.
 
     The one more similar to the other survivors goes; of equal ones the one with the smaller magnitude, then the one
@@ -236,6 +249,7 @@ def eliminate(similarity: Tensor, magnitude: Tensor) -> list[tuple[int, int | No
     Args:
         similarity: ``(C, C)``, symmetric.
         magnitude: ``(C,)`` mean absolute value of each map.
+        share: What a similarity may be out by, as a share of the largest, and a magnitude of its own: nearer is equal.
 
     Returns:
         The filters in the order in which they go, each with its partner and their similarity, which never rises; the
@@ -244,7 +258,7 @@ def eliminate(similarity: Tensor, magnitude: Tensor) -> list[tuple[int, int | No
     filters = len(similarity)
     if not filters:
         return []
-    tie = _TIE * max(1.0, float(similarity.abs().max()))
+    tie = share * max(1.0, float(similarity.abs().max()))
     alike = similarity.clone().fill_diagonal_(0)
     totals = alike.sum(dim=1)
     alike.fill_diagonal_(-torch.inf)
@@ -254,7 +268,7 @@ def eliminate(similarity: Tensor, magnitude: Tensor) -> list[tuple[int, int | No
         top = best.max()
         i = int((best >= top - tie).nonzero()[0])
         j = int((alike[i] >= top - tie).nonzero()[0])
-        gone = _more_replaceable(i, j, totals, magnitude, tie * filters)
+        gone = _more_replaceable(i, j, totals, magnitude, tie * filters, share)
         pair = float(alike[i, j])
         removed.append((gone, i + j - gone, min(pair, removed[-1][2]) if removed else pair))
         column = alike[:, gone].clone()
@@ -269,11 +283,11 @@ def eliminate(similarity: Tensor, magnitude: Tensor) -> list[tuple[int, int | No
     return removed
 
 
-def _more_replaceable(i: int, j: int, totals: Tensor, magnitude: Tensor, tie: float) -> int:
+def _more_replaceable(i: int, j: int, totals: Tensor, magnitude: Tensor, tie: float, share: float) -> int:
     """Of a pair i < j."""
     if abs(float(totals[i] - totals[j])) > tie:
         return i if totals[i] > totals[j] else j
-    if abs(float(magnitude[i] - magnitude[j])) > _TIE * float(magnitude[i] + magnitude[j]):
+    if abs(float(magnitude[i] - magnitude[j])) > share * float(magnitude[i] + magnitude[j]):
         return i if magnitude[i] < magnitude[j] else j
     return j
 

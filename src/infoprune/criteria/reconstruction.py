@@ -27,6 +27,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.criteria.base import CriterionInfo, Importance, register
 from infoprune.data.batches import Batches, images_of, number_of_batches
+from infoprune.entropy.ties import first_least, rounding
 from infoprune.errors import InputError, unknown
 from infoprune.network.coupled_groups import CoupledGroup, in_passes
 from infoprune.network.equivalence import copied
@@ -103,11 +104,18 @@ class Share:
 
 
 def eliminate(shares: Sequence[Share], units: int) -> Iterator[tuple[int, float]]:
-    """Yield the units in the order in which they go, each with what it costs at that moment; of equals the last."""
+    """Yield the units in the order in which they go, each with what it costs at that moment; of ties the last.
+
+    Costs tie within what they may be out by: the rounding of the features, single precision, as a share of the least,
+    and that of the normal equations as a share of the largest.
+    """
+    features = max((len(share.inverse) for share in shares), default=1)
     gone = torch.zeros(units, dtype=torch.bool)
     for left in range(units, 0, -1):
         costs = torch.stack([share.costs() for share in shares]).sum(dim=0).masked_fill(gone, torch.inf)
-        unit = units - 1 - int(costs.flip(0).argmin())
+        bound = rounding(torch.float32, 1) * float(costs.min())
+        bound += rounding(torch.float64, features) * float(costs[~gone].max())
+        unit = units - 1 - first_least(costs.flip(0), bound)
         yield unit, costs[unit].item()
         gone[unit] = True
         for share in shares if left > 1 else ():

@@ -6,13 +6,17 @@ import torch
 from torch import Tensor
 
 from infoprune.criteria.base import CriterionInfo, Filters, Importance, register
+from infoprune.entropy import variables
+from infoprune.entropy.copies import Copies
+from infoprune.entropy.ties import rounding
 from infoprune.errors import InputError
 
 
 class Variance:
     """Streams mean and squared deviations (Chan, Golub and LeVeque 1979).
 
-    Within an image it is as precise as the maps are, at least float32; over images it sums in float64.
+    All sums are float64. What the maps themselves are rounded by moves the variance of x by a share of the rounding of
+    its precision times sqrt(var x * mean x^2): filters that are nearer to each other than that tie.
 
     Args:
         filters: The group.
@@ -22,19 +26,22 @@ class Variance:
     def __init__(self, filters: Filters, *, seed: int = 0) -> None:
         self.name = filters.name
         self.count = 0
+        self.copies = Copies()
+        self.dtype = torch.float32
         self.mean: Tensor | None = None
         self.squares: Tensor | None = None
 
     def update(self, maps: Tensor, labels: Tensor) -> None:
         """Take in ``(n, C, H, W)`` maps."""
         flat = maps.flatten(2)
-        flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
+        self.copies.update(variables(maps))
+        self.dtype = torch.promote_types(flat.dtype, torch.float32)
         # Relative to a value of the map itself, so that a constant map has a variance of exactly 0.
-        first = flat[..., :1]
-        offsets = flat - first
+        first = flat[..., :1].double()
+        offsets = flat.double() - first
         shift = offsets.mean(dim=2, keepdim=True)
-        within = torch.linalg.vector_norm(offsets - shift, dim=2).cpu().double().square().sum(dim=0)
-        means = (first.cpu().double() + shift.cpu().double())[..., 0]
+        within = (offsets - shift).square_().sum(dim=(0, 2)).cpu()
+        means = (first + shift)[..., 0].cpu()
         steps = means - means[0]
         step = steps.mean(dim=0)
         between = (steps - step).square().sum(dim=0) * flat.shape[2]
@@ -43,6 +50,8 @@ class Variance:
     def merge(self, other: Variance) -> None:
         """Take in what another instance has seen."""
         if other.mean is not None and other.squares is not None:
+            self.copies.merge(other.copies)
+            self.dtype = other.dtype
             self._join(other.count, other.mean, other.squares)
 
     def _join(self, count: int, mean: Tensor, squares: Tensor) -> None:
@@ -61,9 +70,12 @@ class Variance:
         Raises:
             InputError: There were no maps.
         """
-        if self.squares is None:
+        if self.mean is None or self.squares is None:
             raise InputError(f"layer '{self.name}' cannot be scored: there are no feature maps")
-        return Importance(self.squares / self.count)
+        variance = self.squares / self.count
+        out_by = rounding(self.dtype, 1) * (variance * (variance + self.mean.square())).sqrt()
+        leaders = self.copies.leaders
+        return Importance(variance[leaders], rounding=out_by[leaders])
 
 
 INFO = register(

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from infoprune.criteria.base import CriterionInfo, Filters, Importance, register
+from infoprune.entropy.copies import copies
+from infoprune.entropy.ties import rounding
 
 
 class WeightNorm:
@@ -31,8 +33,12 @@ class WeightNorm:
 
     def compute(self) -> Importance:
         """Return the ``(C,)`` norms."""
-        flat = [weight.detach().to("cpu", torch.float64).flatten(1) for weight in self.filters.weights]
-        return Importance(torch.linalg.vector_norm(torch.cat(flat, dim=1), ord=self.power, dim=1))
+        flat = torch.cat(
+            [weight.detach().to("cpu", torch.float64).flatten(1) for weight in self.filters.weights], dim=1
+        )
+        leaders = copies(flat[:, None])
+        norms = torch.linalg.vector_norm(flat, ord=self.power, dim=1)[leaders]
+        return Importance(norms, rounding=rounding(norms.dtype, flat.shape[1]) * norms)
 
 
 L1 = register(

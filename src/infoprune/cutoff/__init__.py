@@ -16,7 +16,7 @@ from infoprune.cutoff.rules import (
     tolerance,  # noqa: F401 - they register
     xmeans,  # noqa: F401 - they register
 )
-from infoprune.cutoff.rules.curve import Curve, RuleInfo, all_rules, candidates, check_rule, find_rule
+from infoprune.cutoff.rules.curve import Curve, RuleInfo, all_rules, candidates, check_rule, find_rule, register_rule
 from infoprune.cutoff.threshold import cut_by_threshold
 
 __all__ = [
@@ -41,4 +41,5 @@ __all__ = [
     "cut_to_latency",
     "find_rule",
     "reach",
+    "register_rule",
 ]

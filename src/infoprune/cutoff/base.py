@@ -29,6 +29,10 @@ class Group(Protocol):
     def units(self) -> Units:
         """The smallest sets of filters that can go."""
 
+    @property
+    def parts(self) -> Units:
+        """Sets of filters of which at least one stays."""
+
 
 class Cost(Protocol):
     """What a network costs."""
@@ -73,7 +77,8 @@ class Limits:
     Args:
         keep_at_least: Filters that stay in every layer.
         keep_share: Share of the filters that stays in every layer, in [0, 1].
-        multiple: Kept counts are multiples of this, or the whole layer; layers that are not wider are left alone.
+        multiple: Kept counts are multiples of this: a layer of 52 filters keeps 48 or fewer. Layers that are not wider
+            than this are left alone.
     """
 
     keep_at_least: int = 1

@@ -102,7 +102,7 @@ def steps_needed(ranking: Ranking, allowance: Allowance, budget: Budget, limits:
 
     if not met(total):
         check_reach(_reached(ranking, allowance.cost, limits), budget)
-    return bisect_left(range(total), True, key=met)
+    return bisect_left(range(total), True, lo=min(ranking.forced, total), key=met)
 
 
 def _reached(ranking: Ranking, cost: CostModel, limits: Limits) -> Reach:
@@ -120,7 +120,7 @@ def share_of(found: Cost, base: Cost, what: str) -> float:
 def _filled(ranking: Ranking, count: int, allowance: Allowance) -> list[int]:
     levels = ranking.levels(count)
     blocked: set[int] = set()
-    for group in reversed(ranking.steps[:count]):
+    for group in reversed(ranking.steps[ranking.forced : count]):
         if group in blocked:
             continue
         levels[group] -= 1

@@ -11,7 +11,11 @@ from infoprune.errors import InputError, unknown
 
 
 def cut_by_counts(
-    groups: Sequence[Group], importances: Mapping[str, Importance], keep: Mapping[str, int | Sequence[int]]
+    groups: Sequence[Group],
+    importances: Mapping[str, Importance],
+    keep: Mapping[str, int | Sequence[int]],
+    *,
+    multiple: int = 1,
 ) -> dict[str, Cut]:
     """Keep so many filters of each named layer, the most important ones, or exactly the listed ones.
 
@@ -19,13 +23,15 @@ def cut_by_counts(
         groups: What can be cut.
         importances: By the groups' names; not needed where filters are listed.
         keep: By layer, a count from 1 up, or filter indices.
+        multiple: Every layer that is wider than this keeps a multiple of it: a count is rounded to the nearest one,
+            upwards from the middle, and a list must have as many.
 
     Returns:
         What stays, for the named layers only.
 
     Raises:
         InputError: A layer is unknown, a count or an index is out of range, or the count or list would split filters
-            that can only go together.
+            that can only go together, leave a coupled layer without channels, or is no multiple.
     """
     by_name = {group.name: group for group in groups}
     cuts = {}
@@ -34,12 +40,25 @@ def cut_by_counts(
             raise unknown("layer", layer, by_name)
         group = by_name[layer]
         if type(asked) is int:
-            kept = _most_important(group, importance_of(group, importances), asked)
-            cuts[layer] = Cut(kept, f"{len(kept)} of {group.filters} filters stay: the count was given")
+            count = _rounded(group, asked, multiple)
+            kept = _most_important(group, importance_of(group, importances), count)
+            how = "the count was given" if count == asked else f"the nearest multiple of {multiple} to {asked}"
+            cuts[layer] = Cut(kept, f"{len(kept)} of {group.filters} filters stay: {how}")
         else:
             kept = _listed(group, asked)
+            if _rounded(group, len(kept), multiple) != len(kept):
+                raise InputError(
+                    f"layer '{layer}' lists {len(kept)} filters to keep, which is no multiple of {multiple}"
+                )
             cuts[layer] = Cut(kept, f"{len(kept)} of {group.filters} filters stay: they were listed")
     return cuts
+
+
+def _rounded(group: Group, count: int, multiple: int) -> int:
+    if group.filters <= multiple or not 1 <= count <= group.filters:
+        return count
+    nearest = (count + multiple // 2) // multiple * multiple
+    return max(multiple, min(nearest, group.filters - group.filters % multiple))
 
 
 def _most_important(group: Group, importance: Importance, count: int) -> tuple[int, ...]:
@@ -53,9 +72,8 @@ def _most_important(group: Group, importance: Importance, count: int) -> tuple[i
         if possible[-1] == count:
             return kept_after(group, rungs[:taken])
     near = min(possible, key=lambda other: (abs(other - count), -other))
-    raise InputError(
-        f"layer '{group.name}' cannot keep {count} filters, because some only go together: keep {near} instead"
-    )
+    why = "every coupled layer keeps a channel" if group.parts and count < min(possible) else "some only go together"
+    raise InputError(f"layer '{group.name}' cannot keep {count} filters, because {why}: keep {near} instead")
 
 
 def _listed(group: Group, asked: int | Sequence[int]) -> tuple[int, ...]:
@@ -77,4 +95,10 @@ def _listed(group: Group, asked: int | Sequence[int]) -> tuple[int, ...]:
         gone -= set(unit)
     if gone:
         raise InputError(f"layer '{group.name}': filter {min(gone)} cannot go")
+    for part in group.parts:
+        if not set(part) & set(kept):
+            some = ", ".join(map(str, part[:8])) + (", ..." if len(part) > 8 else "")
+            raise InputError(
+                f"layer '{group.name}': keep at least one of the filters {some}, or a coupled layer is empty"
+            )
     return kept

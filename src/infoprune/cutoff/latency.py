@@ -49,7 +49,8 @@ def cut_to_latency(
         raise InputError("the budget names no latency: give the share of the time that may remain")
     ranking = rank(groups, importances, limits, normalise)
     counted = {what: share for what, share in budget.shares().items() if what != "latency"}
-    start, levels = 0, [0] * len(ranking.groups)
+    start = ranking.forced
+    levels = ranking.levels(start)
     if counted:
         if cost is None:
             raise InputError("a budget of MACs or parameters beside the latency needs a cost model: pass cost=")

@@ -11,6 +11,7 @@ import torch
 
 from infoprune.criteria.base import Importance
 from infoprune.cutoff.base import NO_LIMITS, Group, Limits, Units, importance_of
+from infoprune.entropy.ties import snapped
 from infoprune.errors import unknown
 
 Normalisation = Literal["mean", "none"]
@@ -43,22 +44,37 @@ def units_by_importance(group: Group, importance: Importance) -> Units:
 def ladder(group: Group, importance: Importance, limits: Limits = NO_LIMITS) -> tuple[Rung, ...]:
     """Return the steps in which a group can be cut, first to last, as far as the limits allow.
 
-    After every step the number of filters that stay is a multiple of ``limits.multiple``.
+    After every step the number of filters that stay is a multiple of ``limits.multiple``, and at least one filter of
+    each of the group's parts stays. The step that makes the first multiple of a width that is none is always taken:
+    its importance is minus infinity.
     """
     scores = importance.scores.tolist()
     left = group.filters
+    staying = [set(part) for part in group.parts]
     rungs: list[Rung] = []
     pending: list[int] = []
     for unit in units_by_importance(group, importance):
+        if any(part <= set(unit) for part in staying):
+            continue
         left -= len(unit)
         if left < limits.least(group.filters):
             break
         pending.extend(unit)
+        for part in staying:
+            part.difference_update(unit)
         if left % limits.multiple == 0:
             before = rungs[-1].importance if rungs else -float("inf")
-            rungs.append(Rung(tuple(pending), max(before, _mean([scores[f] for f in pending]))))
+            own = (
+                -float("inf") if not rungs and group.filters % limits.multiple else _mean([scores[f] for f in pending])
+            )
+            rungs.append(Rung(tuple(pending), max(before, own)))
             pending = []
     return tuple(rungs)
+
+
+def forced(rungs: Sequence[Rung]) -> int:
+    """Return how many of these steps are always taken, 0 or 1."""
+    return int(bool(rungs) and rungs[0].importance == -float("inf"))
 
 
 def kept_after(group: Group, rungs: Sequence[Rung]) -> tuple[int, ...]:
@@ -68,8 +84,12 @@ def kept_after(group: Group, rungs: Sequence[Rung]) -> tuple[int, ...]:
 
 
 def fewest_from(group: Group, rungs: Sequence[Rung], count: int) -> tuple[int, ...]:
-    """Return the fewest filters that can stay, ascending, if it is to be ``count`` or more."""
-    left, taken = group.filters, 0
+    """Return the fewest filters that can stay, ascending, if it is to be ``count`` or more.
+
+    A step that is always taken is taken even where fewer than ``count`` filters stay after it.
+    """
+    taken = forced(rungs)
+    left = group.filters - sum(len(rung.filters) for rung in rungs[:taken])
     while taken < len(rungs) and left - len(rungs[taken].filters) >= count:
         left, taken = left - len(rungs[taken].filters), taken + 1
     return kept_after(group, rungs[:taken])
@@ -88,6 +108,11 @@ class Ranking:
     groups: tuple[Group, ...]
     ladders: tuple[tuple[Rung, ...], ...]
     steps: tuple[int, ...]
+
+    @property
+    def forced(self) -> int:
+        """How many of the first steps are always taken."""
+        return sum(forced(rungs) for rungs in self.ladders)
 
     def levels(self, count: int) -> list[int]:
         """Return how many steps each group has taken after the first ``count`` of the ranking."""
@@ -129,11 +154,18 @@ def rank(
         raise unknown("normalisation", normalise, ("mean", "none"))
     ladders = [ladder(group, importance_of(group, importances), limits) for group in groups]
     relative = normalise == "mean" and not all(importances[group.name].comparable for group in groups)
-    keys: list[tuple[float, float, int]] = []
+    keys: list[tuple[float, int]] = []
+    values: list[float] = []
+    bounds: list[float] = []
     for index, (group, rungs) in enumerate(zip(groups, ladders, strict=True)):
-        scale = _scale(importances[group.name]) if relative else 1.0
-        keys += [(rung.importance / scale, i / len(rungs), index) for i, rung in enumerate(rungs)]
-    return Ranking(tuple(groups), tuple(ladders), tuple(index for _, _, index in sorted(keys)))
+        importance = importances[group.name]
+        scale = _scale(importance) if relative else 1.0
+        keys += [(i / len(rungs), index) for i in range(len(rungs))]
+        values += [rung.importance / scale for rung in rungs]
+        bounds += [max(float(importance.out_by[[*rung.filters]].max()) / scale, 0.0) for rung in rungs]
+    equal = snapped(torch.tensor(values, dtype=torch.float64), torch.tensor(bounds, dtype=torch.float64)).tolist()
+    steps = sorted(zip(equal, keys, strict=True))
+    return Ranking(tuple(groups), tuple(ladders), tuple(index for _, (_, index) in steps))
 
 
 def _scale(importance: Importance) -> float:

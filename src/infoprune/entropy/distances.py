@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from infoprune.entropy.precision import full_precision
+from infoprune.entropy.ties import rounding
 from infoprune.errors import InputError
 
 # Some of several variables: a run of them, or their indices.
@@ -69,11 +70,11 @@ def squared_distances(x: Tensor) -> Tensor:
         x: ``(..., n, d)``, floating point.
 
     Returns:
-        ``(..., n, n)`` in the precision of ``x``.
+        ``(..., n, n)`` in the precision of ``x``, symmetric to the bit.
     """
     flat = x.reshape(-1, *x.shape[-2:])
     distances, unit = unit_distances(flat)
-    return (distances * unit[:, None, None]).reshape(*x.shape[:-1], x.shape[-2])
+    return symmetric(distances * unit[:, None, None]).reshape(*x.shape[:-1], x.shape[-2])
 
 
 def unit_distances(x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
@@ -97,7 +98,7 @@ def unit_distances(x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor,
     divisor = torch.where(nothing, torch.inf, unit)[:, None]
     distances = _expanded(samples, samples.norms / divisor, -2 / divisor)
     # What is below the rounding of the product is a distance of zero: copies of a sample stay copies.
-    distances = torch.threshold_(distances, _rounding(unit.dtype, x.shape[-1]), 0.0)
+    distances = torch.threshold_(distances, rounding(unit.dtype, x.shape[-1]), 0.0)
     distances.diagonal(dim1=-2, dim2=-1).zero_()
     return distances, torch.where(nothing, 1.0, unit)
 
@@ -128,7 +129,7 @@ def exponents(x: Tensor, rates: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
         found = found.clamp_(min=LOWEST_EXPONENT)
     # An exponent is out by e (r_i + r_j), e the rounding and r = rate |x|^2. The sum of a positive semi-definite s
     # with a unit diagonal is then out by the share 2 e r's1 / 1's1 <= 2 e (r's r / 1's1)^1/2 <= 2 e sum(r) / n^1/2.
-    share = _rounding(dtype, x.shape[-1]) / math.sqrt(x.shape[-2])
+    share = rounding(dtype, x.shape[-1]) / math.sqrt(x.shape[-2])
     trusted = across.sum(dim=-1) > -_SHARE_OF_ROUNDING / share
     if not bool(trusted.all()):
         check_finite(across)
@@ -140,9 +141,9 @@ def is_wide(x: Tensor) -> bool:
     return x.shape[-1] >= x.shape[-2]
 
 
-def _rounding(dtype: torch.dtype, features: int) -> float:
-    """What a distance may be out by, as a share of the largest squared norm."""
-    return 4 * torch.finfo(dtype).eps * math.sqrt(features + 16)
+def symmetric(matrices: Tensor) -> Tensor:
+    """Return ``(..., n, n)`` matrices that are symmetric but for rounding, symmetric to the bit."""
+    return (matrices + matrices.mT) / 2
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from infoprune.entropy.kernels import GramOf
 from infoprune.entropy.labels import ClassBlocks
 from infoprune.entropy.relevance import equivocation
 from infoprune.entropy.threads import in_chunks
+from infoprune.entropy.ties import first_least, rounding
 
 Score: TypeAlias = Literal["pairs", "quadratic"]
 
@@ -22,8 +23,6 @@ Score: TypeAlias = Literal["pairs", "quadratic"]
 _UNRESOLVED_RUN = 3
 # What a sum of single-precision products may be wrong by, as a share of it.
 _SINGLE_PRECISION = 1e-6
-# The most by which two such sums over the same products may differ, with room to spare.
-_ROUNDING_OF_SUMS = 1e-5
 # How many candidates that order 2 cannot tell apart are evaluated first.
 _NEAR_TIES = 16
 # How often to look for pairs that no longer count.
@@ -38,6 +37,7 @@ class Layer:
 
     Args:
         grams: From some of the candidates to their ``(B, n, n)`` float64 Gram matrices.
+        leaders: By candidate, the lowest index of those with the same maps; copies have the same ``rows`` to the bit.
         rows: ``(C, M)`` their packed pairs, float32.
         index: Which pairs those are.
         given: Joint of what the layer is conditioned on.
@@ -46,6 +46,7 @@ class Layer:
     """
 
     grams: GramOf
+    leaders: tuple[int, ...]
     rows: Tensor
     index: pairs.PairIndex
     given: Joint
@@ -109,15 +110,19 @@ def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, 
             exact = values = _left_with(layer, joint, _others(layer, picks))
         else:
             active, scores = _certified(layer, running, active, picks)
-            ranked = _by_score(active, scores, picks)
+            ranked = _by_score(layer, active, scores, picks)
             if still >= switch:
-                by_last = sorted(ranked.nats, key=last.__getitem__)
+                # A candidate without a last value is a copy of the map just chosen, which was the best.
+                by_last = sorted(ranked.nats, key=lambda candidate: last.get(candidate, (0.0, candidate)))
                 exact, screen = _of_leaders(layer, joint, (ranked.by_pairs, ranked.by_quadratic, by_last), screen)
             else:
                 exact = _of_near_ties(layer, joint, ranked, resolution)
             values = exact or {c: layer.alpha / 2 * nats for c, nats in ranked.nats.items()}
         evaluations += len(exact)
-        best = min(values, key=lambda candidate: (values[candidate], candidate))
+        if exact:
+            best = _best(layer, values)
+        else:
+            best = active.ids[_least_by_pairs(layer, running, active, scores, _free(layer, active, picks), "pairs")]
         unresolved = 0 if _told_apart(layer, values, best, resolution) else unresolved + 1
         last |= {c: (exact[c] - values[best], c) for c in exact}
         picks.append(best)
@@ -150,8 +155,8 @@ def by_pairs(layer: Layer, before: Prefix, steps: int, resolution: float | None,
     unresolved = 0
     while len(picks) < min(steps, layer.count) and unresolved < _UNRESOLVED_RUN:
         active, scores = _certified(layer, running, active, picks)
-        free = _free(active, picks)
-        best = _first_least(scores.between if by == "quadratic" else scores.left, free, active.rows)
+        free = _free(layer, active, picks)
+        best = _least_by_pairs(layer, running, active, scores, free, by)
         if resolution is not None:
             values = scores.quadratic if by == "quadratic" else scores.nats
             apart = _copies(active.rows[free & (values - values[best] <= resolution)], active.rows[best])
@@ -196,14 +201,14 @@ class _Ranked:
     nats: dict[int, float]
 
 
-def _by_score(active: pairs.Active, scores: pairs.Scores, picks: list[int]) -> _Ranked:
-    taken = set(picks)
+def _by_score(layer: Layer, active: pairs.Active, scores: pairs.Scores, picks: list[int]) -> _Ranked:
+    free = set(_others(layer, picks))
 
     def ranking(score: Tensor) -> list[int]:
         ordered = (active.ids[position] for position in torch.argsort(score, stable=True).tolist())
-        return [c for c in ordered if c not in taken]
+        return [c for c in ordered if c in free]
 
-    nats = {c: value for c, value in zip(active.ids, scores.nats.tolist(), strict=True) if c not in taken}
+    nats = {c: value for c, value in zip(active.ids, scores.nats.tolist(), strict=True) if c in free}
     return _Ranked(ranking(scores.left), ranking(scores.between), nats)
 
 
@@ -256,8 +261,31 @@ def _of_near_ties(layer: Layer, joint: Joint, ranked: _Ranked, resolution: float
 
 
 def _others(layer: Layer, picks: list[int]) -> list[int]:
-    taken = set(picks)
-    return [c for c in range(layer.count) if c not in taken]
+    """The candidates not chosen yet, ascending; of copies the first one only, the next once it is chosen."""
+    taken, seen = set(picks), set()
+    others = []
+    for candidate in range(layer.count):
+        if candidate not in taken and layer.leaders[candidate] not in seen:
+            seen.add(layer.leaders[candidate])
+            others.append(candidate)
+    return others
+
+
+def _best(layer: Layer, values: dict[int, float]) -> int:
+    """The candidate of the least value; of near-ties the lowest index.
+
+    Those that differ by the rounding of the entropies tie, and so do those that differ by the rounding of single
+    precision and have the same Gram matrix within it.
+    """
+    candidates = sorted(values)
+    found = torch.tensor([values[c] for c in candidates], dtype=torch.float64)
+    least = float(found.min())
+    n = layer.blocks.samples
+    bound = rounding(torch.float64, n) * math.log(n)
+    best = candidates[first_least(found, bound)]
+    in_single = max(bound, rounding(torch.float32, layer.rows.shape[1]) * abs(least))
+    near = [c for c in candidates if c < best and values[c] - least <= in_single]
+    return next((c for c in near if _copies(layer.rows[[c]], layer.rows[best])), best)
 
 
 def _left_with(layer: Layer, joint: Joint, candidates: list[int]) -> dict[int, float]:
@@ -297,7 +325,8 @@ def _certified(
     scores = pairs.score(running, active, index)
     least = float(scores.between.min())
     certain = pairs.is_certified(running, active, least, index)
-    remaining = _others(layer, picks)
+    taken = set(picks)
+    remaining = [candidate for candidate in range(layer.count) if candidate not in taken]
     looking = len(picks) % _LOOK_EVERY == 0
     if certain and not (looking and pairs.halves(running, active, len(remaining), least, index)):
         return active, scores
@@ -305,18 +334,33 @@ def _certified(
     return fewer, pairs.score(running, fewer, index)
 
 
-def _free(active: pairs.Active, picks: list[int]) -> Tensor:
-    taken = set(picks)
-    return torch.tensor([c not in taken for c in active.ids], device=active.rows.device)
+def _free(layer: Layer, active: pairs.Active, picks: list[int]) -> Tensor:
+    free = set(_others(layer, picks))
+    return torch.tensor([c in free for c in active.ids], device=active.rows.device)
 
 
-def _first_least(values: Tensor, free: Tensor, rows: Tensor) -> int:
-    """The first candidate of the least value; a copy of it counts as equal, however the sum over its pairs rounds."""
-    values = values.masked_fill(~free, torch.inf)
-    best = int((values == values.min()).nonzero()[0])
-    before = (values[:best] <= values[best] * (1 + _ROUNDING_OF_SUMS)).nonzero().flatten()
-    copies = before[torch.isclose(rows[before], rows[best], rtol=1e-5, atol=1e-6).all(dim=-1)]
-    return int(copies[0]) if len(copies) else best
+def _least_by_pairs(
+    layer: Layer, running: pairs.Running, active: pairs.Active, scores: pairs.Scores, free: Tensor, by: Score
+) -> int:
+    """The position among the active candidates of the one of least value; of near-ties the lowest index.
+
+    Sums that single precision cannot tell apart are taken again in double precision. What then differs by its rounding
+    ties, and so do candidates whose rows are the same within single precision.
+    """
+
+    def chosen(of: pairs.Scores) -> Tensor:
+        return of.between if by == "quadratic" else of.left
+
+    values = chosen(scores).masked_fill(~free, torch.inf)
+    pairs_summed = active.rows.shape[1]
+    near = (values <= values.min() * (1 + rounding(torch.float32, pairs_summed))).nonzero().flatten()
+    if len(near) == 1:
+        return int(near[0])
+    again = chosen(pairs.score_precisely(running, active, near, layer.index))
+    best = first_least(again, rounding(torch.float64, pairs_summed) * float(again.min().abs()))
+    alike = torch.isclose(active.rows[near[:best]], active.rows[near[best]], rtol=1e-5, atol=1e-6).all(dim=-1)
+    before = alike.nonzero().flatten()
+    return int(near[before[0]] if len(before) else near[best])
 
 
 def _is_near_identity(K: Tensor, layer: Layer) -> bool:

@@ -16,6 +16,7 @@ from infoprune.entropy.distances import (
     check_variables,
     exponents,
     is_wide,
+    symmetric,
     unit_distances,
 )
 from infoprune.entropy.labels import Convention, exponent_scale
@@ -156,7 +157,8 @@ def gram(
         dtype: Precision of the result and of all that leads to it.
 
     Returns:
-        ``(C, n, n)``, or ``(n, n)`` for one variable. A variable whose samples are all alike gives ones.
+        ``(C, n, n)``, or ``(n, n)`` for one variable, symmetric to the bit. A variable whose samples are all
+        alike gives ones.
 
     Raises:
         InputError: ``x`` has another shape or is not finite; the kernel, the width or the convention is unknown.
@@ -164,6 +166,4 @@ def gram(
     if x.ndim == 2:
         return gram(x[None], kernel, width, convention=convention, labels=labels, dtype=dtype)[0]
     make = gram_of(x, KernelRule(kernel, width, convention, labels), dtype)
-    return in_chunks(
-        lambda part: make(part).clamp(max=1.0) if dtype == torch.float32 else make(part), x.shape, x.device
-    )
+    return in_chunks(lambda part: symmetric(make(part).clamp(max=1.0)), x.shape, x.device)

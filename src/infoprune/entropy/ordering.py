@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from infoprune.entropy import pairs
+from infoprune.entropy.copies import distinct
+from infoprune.entropy.distances import check_variables
 from infoprune.entropy.greedy import Layer, Prefix, by_entropy, by_pairs, left_along
 from infoprune.entropy.joint import JointForm, add, empty_joint, matrix, with_each
 from infoprune.entropy.kernels import GramOf, Kernel, KernelRule, gram_of
@@ -18,6 +21,7 @@ from infoprune.entropy.relevance import check_samples, equivocation, label_entro
 from infoprune.entropy.renyi import Unit, in_unit
 from infoprune.entropy.spectrum import check_order
 from infoprune.entropy.threads import in_chunks, one_blas_thread
+from infoprune.entropy.ties import ranking, rounding
 from infoprune.entropy.widths import Width
 from infoprune.errors import InputError, unknown
 
@@ -82,7 +86,8 @@ def greedy_order(
 ) -> GreedyOrder:
     """Order feature maps so that I(Y; the rest | given, the first ones) falls as fast as possible (arXiv 2411.18578).
 
-    Each step takes the map c with the largest I(Y; given, selected, c); equal ones by index.
+    Each step takes the map c with the largest I(Y; given, selected, c). Ties go to the lowest index: maps that are the
+    same to the bit, and those whose values differ by no more than their rounding, see :mod:`infoprune.entropy.ties`.
 
     Args:
         maps: ``(C, n, d)``; feature maps ``(n, C, H, W)`` become this by :func:`~infoprune.entropy.variables`.
@@ -116,6 +121,7 @@ def greedy_order(
     """
     _check(alpha, method, tail, max_steps, screen)
     check_samples(maps, labels)
+    check_variables(maps)
     labels = labels.to(maps.device)
     blocks = class_blocks(labels, label_kernel, convention)
     settings = _Settings(KernelRule(kernel, width, convention, labels), blocks, joint, alpha)
@@ -167,12 +173,25 @@ def _layer(maps: Tensor, given: list[Tensor], settings: _Settings, method: Metho
             K = grams(slice(each, each + 1))[0]
             joint = add(joint, K)
             running = pairs.join(running, pairs.packed(K, index, settings.form), index)
+    first, of_first = distinct(maps)
+    leaders = first[of_first]
     grams = settings.grams(maps)
+    if len(first) < len(maps):
+        grams = _of_leaders(grams, leaders)
     if method in ("exact", "hybrid") and len(maps) * n * n * 8 <= _KEPT_BYTES:
         kept = in_chunks(grams, maps.shape, maps.device)
         grams = kept.__getitem__
-    rows = pairs.pack(grams, maps.shape, index, settings.form)
-    return Layer(grams, rows, index, joint, running, settings.alpha)
+    if len(first) < len(maps):
+        # Packed once: a copy has the same rows to the bit, wherever in a chunk it lies.
+        shape = (len(first), *maps.shape[1:])
+        rows = pairs.pack(lambda part: grams(first[part]), shape, index, settings.form)[of_first]
+    else:
+        rows = pairs.pack(grams, maps.shape, index, settings.form)
+    return Layer(grams, tuple(leaders.tolist()), rows, index, joint, running, settings.alpha)
+
+
+def _of_leaders(grams: GramOf, leaders: Tensor) -> GramOf:
+    return lambda part: grams(leaders[part])
 
 
 def _checked(given: Tensor | Sequence[Tensor] | None, labels: Tensor) -> list[Tensor]:
@@ -209,7 +228,8 @@ def _by_relevance(layer: Layer, candidates: list[int]) -> list[int]:
         return equivocation(with_each(nothing, layer.grams(ids[part])), layer.blocks, layer.alpha)
 
     alone = in_chunks(left, (len(candidates), *nothing.state.shape), layer.rows.device)
-    return [candidates[i] for i in torch.argsort(alone, stable=True).tolist()]
+    bound = rounding(alone.dtype, layer.blocks.samples) * math.log(layer.blocks.samples)
+    return [candidates[i] for i in ranking(alone, bound, descending=False)]
 
 
 def _check(alpha: float, method: str, tail: str, max_steps: int | None, screen: int) -> None:

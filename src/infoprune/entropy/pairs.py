@@ -151,6 +151,23 @@ def score(running: Running, active: Active, index: PairIndex) -> Scores:
     return _scores(within, between, running, index)
 
 
+def score_precisely(running: Running, active: Active, some: Tensor, index: PairIndex) -> Scores:
+    """Return the scores of some of the candidates, positions ``(B,)`` in ``active``, summed in double precision.
+
+    The products are the same single-precision numbers on every processor; only their sums are not.
+    """
+    weights = running.weights if active.columns is None else running.weights[active.columns]
+
+    def sums(part: slice) -> Tensor:
+        rows = active.rows[some[part]]
+        terms = exp_((rows + weights) / (running.members + 1)) if running.form == "mean" else rows * weights
+        split = [terms[:, : active.within], terms[:, active.within :]]
+        return torch.stack([each.sum(dim=1, dtype=torch.float64) for each in split], dim=1)
+
+    within, between = in_chunks(sums, (len(some), 1, len(weights)), some.device).unbind(dim=1)
+    return _scores(within, between, running, index)
+
+
 def score_of_itself(running: Running, index: PairIndex) -> float:
     """Return H_2(Y | the running joint) in nats."""
     ones = torch.ones(1, len(running.weights), device=running.weights.device)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from infoprune.entropy.distances import check_variables, is_wide
+from infoprune.entropy.copies import distinct
+from infoprune.entropy.distances import Which, check_variables, is_wide
 from infoprune.entropy.kernels import Kernel, KernelRule, cosine_factor, gram_of
 from infoprune.entropy.labels import ClassBlocks, Convention, LabelKernel, class_blocks, label_spectrum
 from infoprune.entropy.renyi import Unit, in_unit
@@ -51,34 +52,47 @@ def relevance(
         unit: ``"bits"`` or ``"nats"``.
 
     Returns:
-        ``(C,)`` float64. A dead map has 0.
+        ``(C,)`` float64. A dead map has 0; copies of a map have the same value to the bit.
 
     Raises:
         InputError: Shapes do not fit, values are not finite, or a name is unknown.
     """
     check_order(alpha)
     check_samples(maps, labels)
+    check_variables(maps)
     labels = labels.to(maps.device)
     blocks = class_blocks(labels, label_kernel, convention)
     rule = KernelRule(kernel, width, convention, labels)
+    first, of_first = distinct(maps)
+    left = _left_of_maps(maps, None if len(first) == len(maps) else first, rule, blocks, alpha)
+    return (label_entropy(blocks, alpha) - left[of_first]) * in_unit(unit)
+
+
+def _left_of_maps(maps: Tensor, some: Tensor | None, rule: KernelRule, blocks: ClassBlocks, alpha: float) -> Tensor:
+    """Equivocations in nats of some of the maps, or of all; a width that all maps decide is that of all."""
+    count, n, d = maps.shape if some is None else (len(some), *maps.shape[1:])
+    # Distances are taken of wide samples in pieces: it is the Gram matrices that fill the cache.
+    shape = (count, n, d if rule.kernel == "cosine" else n)
+
+    def which(part: slice) -> Which:
+        return part if some is None else some[part]
+
+    def chunked(work: Callable[[Which], Tensor], caches: int = 1) -> Tensor:
+        return in_chunks(lambda part: work(which(part)), shape, maps.device, caches)
+
     if alpha == 2:
         # Single precision: its rounding is below a millionth of a bit here.
         squares = gram_of(maps, rule, torch.float32, power=2)
         members = torch.empty_like(blocks.members).index_copy_(0, blocks.order, blocks.members).float()
-        sums = _in_chunks_of(maps, kernel, lambda part: sums_of_squares(squares(part), members))
-        left = equivocation_of_sums(sums, blocks.outside)
-    elif kernel == "cosine" and maps.shape[-1] + 1 < maps.shape[1] and not blocks.outside:
-        check_variables(maps)
-        left = _in_chunks_of(maps, kernel, lambda part: _left_by_covariance(maps[part][:, blocks.order], blocks, alpha))
-    else:
-        grams = gram_of(maps, rule, torch.float64, order=blocks.order)
-        if is_power(alpha):
-            left = _in_chunks_of(maps, kernel, lambda part: equivocation(grams(part), blocks, alpha))
-        else:
-            caches = 1 if is_wide(maps) else 2
-            spectra = _in_chunks_of(maps, kernel, lambda part: _spectra(grams(part), blocks), caches)
-            left = _left_of_spectra(spectra, alpha)
-    return (label_entropy(blocks, alpha) - left) * in_unit(unit)
+        sums = chunked(lambda part: sums_of_squares(squares(part), members))
+        return equivocation_of_sums(sums, blocks.outside)
+    if rule.kernel == "cosine" and d + 1 < n and not blocks.outside:
+        return chunked(lambda part: _left_by_covariance(maps[part][:, blocks.order], blocks, alpha))
+    grams = gram_of(maps, rule, torch.float64, order=blocks.order)
+    if is_power(alpha):
+        return chunked(lambda part: equivocation(grams(part), blocks, alpha))
+    spectra = chunked(lambda part: _spectra(grams(part), blocks), caches=1 if is_wide(maps) else 2)
+    return _left_of_spectra(spectra, alpha)
 
 
 def label_entropy(blocks: ClassBlocks, alpha: float) -> float:
@@ -150,12 +164,6 @@ def _left_by_covariance(maps: Tensor, blocks: ClassBlocks, alpha: float) -> Tens
 
 def _smaller_square(factor: Tensor) -> Tensor:
     return factor @ factor.mT if factor.shape[-2] <= factor.shape[-1] else factor.mT @ factor
-
-
-def _in_chunks_of(maps: Tensor, kernel: Kernel, work: Callable[[slice], Tensor], caches: int = 1) -> Tensor:
-    count, n, d = maps.shape
-    # Distances are taken of wide samples in pieces: it is the Gram matrices that fill the cache.
-    return in_chunks(work, (count, n, d if kernel == "cosine" else n), maps.device, caches)
 
 
 def _spectra(K: Tensor, blocks: ClassBlocks) -> Tensor:

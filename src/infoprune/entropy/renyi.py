@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from infoprune.entropy.distances import upper_pairs
+from infoprune.entropy.copies import distinct
+from infoprune.entropy.distances import check_variables, symmetric, upper_pairs
 from infoprune.entropy.kernels import Kernel, KernelRule, gram_of
 from infoprune.entropy.labels import Convention
 from infoprune.entropy.precision import full_precision
@@ -41,7 +42,8 @@ def entropy_of_spectrum(eigenvalues: Tensor, alpha: float = 1.01, unit: Unit = "
 def entropy(K: Tensor, alpha: float = 1.01, unit: Unit = "bits") -> Tensor:
     """Return S_a(K / tr K), the matrix-based Rényi entropy (Sanchez Giraldo et al., IEEE TIT 2015).
 
-    a = 2, and small integers, take matrix products instead of eigenvalues.
+    a = 2, and small integers, take matrix products instead of eigenvalues. Both are computed in float64 whatever the
+    precision of K.
 
     Args:
         K: ``(..., n, n)`` symmetric, positive semi-definite; unit diagonal unless you know why not.
@@ -49,7 +51,7 @@ def entropy(K: Tensor, alpha: float = 1.01, unit: Unit = "bits") -> Tensor:
         unit: ``"bits"`` or ``"nats"``.
 
     Returns:
-        ``(...)`` in [0, log n].
+        ``(...)`` float64 in [0, log n].
 
     Raises:
         InputError: ``K`` is not square, or ``alpha`` or ``unit`` is not one of these.
@@ -145,18 +147,23 @@ def pairwise_redundancy(
         unit: ``"bits"`` or ``"nats"``.
 
     Returns:
-        ``(C, C)`` float64, symmetric. The diagonal is I(X;X) = 2 S(X) - S(X,X), which is not S(X).
+        ``(C, C)`` float64, symmetric to the bit; copies of a map have the same row. The diagonal is
+        I(X;X) = 2 S(X) - S(X,X), which is not S(X).
 
     Raises:
         InputError: As for :func:`~infoprune.entropy.gram`.
     """
     factor = in_unit(unit)
-    n = maps.shape[1]
     squares = gram_of(maps, KernelRule(kernel, width, convention), torch.float32, power=2)
-    pairs = in_chunks(lambda part: upper_pairs(squares(part)), maps.shape, maps.device)
+    check_variables(maps)
+    n = maps.shape[1]
+    first, of_first = distinct(maps)
+    shape = (len(first), *maps.shape[1:])
+    pairs = in_chunks(lambda part: upper_pairs(squares(first[part])), shape, maps.device)
     alone = torch.log1p(2 * pairs.sum(dim=1, dtype=torch.float64) / n)
-    together = torch.log1p(2 * (pairs @ pairs.T).double() / n)
-    return (math.log(n) + together - alone[:, None] - alone[None, :]) * factor
+    together = torch.log1p(2 * symmetric((pairs @ pairs.T).double()) / n)
+    found = (math.log(n) + together - (alone[:, None] + alone[None, :])) * factor
+    return found[of_first][:, of_first]
 
 
 def in_unit(unit: Unit) -> float:

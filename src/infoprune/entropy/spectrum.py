@@ -30,7 +30,8 @@ def check_order(alpha: float) -> None:
 
 
 def nats_of_gram(K: Tensor, alpha: float) -> Tensor:
-    """Return S_a(K / tr K) in nats of symmetric ``(B, n, n)`` matrices, as ``(B,)``."""
+    """Return S_a(K / tr K) in nats of symmetric ``(B, n, n)`` matrices, as ``(B,)`` float64."""
+    K = K.double()
     if is_power(alpha):
         trace = K.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
         return nats_of_power(trace_of_power(K, int(alpha)), trace, alpha)
@@ -88,8 +89,10 @@ def nats_of_spectrum(spectrum: Tensor, alpha: float) -> Tensor:
 def eigenvalues(K: Tensor, *, overwrite: bool = False) -> Tensor:
     """Return the eigenvalues ``(..., n)`` of symmetric, positive semi-definite ``(..., n, n)`` matrices, ascending.
 
-    They are computed on a CPU whatever the device, by as many workers as the caller had threads: on CUDA torch solves
-    matrices of more than 32 rows one after another, each slower than a core does.
+    They are float64 whatever the precision of the matrices: in single precision the solver of some processors loses a
+    digit more than that of others, and may not converge. They are computed on a CPU whatever the device, by as many
+    workers as the caller had threads: on CUDA torch solves matrices of more than 32 rows one after another, each slower
+    than a core does.
 
     Args:
         K: The matrices.
@@ -107,18 +110,16 @@ def _on_cpu(solved: Callable[[Tensor], Tensor], K: Tensor) -> Tensor:
 
 
 def _solved(K: Tensor, *, overwrite: bool) -> Tensor:
-    spectrum: Tensor
-    if K.dtype != torch.float64:
-        spectrum = torch.linalg.eigvalsh(K)
-        return spectrum
-    matrices = K if overwrite and not K.requires_grad else K.clone()
+    matrices = K.double()
+    if matrices is K and (K.requires_grad or not overwrite):
+        matrices = K.clone()
     # The solver iterates until what it neglects is small beside the eigenvalue it is at, and those near zero take the
     # longest. Their mean, which is no larger than the largest, adds little rounding to what the solver has anyway.
     diagonal = matrices.diagonal(dim1=-2, dim2=-1)
     shift = diagonal.detach().mean(dim=-1, keepdim=True)
     diagonal += shift
     # Transposed, its rows are the columns that the solver wants.
-    spectrum = torch.linalg.eigvalsh(matrices.mT, UPLO="U") - shift
+    spectrum: Tensor = torch.linalg.eigvalsh(matrices.mT, UPLO="U") - shift
     return spectrum
 
 
@@ -142,7 +143,7 @@ def _solved_with_copies(K: Tensor, *, overwrite: bool) -> Tensor:
         return _solved(K, overwrite=overwrite)
     by_size = sizes.argsort(descending=True, stable=True)
     others = by_size[several:]
-    spectra = K.new_empty(K.shape[:-1])
+    spectra = K.new_empty(K.shape[:-1], dtype=torch.float64)
     spectra[others] = _solved(K[others], overwrite=True)
     # Those that are alike come last, and with them the sample that stands for them.
     alike = looked_at[torch.arange(len(K)), leaders]

@@ -12,6 +12,7 @@ from torch import Tensor
 from infoprune.entropy.distances import Which, check_variables, squared_distances, unit_distances, upper_pairs
 from infoprune.entropy.labels import Convention, exponent_scale, silverman_width
 from infoprune.entropy.threads import in_chunks
+from infoprune.entropy.ties import first_least, rounding
 from infoprune.errors import InputError, unknown
 
 Width: TypeAlias = float | Tensor | Literal["median", "mean", "silverman", "layer", "output", "alignment"]
@@ -180,4 +181,5 @@ def _best_aligned(distances: Tensor, labels: Tensor, points: int, smallest: floa
         K = torch.exp(-scale * distances / grid[some, None, None].square())
         return (K * same).sum(dim=(-2, -1)) / K.square().sum(dim=(-2, -1)).sqrt()
 
-    return float(grid[in_chunks(alignments, (points, *distances.shape), distances.device).argmax()])
+    found = in_chunks(alignments, (points, *distances.shape), distances.device)
+    return float(grid[first_least(-found, rounding(found.dtype, distances.numel()) * float(found.max()))])

@@ -12,9 +12,7 @@ from rich.table import Table
 from infoprune import pipeline, report
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
-from infoprune.experiment.train import TuneOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
 from infoprune.experiment.train import train as train_network
 from infoprune.files import write_text
 from infoprune.measure.record import removed

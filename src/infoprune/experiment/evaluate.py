@@ -8,8 +8,7 @@ from typing import Any
 from infoprune import data
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.experiment.settings import measured, settings_of
 from infoprune.progress import Progress, silent
 from infoprune.storage import checkpoint

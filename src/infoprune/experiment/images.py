@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,27 +11,7 @@ from torch.utils.data import DataLoader
 from infoprune import data
 from infoprune.data import Images, Source
 from infoprune.experiment.network import preprocessing_of
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Which images, and how they are read.
-
-    Args:
-        name: ``cifar10``, ``mnist``, ``digits`` or ``folder``.
-        directory: Where the files lie.
-        batch_size: Images a batch.
-        calibration: Number of images that score the filters.
-        held_out: Share of the training set that is never trained on or scored with, for choices.
-        workers: Processes that read image files.
-    """
-
-    name: str
-    directory: Path | None = None
-    batch_size: int = 128
-    calibration: int = 256
-    held_out: float = 0.1
-    workers: int = 0
+from infoprune.experiment.options import DataOptions
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from infoprune.data import usual_augmentation
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.experiment.settings import measured, paper_tap, settings_of
 from infoprune.iterative.iterate import Images as RoundImages
 from infoprune.iterative.iterate import iterate as run_rounds

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 from torch import nn
 
 from infoprune.data import Preprocessing
 from infoprune.device import pick_device
 from infoprune.errors import InputError
+from infoprune.experiment.options import NetworkOptions
 from infoprune.network.origin import Origin, origin_of, set_origin
 from infoprune.storage import checkpoint
 from infoprune.zoo import factory, registry
 from infoprune.zoo.weights import load_weights, read_weights, translated
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """Which network, by name and file.
-
-    Args:
-        model: A zoo name, ``timm:NAME``, ``torchvision:NAME``, ``package.module:function``; ``None`` for a checkpoint.
-        weights: An infoprune checkpoint, or weights of ``model``; ``None`` for fresh weights.
-        arguments: Given to the function that builds the network.
-        mean: Per channel, in [0, 1]; by default what is known of the network's weights.
-        std: Per channel, likewise.
-        input_shape: ``(C, H, W)``; by default what is known of the network.
-    """
-
-    model: str | None = None
-    weights: Path | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    input_shape: tuple[int, int, int] | None = None
 
 
 def open_network(choice: NetworkOptions, device: str = "auto") -> nn.Module:

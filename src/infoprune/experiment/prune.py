@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,17 @@ from infoprune.cutoff import Reach
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.experiment.settings import paper_tap, settings_of
-from infoprune.json_files import read_given
-from infoprune.options import PruneOptions, chosen
+from infoprune.option_values import words_of
+from infoprune.options import PruneOptions, RepairOptions, chosen
 from infoprune.pipeline import Result
-from infoprune.plan import Plan
+from infoprune.plan import Budget, Plan
 from infoprune.progress import Progress, silent
 from infoprune.report import Run, kept_run
 from infoprune.selection.stability import further_plans, spread
 from infoprune.storage import checkpoint
+from infoprune.validation import read_json
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,6 @@ class PruneRun:
     result: Result
     record: dict[str, Any]
     kept: Run | None = None
-
-
-@dataclass(frozen=True)
-class RepairOptions:
-    """How a cut network is repaired.
-
-    Args:
-        method: A name of ``infoprune.all_repairs()``.
-        images: Number of training images, without labels, drawn at random.
-        minutes: How long the repair by gradient may take, by default as long as it needs.
-    """
-
-    method: str
-    images: int = 1000
-    minutes: float | None = None
 
 
 def prune(
@@ -107,7 +92,7 @@ def prune(
     result = pipeline.prune(model, calibration, test=test, progress=progress, on_reach=on_reach, **given)
     settings = {**settings_of(network, images, model), "seed": seed}
     if repair is not None:
-        how = {"method": repair.method, "images": min(repair.images, len(parts.train)), "minutes": repair.minutes}
+        how = {**asdict(repair), "images": min(repair.images, len(parts.train))}
         settings["repair"] = {name: value for name, value in how.items() if value is not None}
     record = result.record()
     record["settings"] = {**record["settings"], **settings}
@@ -131,7 +116,7 @@ def read_keep(path: Path | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    values = read_given(path)
+    values = read_json(path)
     if isinstance(values, dict) and "layers" in values:
         return {"plan": Plan.from_dict(values)}
     if isinstance(values, dict) and isinstance(values.get("plan"), dict):
@@ -141,16 +126,22 @@ def read_keep(path: Path | None) -> dict[str, Any]:
     return {"keep": values}
 
 
-def choice_or_plan(**given: Any) -> PruneOptions | Plan:
-    """Return the plan that was given, else the choice.
+def choice_or_plan(
+    words: Mapping[str, Any], *, plan: Plan | None = None, keep: Mapping[str, Any] | None = None
+) -> PruneOptions | Plan:
+    """Return the plan that was given, else the options of pruning.
+
+    Args:
+        words: What was given, as words of ``PruneOptions``.
+        plan: A plan that was given.
+        keep: Counts or filters by layer that were given.
 
     Raises:
         InputError: A plan was given together with another way to say how much goes.
     """
-    plan: Plan | None = given.pop("plan", None)
     if plan is None:
-        return chosen(**given)
-    if any(given.get(way) is not None for way in ("ratio", "budget", "threshold")):
+        return chosen(**words) if keep is None else chosen(**words, keep=keep)
+    if any(words.get(way) is not None for way in ("ratio", "budget", "threshold", *words_of(Budget))):
         raise InputError("a plan says already how much goes: give it without a ratio and without a budget")
     return plan
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from infoprune.data.batches import example_of
 from infoprune.device import device_of
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions, preprocessing_of
+from infoprune.experiment.network import preprocessing_of
+from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.measure import environment
 from infoprune.measure.figures import figures, latencies
 from infoprune.network import cost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from infoprune.data import usual_augmentation
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.images import DataOptions
-from infoprune.experiment.network import NetworkOptions
+from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
 from infoprune.experiment.settings import measured, settings_of, text_or_none
 from infoprune.network.origin import Origin, origin_of
 from infoprune.progress import Progress, silent
@@ -24,25 +23,6 @@ from infoprune.storage import checkpoint
 from infoprune.training.recipe import Epoch, Recipe
 from infoprune.training.train import make_fabric
 from infoprune.training.train import train as train_network
-
-
-@dataclass(frozen=True)
-class TuneOptions:
-    """How a network is trained.
-
-    Args:
-        recipe: Epochs, rates and the like.
-        teacher: Weights of the network to distil from.
-        devices: How many devices of each machine, or ``auto`` for all.
-        nodes: How many machines; each is given the same command.
-        half: Store the weights in half precision.
-    """
-
-    recipe: Recipe
-    teacher: Path | None = None
-    devices: str = "1"
-    nodes: int = 1
-    half: bool = False
 
 
 def train(
@@ -75,7 +55,7 @@ def train(
     folder = isinstance(parts.train, data.FolderImages)
     fabric = make_fabric(
         accelerator=device.partition(":")[0],
-        devices=_devices(choice.devices),
+        devices=choice.devices,
         nodes=choice.nodes,
         precision=choice.recipe.precision,
     )
@@ -122,11 +102,3 @@ def _teacher(weights: Path | None, student: nn.Module) -> nn.Module | None:
 def _told(epoch: Epoch, recipe: Recipe) -> str:
     held_out = "" if epoch.held_out is None else f", held-out accuracy {epoch.held_out:.2f} %"
     return f"epoch {epoch.number + 1} of {recipe.epochs}: loss {epoch.loss:.4f}{held_out}, {epoch.seconds:.0f} s"
-
-
-def _devices(devices: str) -> int | str:
-    if devices == "auto":
-        return devices
-    if not devices.isdigit() or int(devices) < 1:
-        raise InputError(f"--devices takes a number of devices or auto, not '{devices}'")
-    return int(devices)

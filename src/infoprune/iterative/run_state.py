@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from infoprune.errors import InputError
 from infoprune.files import written_whole
 from infoprune.iterative.schedule import PruningSchedule
-from infoprune.json_files import read_object
 from infoprune.measure.information_plane import InformationPlane, read_points, write_points
 from infoprune.network import surgery
 from infoprune.network.fingerprint import fingerprint
 from infoprune.plan import Plan
+from infoprune.validation import read_object
 
 STATE, PLANE = "state.json", "plane.csv"
 FORMAT = 1

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Annotated, Any
 
-from infoprune.criteria.base import Tap
-from infoprune.errors import InputError, unknown
+from infoprune.errors import InputError
+from infoprune.network.taps import Tap
+from infoprune.option import LARGEST_WHOLE_NUMBER, Names, Option
+from infoprune.option_values import check_fields
 from infoprune.training.recipe import Recipe
+from infoprune.validation import validated
 
 _PACE = re.compile(r"(?:(?P<share>\d+(?:\.\d+)?)%)?(?:\+?(?P<plus>\d+))?")
 
@@ -24,11 +27,12 @@ class Pace:
         plus: Filters besides.
     """
 
-    share: float = 0.0
-    plus: int = 0
+    share: Annotated[float, Option("Share of the filters that are still there.", ge=0, lt=1)] = 0.0
+    plus: Annotated[int, Option("Filters besides.", ge=0, unit="filters")] = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share < 1 or self.plus < 0 or not (self.share or self.plus):
+        check_fields(self)
+        if not (self.share or self.plus):
             raise InputError(f"a round takes a share from 0 to below 1, and more than nothing: not {self}")
 
     def __str__(self) -> str:
@@ -64,11 +68,12 @@ class LayerPace:
         limit: Filters that stay in the end: a count, or a share (below 1) of those of the first network.
     """
 
-    layers: str
-    pace: Pace
-    limit: int | float = 1
+    layers: Annotated[str, Option("Pattern of layer names.")]
+    pace: Annotated[Pace, Option("How many filters a round removes.")]
+    limit: Annotated[int | float, Option("Filters that stay in the end: a count, or a share below 1.", ge=0)] = 1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if isinstance(self.limit, float) and not 0 < self.limit < 1:
             raise InputError(f"a limit is a count from 1 up, or a share above 0 and below 1, not {self.limit}")
         if isinstance(self.limit, int) and self.limit < 1:
@@ -113,43 +118,50 @@ class LayerPace:
 class PruningSchedule:
     """Everything that decides a pruning in rounds, but the network and the images.
 
-    Args:
-        layers: What goes a round; of several that fit a layer, the first counts. Layers that none fits stay whole.
-        retraining: How the network is trained after every cut.
-        initial: How it is trained before the first cut; ``None`` for a network that is trained already.
-        last: How it is trained after the last cut, in place of ``retraining``.
-        repair: A repair given to every cut network before it is retrained, from the images that score the filters.
-        rounds: At most so many; by default until every layer is at its limit.
-        floor: Held-out accuracy (percent) below which the last round is undone and the pruning ends.
-        criterion: What scores the filters.
-        tap: Where the feature maps are read; by default where the criterion says.
-        options: Further options of the criterion.
-        images: Training images that score the filters, the same in every round, of balanced classes.
-        batch_size: Images a training batch; read by the command line.
-        augmentation: Whether training images are changed at random.
-        seed: Seeds what scoring draws.
+    Of several patterns that fit a layer, the first counts; layers that none fits are not pruned.
+
+    Example:
+        >>> schedule = PruningSchedule((LayerPace("conv1", Pace(plus=2), 4),), Recipe(epochs=1), rounds=3)
+        >>> schedule.rounds
+        3
     """
 
-    layers: tuple[LayerPace, ...]
-    retraining: Recipe
-    initial: Recipe | None = None
-    last: Recipe | None = None
-    repair: str | None = None
-    rounds: int | None = None
-    floor: float | None = None
-    criterion: str = "hrel"
-    tap: Tap | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    images: int = 1000
-    batch_size: int = 128
-    augmentation: bool = True
-    seed: int = 0
+    layers: Annotated[
+        tuple[LayerPace, ...], Option("How many filters of which layers each round removes.", on_command_line=False)
+    ]
+    retraining: Annotated[Recipe, Option("How the network is trained after every cut.", on_command_line=False)]
+    initial: Annotated[
+        Recipe | None,
+        Option("How it is trained before the first cut; none for trained weights.", on_command_line=False),
+    ] = None
+    last: Annotated[
+        Recipe | None,
+        Option("How it is trained after the last cut.", default="as after every cut", on_command_line=False),
+    ] = None
+    repair: Annotated[
+        str | None, Option("Repair of every cut network before it is retrained.", names=Names("repair", _repairs))
+    ] = None
+    rounds: Annotated[
+        int | None, Option("Largest number of rounds.", ge=1, default="until every layer is at its limit")
+    ] = None
+    floor: Annotated[
+        float | None,
+        Option("Held-out accuracy below which the last round is undone and the pruning ends.", ge=0, le=100, unit="%"),
+    ] = None
+    criterion: Annotated[str, Option("What scores the filters: a name of 'infoprune criteria'.")] = "hrel"
+    tap: Annotated[Tap | None, Option("Where the feature maps are read.", default="as in the criterion's paper")] = None
+    options: Annotated[Mapping[str, Any], Option("Options of the criterion.", flag="--criterion-options")] = field(
+        default_factory=dict
+    )
+    images: Annotated[
+        int, Option("Training images that score the filters.", ge=1, unit="images", flag="--calibration")
+    ] = 1000
+    batch_size: Annotated[int, Option("Images in a training batch.", ge=1, unit="images")] = 128
+    augmentation: Annotated[bool, Option("Change training images at random, as is usual for their data set.")] = True
+    seed: Annotated[int, Option("Seed of every random choice.", ge=0)] = 0
 
     def __post_init__(self) -> None:
-        if self.rounds is not None and self.rounds < 1:
-            raise InputError(f"a schedule has at least one round, not {self.rounds}")
-        if self.floor is not None and not 0 <= self.floor <= 100:
-            raise InputError(f"the accuracy floor is in percent, 0 to 100, not {self.floor}")
+        check_fields(self)
 
     def pace_of(self, layers: tuple[str, ...]) -> LayerPace | None:
         """Return what goes of a coupled group of these layers, ``None`` where it stays whole."""
@@ -158,7 +170,7 @@ class PruningSchedule:
     def recipe(self, number: int, *, is_last: bool) -> Recipe:
         """Return how the network is trained after round ``number``; every round draws anew."""
         recipe = self.last if is_last and self.last is not None else self.retraining
-        return replace(recipe, seed=1009 * recipe.seed + number)
+        return replace(recipe, seed=(1009 * recipe.seed + number) % LARGEST_WHOLE_NUMBER)
 
     def seeded(self, seed: int) -> PruningSchedule:
         """Return the schedule with another seed, that of all its trainings too."""
@@ -177,26 +189,28 @@ class PruningSchedule:
         Raises:
             InputError: The values are not a schedule.
         """
-        _check_words(values, cls, "schedule")
-        try:
-            paces = tuple(
-                LayerPace(str(one["layers"]), Pace.parse(str(one["pace"])), one.get("limit", 1))
-                for one in values["layers"]
-            )
-            recipes = {name: _recipe(values[name]) for name in ("retraining", "initial", "last") if values.get(name)}
-            return cls(**{**values, "layers": paces, **recipes})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"this is not a schedule: {type(error).__name__} {error}") from error
+        if not isinstance(values, Mapping):
+            raise InputError("a schedule is an object with words and values")
+        words = dict(values)
+        layers = words.get("layers")
+        if isinstance(layers, (list, tuple)):
+            words["layers"] = tuple(_layer_pace(one) for one in layers)
+        for name in ("retraining", "initial", "last"):
+            if isinstance(words.get(name), Mapping):
+                words[name] = validated(Recipe, words[name], f"the recipe '{name}' of the schedule")
+        return validated(cls, words, "the schedule")
 
 
-def _recipe(values: Mapping[str, Any]) -> Recipe:
-    _check_words(values, Recipe, "recipe")
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return Recipe(**given)
+def _layer_pace(values: object) -> LayerPace:
+    if not isinstance(values, Mapping):
+        raise InputError("each of the layers of a schedule is an object with layers, pace and limit")
+    words = dict(values)
+    if isinstance(words.get("pace"), str):
+        words["pace"] = Pace.parse(words["pace"])
+    return validated(LayerPace, words, "one of the layers of the schedule")
 
 
-def _check_words(values: Mapping[str, Any], kind: type, what: str) -> None:
-    known = [one.name for one in fields(kind)]
-    for word in values:
-        if word not in known:
-            raise unknown(f"word of a {what}", word, known)
+def _repairs() -> list[str]:
+    from infoprune.repair import all_repairs
+
+    return [info.name for info in all_repairs()]

@@ -10,7 +10,7 @@ What cannot be followed is no error but an obstacle: the channels in question st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,42 +23,30 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from infoprune.errors import InputError
 from infoprune.network.layers import Routing, channel_axis, is_per_channel, is_producer
+from infoprune.network.modes import set_training
+from infoprune.network.operations import (
+    CHUNKS,
+    CONVOLUTION_CALLS,
+    CONVOLUTIONS,
+    MOVES,
+    NORM_CALLS,
+    PRODUCTS,
+    READS,
+    REDUCTIONS,
+    SHUFFLES,
+    USUAL,
+)
+from infoprune.network.stored_values import Stored, holders, taken_sizes
+from infoprune.network.tensors import tensors_in
 
-MOVES = frozenset(
-    {
-        *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel"),
-        *("transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis", "t", "adjoint", "__get__"),
-        *("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "chunk", "split", "tensor_split"),
-        *("split_with_sizes", "unbind", "select", "narrow", "index_select", "__getitem__", "expand", "expand_as"),
-        *("broadcast_to", "repeat", "repeat_interleave", "tile", "roll", "flip", "pixel_shuffle", "pixel_unshuffle"),
-        *("channel_shuffle", "native_channel_shuffle", "contiguous", "clone", "detach"),
-    }
-)
-JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"})
-SHUFFLES = frozenset({"channel_shuffle", "native_channel_shuffle"})
-CHUNKS = frozenset({"chunk", "split", "tensor_split"})
-REDUCTIONS = frozenset(
-    {
-        *("mean", "sum", "amax", "amin", "max", "min", "prod", "norm", "std", "var", "logsumexp", "median", "nanmean"),
-        *("argmax", "argmin", "all", "any", "nansum"),
-    }
-)
-PRODUCTS = frozenset(
-    {
-        *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "addbmm", "einsum", "tensordot"),
-        *("linear", "bilinear", "scaled_dot_product_attention", "multi_head_attention_forward", "mv", "dot"),
-    }
-)
-CONVOLUTIONS = frozenset(
-    {
-        *("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-        *("unfold", "fold"),
-    }
-)
+# Larger parameters outside any layer are matrices of products, which have no channels that could be followed.
+_LARGEST_STORED = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -91,6 +79,8 @@ class Channels:
         passed: By unit, the less usual operations its channels pass through, for messages.
         followed: Pairs ``(norm, convolution)`` where the norm takes just what the convolution gives.
         training_only: Layers that run in train mode alone.
+        stored: Values outside any layer that shrink with channels: the class of each channel.
+        pointwise: Linear layers that run at every position of a map, as convolutions of size 1 do.
     """
 
     outputs: dict[str, np.ndarray]
@@ -100,31 +90,55 @@ class Channels:
     passed: dict[int, tuple[str, ...]]
     followed: tuple[tuple[str, str], ...]
     training_only: frozenset[str]
+    stored: dict[Stored, np.ndarray] = field(default_factory=dict)
+    pointwise: frozenset[str] = frozenset()
 
 
-def follow(model: nn.Module, example: Tensor) -> Channels:
-    """Run the network once in eval mode and return which channels belong together.
+def follow(model: nn.Module, examples: Sequence[Tensor]) -> Channels:
+    """Run the network in eval mode and return which channels belong together.
 
     Where layers do not run in eval mode, such as auxiliary heads, the network also runs in train mode: such layers
     keep their outputs, but their inputs go with what they read.
 
     Args:
         model: A network of the caller's own: its mode and its statistics change.
-        example: ``(n, ...)`` one batch.
+        examples: Batches ``(n, ...)``, one of each shape that the network is to read.
+
+    Raises:
+        InputError: The network returns no tensor.
     """
     follower = _Follower(model)
-    with torch.no_grad(), follower.hooks(), follower:
-        follower.put(example, follower.alien("is tied to the network's inputs"), axis=1)
-        for tensor in _tensors(model.eval()(example)):
-            follower.obstruct(follower.ids.get(tensor), Obstacle("its outputs are the network's outputs"))
+    alien = follower.alien("is tied to the network's inputs")
+    set_training(model, False)
+    with torch.no_grad(), follower.hooks(), follower, _Calls(follower):
+        for example in examples:
+            follower.put(example, alien, axis=1)
+            returned = tensors_in(model(example))
+            if not returned:
+                raise InputError(
+                    "the network returns nothing with a tensor in it: wrap it so that it returns its outputs"
+                )
+            for tensor in returned:
+                follower.reached |= follower.sources.get(tensor, 0)
+                follower.obstruct(follower.ids.get(tensor), Obstacle("its outputs are the network's outputs"))
         in_eval_mode = set(follower.records.outputs)
-        if any(is_producer(module) and name not in in_eval_mode for module, name in follower.names.items()):
+        missing = {name for module, name in follower.names.items() if is_producer(module)} - in_eval_mode
+        # What is dropped at random may run the next time.
+        for _ in range(_TRIES if missing else 0):
             with suppress(Exception):  # a network that cannot run in train mode here has only the one mode
-                model.train()(example)
+                set_training(model, True)
+                model(examples[0])
+            if missing <= set(follower.records.outputs):
+                break
     for name, made in follower.records.outputs.items():
         if name not in in_eval_mode:
             follower.obstruct(made, Obstacle("runs in train mode alone", name))
+        elif name in follower.bits and not follower.reached & follower.bits[name]:
+            follower.obstruct(made, Obstacle("its outputs reach no output of the network", name))
     return follower.channels(frozenset(set(follower.records.outputs) - in_eval_mode))
+
+
+_TRIES = 3
 
 
 @dataclass
@@ -136,6 +150,9 @@ class _Records:
     obstacles: list[tuple[Tensor, Obstacle]] = field(default_factory=list)
     passed: list[tuple[Tensor, str]] = field(default_factory=list)
     followed: dict[tuple[str, str], None] = field(default_factory=dict)
+    stored: dict[str, Tensor] = field(default_factory=dict)
+    sizes: dict[Stored, Tensor] = field(default_factory=dict)
+    pointwise: set[str] = field(default_factory=set)
 
 
 class _Follower(TorchFunctionMode):
@@ -146,33 +163,82 @@ class _Follower(TorchFunctionMode):
         self.model = model
         self.names = {module: name for name, module in model.named_modules()}
         self.stored: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
+        self.loose: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
+        self.own: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
+        modules = dict(model.named_modules())
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self.stored[tensor] = name
+            outside = not _is_followed(modules[name.rpartition(".")[0]])
+            if outside and tensor.is_floating_point() and 1 < tensor.numel() <= _LARGEST_STORED:
+                self.loose[tensor] = name
         self.ids: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
         self.blocked: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
         self.makers: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
         self.records = _Records()
         self.count = 0
         self.inside = 0
+        self.depth = 0
+        self.sources: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+        producers = [name for module, name in self.names.items() if is_producer(module)]
+        self.bits = {name: 1 << place for place, name in enumerate(producers)}
+        self.reached = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        operands = [] if self.inside else _tensors((args, kwargs))
-        followed = any(t in self.ids or t in self.blocked for t in operands)
-        result = func(*args, **kwargs)
-        if followed:
-            self._note(func, args, kwargs, operands, _tensors(result))
-        else:
-            self._derive(operands, _tensors(result))
+        self.depth += 1
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self.depth -= 1
+        if not self.inside:
+            self.see(func, getattr(func, "__name__", str(func)), args, kwargs, result)
         return result
+
+    def see(
+        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        """Follow the channels through one operation that has run."""
+        operands, outputs = _tensors((args, kwargs)), _tensors(result)
+        self._pass_sources(name, operands, outputs)
+        for tensor in operands:
+            self._number(tensor)
+        if any(t in self.ids or t in self.blocked for t in operands):
+            # What the rules compute themselves is nothing that the network does.
+            self.depth += 1
+            try:
+                self._note(func, name, args, kwargs, operands, outputs)
+            finally:
+                self.depth -= 1
+        else:
+            self._derive(operands, outputs)
+
+    def _pass_sources(self, name: str, operands: list[Tensor], outputs: list[Tensor], own: int = 0) -> None:
+        """Note which layers the outputs depend on."""
+        sources = own
+        for tensor in operands:
+            sources |= self.sources.get(tensor, 0)
+        if not sources:
+            return
+        if name in READS:
+            self.reached |= sources
+        # What writes into its first operand may return nothing.
+        for tensor in outputs or operands[:1]:
+            self.sources[tensor] = sources | self.sources.get(tensor, 0)
+
+    def _number(self, tensor: Tensor) -> None:
+        """Give every element of a parameter or buffer outside any layer a number, when it is first used."""
+        name = self.loose.get(tensor)
+        if name is not None and name not in self.records.stored:
+            self.records.stored[name] = self.ids[tensor] = self.fresh(tensor.numel()).view(tensor.shape)
+            self.own[tensor] = True
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
         handles = []
         for module in self.names:
-            if is_producer(module) or is_per_channel(module) or isinstance(module, Routing | nn.LayerNorm):
+            if _is_followed(module):
                 handles.append(module.register_forward_pre_hook(self._enter))
                 handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
         try:
@@ -223,6 +289,7 @@ class _Follower(TorchFunctionMode):
 
     def channels(self, training_only: frozenset[str]) -> Channels:
         classes = _components(self.count, self.records.met)
+        stored = self._stored_channels(classes)
         tied = [torch.from_numpy(classes[pairs.numpy()]) for pairs in self.records.tied]
         units = _components(int(classes.max(initial=0)) + 1, tied)
         obstacles: dict[int, Obstacle] = {}
@@ -241,7 +308,25 @@ class _Follower(TorchFunctionMode):
             passed={unit: tuple(operations) for unit, operations in passed.items()},
             followed=tuple(self.records.followed),
             training_only=training_only,
+            stored=stored,
+            pointwise=frozenset(self.records.pointwise),
         )
+
+    def _stored_channels(self, classes: np.ndarray) -> dict[Stored, np.ndarray]:
+        """Return the values that shrink with channels of layers; those that cannot are obstacles."""
+        made = {label for ids in self.records.outputs.values() for label in classes[ids.numpy()].tolist()}
+        found = {place: classes[ids.numpy()] for place, ids in self.records.sizes.items()}
+        for name, ids in self.records.stored.items():
+            labels = classes[ids.numpy()]
+            if made.isdisjoint(labels.ravel().tolist()):
+                continue
+            axis = _channel_axis_of(labels)
+            if axis is None:
+                self.obstruct(ids, Obstacle(f"meets '{name}', which no layer makes"))
+                continue
+            module, _, attribute = name.rpartition(".")
+            found[Stored(module, attribute, axis)] = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0]
+        return found
 
     # Layers
 
@@ -250,7 +335,11 @@ class _Follower(TorchFunctionMode):
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         source = args[0] if args else next(iter(kwargs.values()))
+        self.depth += 1
+        self._pass_sources("", _tensors((args, kwargs)), _tensors(output), self.bits.get(self.names[module], 0))
         try:
+            for tensor in _tensors((args, kwargs)):
+                self._number(tensor)
             if isinstance(module, nn.LayerNorm):
                 self._layer_norm(module, source, output)
             elif is_per_channel(module):
@@ -260,6 +349,7 @@ class _Follower(TorchFunctionMode):
         except Exception:
             self._block(f"enters '{self.names[module]}' in a form that cannot be followed", [source], [output])
         # Not before the end: what the hook itself computes is nothing the network does.
+        self.depth -= 1
         self.inside -= 1
 
     def _two_sided(self, module: nn.Module, source: Tensor, output: Tensor) -> None:
@@ -281,6 +371,8 @@ class _Follower(TorchFunctionMode):
                     self.obstruct(ids, Obstacle("is a transposed convolution in groups, which cannot be cut", name))
         self.put(output, made, axis if axis > 0 else output.ndim - 1)
         self.makers[output] = name
+        if isinstance(module, nn.Linear) and output.ndim > 2:
+            self.records.pointwise.add(name)
 
     def _per_channel(self, module: nn.Module, source: Tensor, output: Tensor) -> None:
         name = self.names[module]
@@ -318,12 +410,12 @@ class _Follower(TorchFunctionMode):
     def _note(
         self,
         func: Callable[..., Any],
+        name: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         operands: list[Tensor],
         outputs: list[Tensor],
     ) -> None:
-        name = getattr(func, "__name__", str(func))
         for output in outputs:
             self.makers.pop(output, None)
         reason = next((self.blocked[t] for t in operands if t in self.blocked), "")
@@ -348,6 +440,8 @@ class _Follower(TorchFunctionMode):
             self._block("is written into by index", operands, operands[:1])
         elif name in MOVES:
             self._move(func, name, args, kwargs, outputs)
+        elif name in NORM_CALLS or (name in CONVOLUTION_CALLS and _is_depthwise_call(args, kwargs)):
+            self._per_channel_call(name, args, kwargs, operands, outputs[0])
         elif name in REDUCTIONS:
             self._reduce(name, args, kwargs, outputs)
         else:
@@ -360,6 +454,37 @@ class _Follower(TorchFunctionMode):
         if name:
             for output in outputs:
                 self.stored[output] = name
+
+    def _per_channel_call(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Tensor], output: Tensor
+    ) -> None:
+        """Follow a function that gives channel i from channel i, with values for each channel along their axis 0."""
+        source = args[0] if args else kwargs["input"]
+        taken = self.take(source, 1)
+        for tensor in operands:
+            if tensor is source or tensor.numel() == 1:
+                continue
+            if tensor in self.ids and tensor.shape[0] == len(taken):
+                if self.ids[tensor].shape[0] > 1:
+                    self.meet(self.ids[tensor].movedim(0, -1), taken)
+            elif tensor in self.stored:
+                self.obstruct(taken, Obstacle(f"meets '{self.stored[tensor]}', which no layer makes"))
+        if name in CONVOLUTION_CALLS:
+            groups: int = kwargs["groups"] if "groups" in kwargs else args[6]
+            self._hold_sizes(groups, [taken])
+        self.put(output, taken, 1)
+
+    def _hold_sizes(self, sizes: int | Sequence[int], segments: Sequence[Tensor]) -> None:
+        """Note which attributes of the running module may say how many channels these segments have."""
+        for places, ids in zip(holders(self.names, sizes), segments, strict=True):
+            for place in places:
+                known = self.records.sizes.setdefault(place, ids)
+                if known.shape == ids.shape:
+                    # One number for both: the same places go from each.
+                    self.tie(known, ids)
+                else:
+                    for one in (known, ids):
+                        self.obstruct(one, Obstacle(f"is counted by '{place}', as others are"))
 
     def _block(self, reason: str, operands: list[Tensor], outputs: list[Tensor]) -> None:
         """Give up on what an operation gives, and on the channels that enter it."""
@@ -390,6 +515,18 @@ class _Follower(TorchFunctionMode):
         rest = tree_map(lambda value: value.cpu() if isinstance(value, Tensor) else value, (args[1:], kwargs))
         moved_kwargs = {**rest[1], **{key: tree_map(numbers, kwargs[key]) for key in named if not args}}
         moved = [_compact(t) for t in _tensors(func(*tree_map(numbers, args[:1]), *rest[0], **moved_kwargs))]
+        self._tie_shares(name, args, kwargs, moved)
+        own = all(tensor in self.own for tensor in tracked) and len(tracked) == len(sources)
+        for output, ids in zip(outputs, moved, strict=True):
+            self.ids[output] = self._regrouped(name, tracked[0], ids)
+            if own:
+                self.own[output] = True
+        if not own:
+            for sizes, segments in taken_sizes(name, args, kwargs, self.ids[tracked[0]], moved):
+                self._hold_sizes(sizes, segments)
+
+    def _tie_shares(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], moved: list[Tensor]) -> None:
+        """Tie the channels that can only go together because an operation divides them evenly."""
         if name in CHUNKS and len({t.shape for t in moved}) == 1:
             # A chunk is a share of the channels, so that the same places must go from each.
             for part in moved[1:]:
@@ -397,8 +534,6 @@ class _Follower(TorchFunctionMode):
         if name in SHUFFLES:
             groups: int = kwargs["groups"] if "groups" in kwargs else args[1]
             self.tie(moved[0].view(-1, groups), moved[0].view(-1, groups)[:, :1])
-        for output, ids in zip(outputs, moved, strict=True):
-            self.ids[output] = self._regrouped(name, tracked[0], ids)
 
     def _regrouped(self, name: str, source: Tensor, ids: Tensor) -> Tensor:
         axes = [axis for axis, size in enumerate(ids.shape) if size > 1]
@@ -434,30 +569,46 @@ class _Follower(TorchFunctionMode):
 
     def _combine(self, name: str, operands: list[Tensor], output: Tensor) -> None:
         """Take an operation for one that works at each place, and note what shows that it is not."""
-        known = [(t, self.ids[t]) for t in operands if t in self.ids]
-        problem = self._problem(name, known, output)
+        made = [t for t in operands if t in self.ids and t not in self.own]
+        stored = [t for t in operands if t in self.own]
+        problem = self._problem(name, [self.ids[t] for t in made or stored], output)
         if problem:
             self._block(problem, operands, [output])
             return
-        aligned = [ids.view(*[1] * (output.ndim - ids.ndim), *ids.shape) for _, ids in known]
-        widest = max(aligned, key=Tensor.numel)
-        for ids in aligned:
+        aligned = {t: self.ids[t].view(*[1] * (output.ndim - t.ndim), *self.ids[t].shape) for t in (*made, *stored)}
+        widest = max((aligned[t] for t in made or stored), key=Tensor.numel)
+        for tensor in made:
             # A tensor of one channel that is spread over many (a mask) goes with none of them.
-            if ids.shape == widest.shape:
-                self.meet(ids, widest)
+            if aligned[tensor].shape == widest.shape:
+                self.meet(aligned[tensor], widest)
+        for tensor in stored:
+            self._meet_own(tensor, aligned[tensor], widest)
         for tensor in operands:
-            self._meet_stored(tensor, widest, output)
+            if tensor not in self.own:
+                self._meet_stored(tensor, widest, output)
         self.ids[output] = widest
-        if name not in USUAL:
+        if not made:
+            self.own[output] = True
+        elif name not in USUAL:
             self.records.passed.append((_distinct(widest), name))
 
-    def _problem(self, name: str, known: list[tuple[Tensor, Tensor]], output: Tensor) -> str:
+    def _meet_own(self, tensor: Tensor, ids: Tensor, widest: Tensor) -> None:
+        """Note that the elements of a parameter or buffer belong to the channels that they are combined with."""
+        axes = [axis for axis, size in enumerate(widest.shape) if size > 1]
+        if all(ids.shape[axis] == widest.shape[axis] for axis in axes):
+            self.meet(ids, widest)
+        elif any(ids.shape[axis] > 1 for axis in axes):
+            reason = Obstacle(f"meets '{self.stored.get(tensor, 'values')}', which no layer makes")
+            self.obstruct(ids, reason)
+            self.obstruct(widest, reason)
+
+    def _problem(self, name: str, known: list[Tensor], output: Tensor) -> str:
         if name in PRODUCTS:
             return f"enters '{name}', a matrix product outside any layer"
         if name in CONVOLUTIONS:
             return f"enters '{name}' outside any layer"
         varying = set()
-        for _, ids in known:
+        for ids in known:
             lead = output.ndim - ids.ndim
             axes = [lead + axis for axis, size in enumerate(ids.shape) if size > 1]
             if lead < 0 or any(output.shape[axis] != ids.shape[axis - lead] for axis in axes):
@@ -475,16 +626,47 @@ class _Follower(TorchFunctionMode):
             self.obstruct(ids, Obstacle(f"meets '{name}', which no layer makes"))
 
 
-# Operations at each place, which need no mention when something goes wrong.
-USUAL = frozenset(
-    {
-        *("relu", "relu_", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardtanh"),
-        *("hardtanh_", "hardswish", "hardsigmoid", "softplus", "clamp", "clamp_", "add", "add_", "__add__", "__iadd__"),
-        *("__radd__", "sub", "__sub__", "__rsub__", "mul", "mul_", "__mul__", "__rmul__", "__imul__", "div"),
-        *("__truediv__", "dropout", "dropout2d", "feature_dropout", "max_pool2d", "avg_pool2d", "interpolate", "pad"),
-        *("adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool1d", "avg_pool1d", "boolean_dispatch", "to", "float"),
-    }
-)
+class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees what runs without passing through Python's functions: scripted functions, and operators of extensions."""
+
+    def __init__(self, follower: _Follower) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.follower = follower
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.follower.depth and not self.follower.inside:
+            self.follower.see(func, func.__name__.split(".")[0], args, kwargs or {}, result)
+        return result
+
+
+def _channel_axis_of(labels: np.ndarray) -> int | None:
+    """Return the axis along which the classes of a parameter differ, where they do along one alone."""
+    for axis, size in enumerate(labels.shape):
+        rows = np.moveaxis(labels, axis, 0).reshape(size, -1)
+        if size > 1 and bool((rows == rows[:, :1]).all()):
+            return axis
+    return None
+
+
+def _is_followed(module: nn.Module) -> bool:
+    return is_producer(module) or is_per_channel(module) or isinstance(module, Routing | nn.LayerNorm)
+
+
+def _is_depthwise_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether a convolution by function has one filter for each channel of its input."""
+    named = dict(zip(("input", "weight"), args, strict=False)) | kwargs
+    groups = kwargs.get("groups", args[6] if len(args) > 6 else 1)
+    source, weight = named.get("input"), named.get("weight")
+    return (
+        isinstance(source, Tensor)
+        and isinstance(weight, Tensor)
+        and source.ndim == weight.ndim
+        and groups == source.shape[1] == weight.shape[0]
+        and weight.shape[1] == 1
+    )
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from infoprune.errors import InputError, unknown
 from infoprune.network import equivalence
 from infoprune.network.coupled_groups import CoupledGroup, Groups
 from infoprune.network.layers import is_depthwise, is_per_channel, is_producer, width
+from infoprune.network.modes import eval_mode
+from infoprune.network.stored_values import Stored
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,24 @@ class CostModel:
         layers = _run(model, example)
         self.base = Cost(sum(layer.macs() for layer in layers.values()), _parameters(model))
         modules = dict(model.named_modules())
-        names = dict.fromkeys(member.layer for group in groups.groups for member in group.members)
+        names: dict[Any, None] = dict.fromkeys(member.layer for group in groups.groups for member in group.members)
+        stored = {one.place: one.place.tensor_of(model) for group in groups.groups for one in group.stored}
+        names |= dict.fromkeys(place for place, tensor in stored.items() if isinstance(tensor, nn.Parameter))
         # A producer that did not run belongs to train mode alone.
         self._layers = [
-            layers.get(name)
+            _values(stored[name], name.axis)
+            if isinstance(name, Stored)
+            else layers.get(name)
             or (_layer(modules[name], 0) if is_producer(modules[name]) else _other_layer(modules[name]))
             for name in names
         ]
         place = {name: index for index, name in enumerate(names)}
         self._groups = {group.name: _share(group, place) for group in groups.groups}
+        # What a computed weight is computed from is gone once the layer is cut, and a plain one stands in its place.
+        self._more = [
+            _parameters(modules[name]) - layer.parameters() if name in groups.computed else 0
+            for name, layer in zip(names, self._layers, strict=True)
+        ]
 
     def cost(self, kept: Mapping[str, int | Sequence[int]]) -> Cost:
         """Return what the network costs when only these filters stay.
@@ -100,6 +112,7 @@ class CostModel:
             layer = self._layers[index]
             macs += layer.macs(outputs, inputs) - layer.macs()
             parameters += layer.parameters(outputs, inputs) - layer.parameters()
+            parameters -= self._more[index] if outputs or inputs else 0
         return Cost(macs, parameters)
 
 
@@ -196,11 +209,16 @@ class _Share:
             yield layer, side, sum(channels[index] for index in units)
 
 
-def _share(group: CoupledGroup, place: Mapping[str, int]) -> _Share:
-    members = []
+def _share(group: CoupledGroup, place: Mapping[Any, int]) -> _Share:
+    members: list[tuple[int, int, tuple[int, ...]]] = []
     for member in group.members:
         channels = tuple(len({c for f in unit for c in member.channels[f]}) for unit in group.units)
         members.append((place[member.layer], 0 if member.side == "out" else 1, channels))
+    members += [
+        (place[one.place], 0, tuple(len({c for f in unit for c in one.channels[f]}) for unit in group.units))
+        for one in group.stored
+        if one.place in place
+    ]
     even = len({len(unit) for unit in group.units}) == 1 and all(len(set(channels)) == 1 for *_, channels in members)
     return _Share(group.name, group.filters, group.units, tuple(members), even)
 
@@ -247,18 +265,22 @@ def _other_layer(module: nn.Module) -> _Layer:
     return _Layer(channels, per_output=per_output // channels)
 
 
+def _values(tensor: Tensor | None, axis: int | None) -> _Layer:
+    """Return a parameter outside any layer, as a layer without products."""
+    assert tensor is not None
+    assert axis is not None
+    return _Layer(tensor.shape[axis], per_output=tensor.numel() // tensor.shape[axis])
+
+
 def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 @contextmanager
 def _measuring(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
     threads = torch.get_num_threads()
     try:
-        model.eval()
-        yield
+        with eval_mode(model):
+            yield
     finally:
         torch.set_num_threads(threads)
-        for module, training in modes.items():
-            module.training = training

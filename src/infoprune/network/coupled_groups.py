@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -13,8 +15,14 @@ from torch import Tensor, nn
 from infoprune.errors import InputError
 from infoprune.network import equivalence
 from infoprune.network.channel_tracing import Channels, Obstacle, follow
+from infoprune.network.computed_weights import Computed, computed_layers, is_masked, put_plain
+from infoprune.network.equivalence import outside_inference_mode
 from infoprune.network.layers import Side, is_per_channel, is_producer
-from infoprune.network.removal import Removal
+from infoprune.network.removal import Place, Removal
+from infoprune.network.stored_values import Stored
+
+Examples = Tensor | Sequence[Tensor]
+"""A batch of inputs, or one of each shape that the network reads."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,19 @@ class Member:
 
 
 @dataclass(frozen=True)
+class StoredMember:
+    """A value outside any layer that shrinks with a group: a parameter, a buffer, or a number that a module holds.
+
+    Args:
+        place: Where it is stored.
+        channels: As for ``Member``.
+    """
+
+    place: Stored
+    channels: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class CoupledGroup:
     """Filters of one or several layers that can only be removed together.
 
@@ -46,6 +67,9 @@ class CoupledGroup:
         members: Everything that changes, the naming layer first.
         producers: Convolution and linear layers whose filters go, the naming layer first.
         norms: Batch norms that follow the producers.
+        stored: Values outside any layer that change.
+        pointwise: Whether the naming layer is a linear layer that runs at every position of a map, as a convolution of
+            size 1 does.
     """
 
     name: str
@@ -54,11 +78,30 @@ class CoupledGroup:
     members: tuple[Member, ...]
     producers: tuple[str, ...]
     norms: tuple[str, ...] = ()
+    stored: tuple[StoredMember, ...] = ()
+    pointwise: bool = False
 
-    def removal(self, filters: Iterable[int]) -> dict[tuple[str, Side], set[int]]:
+    @cached_property
+    def parts(self) -> tuple[tuple[int, ...], ...]:
+        """Sets of filters of which at least one stays, so that no member is left without channels.
+
+        A member that only some of the filters belong to, such as one branch of a concatenation, is such a set. Sets
+        that hold another one are left out, and the set of all filters is.
+        """
+        whole = frozenset(range(self.filters))
+        shares = [member.channels for member in self.members] + [member.channels for member in self.stored]
+        found = {frozenset(f for f in whole if channels[f]) for channels in shares}
+        found -= {whole, frozenset()}
+        least = [part for part in found if not any(other < part for other in found)]
+        return tuple(sorted(tuple(sorted(part)) for part in least))
+
+    def removal(self, filters: Iterable[int]) -> dict[Place, set[int]]:
         """Return what goes, by layer and side, when these filters of the naming layer go."""
         gone = sorted(set(filters))
-        return {(m.layer, m.side): {i for f in gone for i in m.channels[f]} for m in self.members}
+        layers: dict[Place, set[int]] = {
+            (m.layer, m.side): {i for f in gone for i in m.channels[f]} for m in self.members
+        }
+        return layers | {(m.place, "stored"): {i for f in gone for i in m.channels[f]} for m in self.stored}
 
 
 @dataclass(frozen=True)
@@ -69,10 +112,13 @@ class Groups:
         groups: In the order of their naming layers in the network.
         left_alone: Convolution and linear layers whose filters stay, each with the reason, in the words of a
             sentence that begins with the layer: "shares its weight with 'x'".
+        computed: Layers that compute their weight in every forward pass, and how. Where one of them is cut it becomes
+            a plain layer with the weight that it computes in eval mode.
     """
 
     groups: tuple[CoupledGroup, ...]
     left_alone: Mapping[str, str]
+    computed: Mapping[str, str] = field(default_factory=dict)
 
     def by_name(self) -> dict[str, CoupledGroup]:
         """Return the groups by the layer that names them."""
@@ -80,7 +126,7 @@ class Groups:
 
     def removal(self, removed: Mapping[str, Iterable[int]]) -> Removal:
         """Return what goes, by layer and side, for the removed filters of each naming layer."""
-        gone: dict[tuple[str, Side], set[int]] = {}
+        gone: dict[Place, set[int]] = {}
         groups = self.by_name()
         for name, filters in removed.items():
             for place, channels in groups[name].removal(filters).items():
@@ -109,46 +155,80 @@ def in_passes(
     return passes
 
 
-def find_groups(model: nn.Module, example: Tensor, *, check: bool = True) -> Groups:
-    """Find every coupled group of a network, by following its channels through one forward pass in eval mode.
+@outside_inference_mode
+def find_groups(model: nn.Module, example: Examples, *, check: bool = True) -> Groups:
+    """Find every coupled group of a network, by following its channels through a forward pass in eval mode.
 
     The network is not changed: all work is done on copies.
 
     Args:
         model: Any network that takes one tensor.
-        example: ``(n, ...)`` one batch of its inputs, on any device; the values do not matter.
-        check: Cut random filters from copies with randomised norms, and leave alone every group whose cut network
+        example: ``(n, ...)`` one batch of its inputs, on any device, or several batches, one of each shape that the
+            network is to read; the values do not matter.
+        check: Cut random filters from a copy with randomised norms, and leave alone every group whose cut network
             differs from the network with those channels at zero.
 
     Raises:
-        InputError: The network does not run on the example, or cannot be copied.
+        InputError: The network does not run on the example, cannot be copied, or returns no tensor.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> found = find_groups(net, torch.zeros(1, 3, 8, 8))
+        >>> [(group.name, group.filters) for group in found.groups], dict(found.left_alone)
+        ([('0', 8)], {'2': "its outputs are the network's outputs"})
     """
     traced = equivalence.copied(model)
-    example = equivalence.placed(example, traced)[:2]
-    with equivalence.exactly(example.device):
+    examples = [equivalence.placed(one, traced)[:2] for one in equivalence.batches_of(example)]
+    with equivalence.exactly(examples[0].device), _forward_of(model) as ran:
         try:
-            channels = follow(traced, example)
+            computed = computed_layers(traced, examples[0])
+            put_plain(traced, computed, list(computed))
+            channels = follow(traced, examples)
+        except InputError:
+            raise
         except Exception as error:
-            shape, reason = tuple(example.shape), equivalence.one_line(error)
+            shape, reason = tuple(examples[0].shape), equivalence.one_line(error)
             raise InputError(f"the network does not run on an example of shape {shape}: {reason}") from error
+    if ran:
+        raise InputError(
+            f"the network's forward runs layer '{ran[0]}' of the given network where a copy is called (a closure, or a "
+            "method stored on it), so that no copy can be cut: define forward in the class, with self"
+        )
     # Looked for in the given network, since a copy shares only what is one and the same parameter.
-    _add_obstacles(model, channels)
+    _add_obstacles(model, channels, computed)
     producers = [name for name, module in traced.named_modules() if is_producer(module)]
     groups = _assemble(traced, channels, [name for name in producers if name in channels.outputs])
     refused: dict[str, str] = {}
     if check:
-        groups, refused = _checked(model, example, groups, channels)
+        groups, refused = _checked(model, examples, groups, channels)
     removable = {layer for group in groups for layer in group.producers}
     left_alone = {name: refused.get(name) or _reason(name, channels) for name in producers if name not in removable}
-    return Groups(tuple(groups), left_alone)
+    return Groups(tuple(groups), left_alone, {name: one.how for name, one in computed.items()})
 
 
-def _add_obstacles(model: nn.Module, channels: Channels) -> None:
+@contextmanager
+def _forward_of(model: nn.Module) -> Iterator[list[str]]:
+    """Yield the layers of the given network that run meanwhile, which shows that copies hold on to it."""
+    ran: list[str] = []
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_: ran.append(name)
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if is_producer(module):
+                hooks.callback(module.register_forward_pre_hook(note(name)).remove)
+        yield ran
+
+
+def _add_obstacles(model: nn.Module, channels: Channels, computed: Mapping[str, Computed]) -> None:
     owners: dict[tuple[int, torch.Size], str] = {}
     for name, module in model.named_modules():
         if not (is_producer(module) or is_per_channel(module)) or name not in channels.outputs:
             continue
-        reason = "" if "weight" in module._parameters else "has a computed weight (weight norm or the like)"
+        reason = "" if "weight" in module._parameters or name in computed else "has a computed weight"
+        if is_masked(module):
+            reason = "has a mask of torch.nn.utils.prune: call torch.nn.utils.prune.remove(layer, 'weight') first"
         for parameter in (p for p in module._parameters.values() if p is not None):
             # Views of the same values count as shared; without values, at address 0, only the parameter itself does.
             owner = owners.setdefault((parameter.data_ptr() or id(parameter), parameter.shape), name)
@@ -180,7 +260,7 @@ def _assemble(model: nn.Module, channels: Channels, producers: Sequence[str]) ->
     return [_group(name, channels, places, producers) for name in producers if name in chosen]
 
 
-Places = dict[int, dict[tuple[str, Side], dict[int, list[int]]]]
+Places = dict[int, dict[Place, dict[int, list[int]]]]
 """By unit, then by layer and side, then by class: the indices."""
 
 
@@ -192,6 +272,10 @@ def _places(model: nn.Module, channels: Channels) -> Places:
             for index, label in enumerate(by_layer[layer].tolist() if layer in by_layer else ()):
                 found = places.setdefault(int(channels.units[label]), {})
                 found.setdefault((layer, side), {}).setdefault(label, []).append(index)
+    for place, labels in channels.stored.items():
+        for index, label in enumerate(labels.tolist()):
+            found = places.setdefault(int(channels.units[label]), {})
+            found.setdefault((place, "stored"), {}).setdefault(label, []).append(index)
     return places
 
 
@@ -202,7 +286,7 @@ def _group(name: str, channels: Channels, places: Places, producers: Sequence[st
     for index, label in enumerate(labels):
         units.setdefault(int(channels.units[label]), []).append(index)
         alike.setdefault(label, []).append(index)
-    rows: dict[tuple[str, Side], list[set[int]]] = {}
+    rows: dict[Place, list[set[int]]] = {}
     for unit, filters in units.items():
         for place, by_class in places[unit].items():
             if place not in rows:
@@ -211,66 +295,67 @@ def _group(name: str, channels: Channels, places: Places, producers: Sequence[st
                 # What goes with the unit but is the same channel as none of its filters goes with its first.
                 for index in alike.get(label, filters[:1]):
                     rows[place][index].update(indices)
-    own: tuple[str, Side] = (name, "out")
+    own: Place = (name, "out")
     rows = {own: [{index} for index in range(len(labels))], **{place: rows[place] for place in rows if place != own}}
     makers = [layer for layer in producers if (layer, "out") in rows and layer != name]
     followed = {norm for norm, maker in channels.followed if maker in (name, *makers)}
+    members, stored = [], []
+    for (where, side), channels_of in rows.items():
+        of_filter = tuple(tuple(sorted(some)) for some in channels_of)
+        if isinstance(where, Stored):
+            stored.append(StoredMember(where, of_filter))
+        elif side != "stored":
+            members.append(Member(where, side, of_filter))
     return CoupledGroup(
         name=name,
         filters=len(labels),
         units=tuple(tuple(unit) for unit in units.values()),
-        members=tuple(Member(*place, tuple(tuple(sorted(some)) for some in rows[place])) for place in rows),
+        members=tuple(members),
         producers=(name, *makers),
-        norms=tuple(layer for layer, side in rows if side == "out" and layer in followed),
+        norms=tuple(member.layer for member in members if member.side == "out" and member.layer in followed),
+        stored=tuple(stored),
+        pointwise=name in channels.pointwise,
     )
 
 
 def _checked(
-    model: nn.Module, example: Tensor, groups: list[CoupledGroup], channels: Channels
+    model: nn.Module, examples: Sequence[Tensor], groups: list[CoupledGroup], channels: Channels
 ) -> tuple[list[CoupledGroup], dict[str, str]]:
     """Return the groups whose cut is right, alone and together, and why others are not, by layer.
 
     All are cut at once. Only where that goes wrong are halves tried, each with all that were found right, until the
     wrong ones are alone.
     """
-    test, example = equivalence.test_of(model, example)
+    test = equivalence.Trial(model, examples, trains=bool(channels.training_only))
     right: list[CoupledGroup] = []
     refused: dict[str, str] = {}
     waiting = [groups] if groups else []
     while waiting:
         some = waiting.pop()
-        problem = _problem(test, example, [*right, *some], trains=bool(channels.training_only))
+        problem = test.problem(_drawn([*right, *some]), quickly=some is not groups)
         if not problem:
             right += some
         elif len(some) > 1:
             waiting += [some[len(some) // 2 :], some[: len(some) // 2]]
         else:
-            problem += _on_the_way(some[0], channels)
+            problem = test.randomness() or problem + _on_the_way(some[0], channels)
             refused |= dict.fromkeys(some[0].producers, problem)
-    return right, refused
+    return sorted(right, key=groups.index), refused
 
 
-def _problem(test: nn.Module, example: Tensor, groups: Sequence[CoupledGroup], *, trains: bool) -> str:
-    try:
-        for removal in _draws(groups):
-            gap = equivalence.gap(test, removal, example, trains=trains)
-            if gap > equivalence.TOLERANCE[example.dtype]:
-                return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
-    except Exception as error:
-        return f"the cut network does not run: {equivalence.one_line(error)}"
-    return ""
-
-
-def _draws(groups: Sequence[CoupledGroup]) -> Iterator[Removal]:
-    """Remove one unit of each group, then about half of them, at random."""
+def _drawn(groups: Sequence[CoupledGroup]) -> Removal:
+    """Remove about half of the units of each group at random, an odd number; each part of a group keeps a filter."""
     random = np.random.default_rng(0)
-    for share in (0.0, 0.5):
-        removed = {}
-        for group in groups:
-            count = min(max(1, round(share * len(group.units))), len(group.units) - 1)
-            units = random.choice(len(group.units), count, replace=False)
-            removed[group.name] = [i for unit in units for i in group.units[unit]]
-        yield Groups(tuple(groups), {}).removal(removed)
+    removed = {}
+    for group in groups:
+        half = len(group.units) // 2
+        gone: set[int] = set()
+        for unit in random.permutation(len(group.units))[: half - (half % 2 == 0 and half > 1)]:
+            more = gone | set(group.units[unit])
+            if not any(set(part) <= more for part in group.parts):
+                gone = more
+        removed[group.name] = sorted(gone)
+    return Groups(tuple(groups), {}).removal(removed)
 
 
 def _on_the_way(group: CoupledGroup, channels: Channels) -> str:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from infoprune.errors import InputError
-from infoprune.network.removal import Removal, cut, hold_at_zero
+from infoprune.network.computed_weights import Computed, computed_layers, put_plain
+from infoprune.network.intake import check_network
+from infoprune.network.modes import set_training
+from infoprune.network.removal import Removal, cut, cut_for_a_while, hold_at_zero
+from infoprune.network.tensors import tensors_in
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Largest difference, relative to the largest output, that rounding explains."""
@@ -33,32 +40,67 @@ def placed(example: Tensor, model: nn.Module) -> Tensor:
     return example.detach().to(stored.device, stored.dtype if example.is_floating_point() else None)
 
 
+def batches_of(example: Any) -> list[Any]:
+    """Return the batches of an example that is one batch or a list of them, one of each shape."""
+    several = isinstance(example, list | tuple) and example and all(isinstance(one, Tensor) for one in example)
+    return list(example) if several else [example]
+
+
+def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function outside ``torch.inference_mode``, so that the networks it makes can be trained."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False):
+            return function(*args, **kwargs)
+
+    return run
+
+
+@outside_inference_mode
 def duplicate(model: nn.Module) -> nn.Module:
     """Return an independent copy.
 
     Raises:
-        InputError: The network cannot be copied.
+        InputError: The network cannot be copied, or is one that cannot be cut as it is.
     """
-    if hasattr(model, "_orig_mod") or isinstance(model, torch.jit.ScriptModule):
-        raise InputError("a compiled network cannot be cut: give the one it was compiled from, and compile the result")
-    if any(nn.parameter.is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
-        raise InputError("the network has layers whose sizes are not known yet: run one batch through it first")
+    check_network(model)
     # Values that a layer computed and kept, as the older weight norm does, cannot be copied with their history.
     kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     known: dict[int, Any] = {id(value): value.detach().clone() for value in kept if not value.is_leaf}
+    # Values that were made in inference mode could not be trained.
+    stored = [t for module in model.modules() for t in (*module._parameters.values(), *module._buffers.values())]
+    for tensor in (t for t in stored if t is not None and t.is_inference()):
+        fresh = tensor.detach().clone()
+        known[id(tensor)] = nn.Parameter(fresh, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fresh
+    # What a trainer holds is not the network's own.
+    trainers = [vars(module).get("_trainer") for module in model.modules()]
+    known |= {id(trainer): _NoTrainer() for trainer in trainers if trainer is not None}
     try:
-        return copy.deepcopy(model, known)
+        copied_model = copy.deepcopy(model, known)
     except Exception as error:
-        raise InputError(f"the network cannot be copied: {one_line(error)}") from error
+        raise InputError(
+            f"the network cannot be copied: {one_line(error)}; where it is part of a larger object, such as the module "
+            "of a trainer, give the network inside"
+        ) from error
+    for module in copied_model.modules():
+        if isinstance(vars(module).get("_trainer"), _NoTrainer):
+            vars(module)["_trainer"] = None
+    return copied_model
+
+
+class _NoTrainer:
+    """Stands for a trainer while a network is copied."""
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Return an independent copy in eval mode and in full precision.
+    """Return an independent copy in full precision, with the flags of eval mode.
 
     Raises:
         InputError: The network cannot be copied.
     """
-    double = duplicate(model).eval()
+    double = duplicate(model)
+    set_training(double, False)
     halves = any(p.dtype in (torch.float16, torch.bfloat16) for p in double.parameters())
     return double.float() if halves else double
 
@@ -89,48 +131,107 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def test_of(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
-    """Return a randomised copy and one input of the example, to try cuts on.
+class Trial:
+    """A randomised copy of a network on which cuts are tried, and undone.
 
-    Both are in double precision, where an error however small is far above rounding, unless the network cannot run
-    in it.
-    """
-    test = randomised(model, seed=0)
-    example = placed(example, test)[:1]
-    try:
-        outputs(test.double(), example.double())
-    except Exception:  # a device without it, or numbers of fixed precision in the network's code
-        return test.float(), example
-    return test, example.double()
-
-
-def gap(test: nn.Module, removal: Removal, example: Tensor, *, trains: bool = False) -> float:
-    """Cut a copy, hold the same channels of the whole at zero, and return how far their outputs are apart.
+    What passes is right in double precision, where an error however small is far above rounding, unless the network
+    cannot run in it.
 
     Args:
-        test: The whole network, in eval mode; it is not changed.
-        removal: What goes.
-        example: ``(n, ...)`` a batch.
-        trains: Whether the cut network must run in train mode as well.
-
-    Returns:
-        The largest absolute difference over the example, relative to the largest absolute output.
-
-    Raises:
-        Exception: Whatever the cut network raises when it cannot run.
+        model: The network.
+        examples: Batches ``(n, ...)``, one of each shape; the first input of each is run.
+        trains: Whether a cut network must run in train mode as well.
     """
-    small = duplicate(test)
-    cut(small, removal)
-    found = outputs(small, example)
-    handles = hold_at_zero(test, removal)
-    try:
-        difference, scale = compare(outputs(test, example), found)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if trains:
-        outputs(small.train(), example.repeat(2, *[1] * (example.ndim - 1)))
-    return difference / scale
+
+    def __init__(self, model: nn.Module, examples: Sequence[Tensor], *, trains: bool = False) -> None:
+        self.network = randomised(model, seed=0)
+        self.trains = trains
+        self._examples = [placed(one, self.network)[:1] for one in examples]
+        self._only_single = False
+        self._computed: tuple[torch.dtype, dict[str, Computed]] | None = None
+
+    def problem(self, removal: Removal, *, quickly: bool = False) -> str:
+        """Return in words why a cut does not give the network with those channels at zero; empty where it does.
+
+        Args:
+            removal: What is cut.
+            quickly: Whether single precision is tried first, which finds most of what is wrong in a fraction of the
+                time.
+        """
+        for dtype in (torch.float32, torch.float64) if quickly else (torch.float64,):
+            try:
+                gap = self._gap(removal, torch.float32 if self._only_single else dtype)
+            except _CannotRunError:  # a device without double precision, or fixed precision in the network's code
+                self._only_single = True
+                return self.problem(removal)
+            except Exception as error:
+                return f"the cut network does not run: {one_line(error)}"
+            if not gap <= TOLERANCE[torch.float32 if self._only_single else dtype]:
+                return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
+        if self.trains:
+            return self._trouble_in_training(removal)
+        return ""
+
+    def randomness(self) -> str:
+        """Return in words that the network is random in eval mode, if it is: then no cut of it can be checked."""
+        examples = self._in(torch.float32)
+        one, other = (outputs(self.network, examples[0], seed=seed) for seed in (0, 1))
+        if compare(one, other)[0] == 0:
+            return ""
+        return (
+            "draws random numbers in eval mode, as dropout that is always on does, so that no cut can be checked: "
+            "let it follow the train and eval mode"
+        )
+
+    def _in(self, dtype: torch.dtype) -> list[Tensor]:
+        """Put the network in a precision, and return the examples in it."""
+        try:
+            self.network.to(dtype)
+        except Exception as error:
+            raise _CannotRunError from error
+        return [one.to(dtype) if one.is_floating_point() else one for one in self._examples]
+
+    def _gap(self, removal: Removal, dtype: torch.dtype) -> float:
+        """Return how far the cut network is from the masked one, relative to the largest output."""
+        examples = self._in(dtype)
+        handles = hold_at_zero(self.network, removal)
+        try:
+            whole = [outputs(self.network, example) for example in examples]
+        except Exception as error:
+            if dtype is torch.float64 and not self._only_single:
+                raise _CannotRunError from error
+            raise
+        finally:
+            for handle in handles:
+                handle.remove()
+        worst = 0.0
+        with cut_for_a_while(self.network, removal, self._computed_in(dtype, examples[0])) as small:
+            for example, expected in zip(examples, whole, strict=True):
+                difference, scale = compare(expected, outputs(small, example))
+                worst = max(worst, difference / scale)
+        return worst
+
+    def _computed_in(self, dtype: torch.dtype, example: Tensor) -> dict[str, Computed]:
+        if self._computed is None or self._computed[0] is not dtype:
+            with exactly(example.device):
+                self._computed = (dtype, computed_layers(self.network, example))
+        return self._computed[1]
+
+    def _trouble_in_training(self, removal: Removal) -> str:
+        examples = self._in(torch.float32)
+        small = duplicate(self.network)
+        put_plain(small, self._computed_in(torch.float32, examples[0]), [str(place) for place, _ in removal])
+        cut(small, removal)
+        set_training(small, True)
+        try:
+            outputs(small, examples[0].repeat(2, *[1] * (examples[0].ndim - 1)))
+        except Exception as error:
+            return f"the cut network does not run in train mode: {one_line(error)}"
+        return ""
+
+
+class _CannotRunError(Exception):
+    """The whole network does not run in this precision."""
 
 
 def masked(model: nn.Module, removal: Removal) -> nn.Module:
@@ -140,19 +241,19 @@ def masked(model: nn.Module, removal: Removal) -> nn.Module:
     return model
 
 
-def outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    """Return every tensor a network gives for a batch."""
+def outputs(model: nn.Module, example: Tensor, *, seed: int = 0) -> list[Tensor]:
+    """Return every tensor that a network returns for a batch, in containers, dataclasses and other objects too."""
     with exactly(example.device), torch.no_grad():
-        torch.manual_seed(0)
-        return [leaf for leaf in tree_leaves(model(example)) if isinstance(leaf, Tensor)]
+        torch.manual_seed(seed)
+        return tensors_in(model(example))
 
 
 def compare(whole: list[Tensor], small: list[Tensor]) -> tuple[float, float]:
     """Return the largest absolute difference, and the largest absolute value of ``whole`` (1 if it is zero).
 
-    The difference is infinite where shapes differ or values are not finite.
+    The difference is infinite where shapes differ, values are not finite, or there is nothing to compare.
     """
-    if [t.shape for t in whole] != [t.shape for t in small]:
+    if not whole or [t.shape for t in whole] != [t.shape for t in small]:
         return float("inf"), 1.0
     pairs = [(a.double(), b.double()) for a, b in zip(whole, small, strict=True) if a.numel()]
     difference = max(((a - b).abs().max().item() for a, b in pairs), default=0.0)

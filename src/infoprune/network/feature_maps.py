@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,10 @@ from infoprune.data.batches import Batches, parsed
 from infoprune.device import place_of
 from infoprune.errors import InputError, unknown
 from infoprune.network.execution_order import calls
+from infoprune.network.taps import TAPS as TAPS
+from infoprune.network.taps import Tap as Tap
 
-Tap = Literal["convolution", "norm", "activation"]
 Consumer = Callable[[str, Tensor, "Tensor | None"], None]
-
-TAPS: tuple[Tap, ...] = ("convolution", "norm", "activation")
 
 NORMS = frozenset({"batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"})
 GATES = frozenset({"sigmoid", "sigmoid_", "hardsigmoid"})

@@ -2,33 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from infoprune.network.computed_weights import Computed, put_plain
 from infoprune.network.layers import Routing, Side, channel_axis, pruner
+from infoprune.network.stored_values import Stored
 
-Removal = Mapping[tuple[str, Side], Sequence[int]]
+Place = tuple[str, Side] | tuple[Stored, Literal["stored"]]
+"""A side of a layer, or a value that is stored outside any layer."""
+
+Removal = Mapping[Place, Sequence[int]]
 """By layer and side, the indices that go along that side, all in the numbering of the uncut network."""
 
 
 def cut(model: nn.Module, removal: Removal) -> None:
     """Cut channels out of a network, in place; torch-pruning's functions do the cutting, once per layer and side.
 
-    ``requires_grad`` of each parameter stays as it was.
+    ``requires_grad`` of each parameter, and the order in which its values lie in memory, stay as they were.
     """
     modules = dict(model.named_modules())
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    layouts = {name: _layout(parameter) for name, parameter in model.named_parameters()}
     with torch.no_grad():
-        for (layer, side), channels in removal.items():
-            if channels:
-                _cut_layer(modules[layer], side, sorted(channels))
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trainable[name])
+        for (place, side), channels in removal.items():
+            if not channels:
+                continue
+            if isinstance(place, Stored):
+                place.remove(model, sorted(channels))
+            elif side != "stored":
+                _cut_layer(modules[place], side, sorted(channels))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trainable[name])
+            if layouts[name] is not torch.contiguous_format:
+                parameter.data = parameter.data.contiguous(memory_format=layouts[name])
+
+
+@contextmanager
+def cut_for_a_while(model: nn.Module, removal: Removal, computed: Mapping[str, Computed]) -> Iterator[nn.Module]:
+    """Cut a network in place, layers with a computed weight being plain, and put everything back afterwards."""
+    touched = {place for (place, _), channels in removal.items() if channels}
+    plain = {str(name) for name in touched if name in computed}
+    parents = {name.rpartition(".")[0] for name in plain}
+    names = {place.module if isinstance(place, Stored) else place for place in touched} | parents
+    before = [(module, _state(module)) for name, module in model.named_modules() if name in names]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        put_plain(model, computed, plain)
+        cut(model, removal)
+        yield model
+    finally:
+        for module, state in before:
+            module.__dict__.clear()
+            module.__dict__.update(state)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    """Return what a module holds; cutting replaces its values and changes none of them."""
+    kept = dict(vars(module))
+    for name in ("_parameters", "_buffers", "_modules"):
+        kept[name] = dict(kept[name])
+    return kept
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    for layout, axes in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+        if tensor.ndim == axes and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
+            return layout
+    return torch.contiguous_format
 
 
 def hold_at_zero(model: nn.Module, removal: Removal) -> list[RemovableHandle]:
@@ -36,7 +85,8 @@ def hold_at_zero(model: nn.Module, removal: Removal) -> list[RemovableHandle]:
     modules = dict(model.named_modules())
     handles = []
     for (layer, side), channels in removal.items():
-        if not channels:
+        # What leaves a layer at zero needs nothing stored with it: whatever is added is held at zero where it is read.
+        if not channels or isinstance(layer, Stored):
             continue
         module = modules[layer]
         zeros = partial(_with_zeros, axis=channel_axis(module), channels=list(channels))

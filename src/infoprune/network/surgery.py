@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from infoprune.errors import InputError, unknown
 from infoprune.network import equivalence
-from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
+from infoprune.network.computed_weights import computed_layers, put_plain
+from infoprune.network.coupled_groups import CoupledGroup, Examples, Groups, find_groups
+from infoprune.network.equivalence import outside_inference_mode
 from infoprune.network.layers import width
 from infoprune.network.removal import Removal, cut
+from infoprune.network.stored_values import Stored
 from infoprune.plan import LayerDecision, Plan
 
 
+@outside_inference_mode
 def apply(
-    plan: Plan, model: nn.Module, example: Tensor, *, groups: Groups | None = None, check: bool = True
+    plan: Plan, model: nn.Module, example: Examples, *, groups: Groups | None = None, check: bool = True
 ) -> nn.Module:
     """Return a copy of the network without the filters that the plan removes.
 
-    The copy is an ordinary network of the same classes, with smaller layers, in the same train or eval mode and with
-    the same ``requires_grad`` per parameter; the given network is not changed.
+    The copy is an ordinary network of the same classes, with smaller layers, in the same train or eval mode, precision
+    and memory format, and with the same ``requires_grad`` per parameter; the given network is not changed. Layers that
+    compute their weight, and are cut, become plain layers with that weight.
 
     Args:
         plan: What stays. Layers it does not name stay whole.
         model: The network the plan was made for.
-        example: ``(n, ...)`` one batch of inputs; the values do not matter.
-        groups: What ``find_groups`` said of this network, where it is at hand; otherwise the network is followed anew.
+        example: ``(n, ...)`` one batch of inputs, or one of each shape; the values do not matter.
+        groups: What ``find_groups`` found in this network, where it is at hand.
         check: Test this very plan on copies with randomised norms before it is carried out.
 
     Raises:
@@ -36,6 +41,12 @@ def apply(
     if check and removal:
         _check(plan, model, example, removal)
     small = equivalence.duplicate(model)
+    touched = [str(place) for place, _ in removal if place in groups.computed]
+    if touched:
+        whole = equivalence.copied(model)
+        first = equivalence.placed(equivalence.batches_of(example)[0], whole)
+        with equivalence.exactly(first.device):
+            put_plain(small, computed_layers(whole, first), touched)
     cut(small, removal)
     return small
 
@@ -88,22 +99,20 @@ def _check_units(decision: LayerDecision, group: CoupledGroup) -> None:
 def _check_widths(removal: Removal, model: nn.Module) -> None:
     modules = dict(model.named_modules())
     for (layer, side), channels in removal.items():
+        if side == "stored" or isinstance(layer, Stored):
+            continue
         if channels and len(channels) >= width(modules[layer], side):
             what = "outputs" if side == "out" else "inputs"
             raise InputError(f"layer '{layer}' would be left without {what}: keep at least one of its filters")
 
 
-def _check(plan: Plan, model: nn.Module, example: Tensor, removal: Removal) -> None:
+def _check(plan: Plan, model: nn.Module, example: Examples, removal: Removal) -> None:
     """Refuse the plan when the network it leads to is not the masked one, saying which layer is at fault."""
-    test, one = equivalence.test_of(model, example)
-    try:
-        gap = equivalence.gap(test, removal, one)
-    except Exception:
-        gap = float("inf")
-    if gap <= equivalence.TOLERANCE[one.dtype]:
+    problem = equivalence.Trial(model, equivalence.batches_of(example)).problem(removal)
+    if not problem:
         return
     left_alone = find_groups(model, example).left_alone
     for layer, decision in plan.decisions.items():
         if decision.removed and layer in left_alone:
             raise InputError(f"layer '{layer}' cannot lose filters: {left_alone[layer]}")
-    raise InputError(f"this plan cannot be carried out: the cut network differs from the masked one by {gap:.2g}")
+    raise InputError(f"this plan cannot be carried out: {problem}")

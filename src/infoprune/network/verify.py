@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from infoprune.errors import InputError
 from infoprune.network import equivalence
-from infoprune.network.coupled_groups import Groups, find_groups
+from infoprune.network.coupled_groups import Examples, Groups, find_groups
 from infoprune.network.surgery import apply, removal_of
 from infoprune.plan import Plan
 
@@ -18,7 +19,7 @@ class VerificationError(RuntimeError):
 def verify(
     plan: Plan,
     model: nn.Module,
-    example: Tensor,
+    example: Examples,
     pruned: nn.Module | None = None,
     tolerance: float = equivalence.TOLERANCE[torch.float32],
     *,
@@ -31,7 +32,7 @@ def verify(
     Args:
         plan: What stays.
         model: The whole network.
-        example: ``(n, ...)`` the batch to compare on.
+        example: ``(n, ...)`` the batch to compare on, or one of each shape.
         pruned: The cut network, with the weights of the whole one; by default the plan is applied here.
         tolerance: Largest difference allowed, relative to the largest absolute output.
         groups: What ``find_groups`` said of this network, where it is at hand.
@@ -47,15 +48,21 @@ def verify(
     removal = removal_of(plan, groups, model)
     small = apply(plan, model, example, groups=groups, check=False) if pruned is None else pruned
     reference = equivalence.masked(model, removal)
-    example = equivalence.placed(example, reference)
-    whole = equivalence.outputs(reference, example)
-    try:
-        difference, scale = equivalence.compare(whole, equivalence.outputs(equivalence.copied(small), example))
-    except Exception as error:
-        raise VerificationError(f"the cut network does not run: {equivalence.one_line(error)}") from error
-    if not difference <= tolerance * scale:
-        raise VerificationError(
-            f"the cut network differs from the masked one by {difference:.3g} where outputs reach {scale:.3g}: "
-            f"at most {tolerance:g} of that is rounding"
-        )
-    return difference
+    runner = equivalence.copied(small)
+    largest = 0.0
+    for one in equivalence.batches_of(example):
+        one = equivalence.placed(one, reference)
+        whole = equivalence.outputs(reference, one)
+        if not whole:
+            raise InputError("the network returns nothing with a tensor in it: wrap it so that it returns its outputs")
+        try:
+            difference, scale = equivalence.compare(whole, equivalence.outputs(runner, one))
+        except Exception as error:
+            raise VerificationError(f"the cut network does not run: {equivalence.one_line(error)}") from error
+        if not difference <= tolerance * scale:
+            raise VerificationError(
+                f"the cut network differs from the masked one by {difference:.3g} where outputs reach {scale:.3g}: "
+                f"at most {tolerance:g} of that is rounding"
+            )
+        largest = max(largest, difference)
+    return largest

@@ -140,8 +140,10 @@ def _readers(pair: Pair) -> list[str]:
     """Return the layers that lost inputs and can make up for it."""
     readers = []
     for (layer, side), gone in pair.removal.items():
+        if side != "in" or not isinstance(layer, str):
+            continue
         module = pair.original.get_submodule(layer)
-        if side != "in" or not gone or not isinstance(getattr(module, "weight", None), Tensor):
+        if not gone or not isinstance(getattr(module, "weight", None), Tensor):
             continue
         if isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd):
             readers.append(layer)

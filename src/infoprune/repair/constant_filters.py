@@ -181,6 +181,10 @@ def _kept(model: nn.Module, group: CoupledGroup, ranges: dict[str, _Range]) -> t
         silent_inputs = _silent(model.get_submodule(member.layer), ranges[member.layer])
         free &= torch.tensor([all(bool(silent_inputs[c]) for c in some) for some in member.channels])
     gone = [unit for unit in group.units if all(free[filter_] for filter_ in unit)]
+    for part in group.parts:
+        # Every coupled layer keeps a channel.
+        if set(part) <= {filter_ for unit in gone for filter_ in unit}:
+            gone = [unit for unit in gone if part[0] not in unit]
     if len(gone) == len(group.units):
         gone = gone[1:]
     return tuple(sorted(set(range(group.filters)) - {filter_ for unit in gone for filter_ in unit}))

@@ -16,9 +16,9 @@ from torch import Tensor
 from infoprune.criteria.base import Importance
 from infoprune.errors import InputError
 from infoprune.files import write_text, written_whole
-from infoprune.json_files import read_object
 from infoprune.measure.information_plane import PlanePoint, read_points, write_points
 from infoprune.plan import Plan
+from infoprune.validation import read_object
 
 RECORD, PLAN, EVIDENCE, PICTURES, EXPORT, PLANE = (
     "record.json",

@@ -84,8 +84,12 @@ def plan_for(
     resume: Path | None = None,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
+    importances: Mapping[str, Importance] | None = None,
 ) -> Planned:
     """Decide which filters stay, as ``make_plan``, where the network and its images are known already.
+
+    ``importances`` are those of every group that may be cut, where they are known already; by default the criterion
+    is asked. The other arguments are those of ``make_plan``.
 
     Raises:
         InputError: As in ``plan``.
@@ -105,7 +109,8 @@ def plan_for(
         importances = {name: decided.importance for name, decided in outcome.decided.items()}
         cuts, finished = {name: decided.cut for name, decided in outcome.decided.items()}, outcome.model
     else:
-        importances = _importances(calibration, cut_groups, choice, progress)
+        if importances is None:
+            importances = _importances(calibration, cut_groups, choice, progress)
         cuts = _cut_at_once(calibration, cut_groups, importances, choice, progress)
     decisions = {
         group.name: _decision(group, cuts[group.name], importances.get(group.name))
@@ -151,8 +156,8 @@ def _importances(
         return {}
     info = criteria.resolve(choice.criterion)
     return score(
-        calibration.model, groups, calibration.batches, info, tap=choice.tap, seed=choice.seed, options=choice.options,
-        progress=progress,
+        calibration.model, groups, calibration.batches, info, tap=choice.tap, seed=choice.seed,
+        options=choice.criterion_options, progress=progress,
     )  # fmt: skip
 
 
@@ -190,7 +195,7 @@ def _cut(
     choice: PruneOptions,
 ) -> dict[str, Cut]:
     if choice.keep is not None:
-        return cutoff.cut_by_counts(groups, importances, choice.keep)
+        return cutoff.cut_by_counts(groups, importances, choice.keep, multiple=choice.multiple)
     if choice.ratio is not None:
         return cutoff.cut_by_ratio(groups, importances, choice.ratio, limits=choice.limits())
     if choice.threshold is not None:

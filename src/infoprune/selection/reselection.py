@@ -158,6 +158,8 @@ def _chosen(
     share = Share(inverse, weights[0], units, 1.0)
     gone: set[int] = set()
     for unit, _ in eliminate([share], len(units)):
+        if any(set(part) <= gone | set(group.units[unit]) for part in group.parts):
+            continue
         if group.filters - len(gone) - len(group.units[unit]) < count:
             break
         gone |= set(group.units[unit])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from infoprune.errors import InputError
+from infoprune.option import Option
+from infoprune.option_values import check_fields
 
 Schedule = Literal["one-cycle", "cosine", "steps", "constant"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -16,65 +17,59 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 class Recipe:
     """Everything that decides how a network is trained.
 
-    Args:
-        epochs: Passes over the training images.
-        learning_rate: The largest of the schedule.
-        momentum: Of SGD.
-        weight_decay: L2 penalty; not on biases and norms.
-        nesterov: Whether SGD looks ahead.
-        schedule: ``one-cycle`` (linear rise over the first ``warmup`` of the steps, then cosine to zero), ``cosine``,
-            ``steps`` (times ``step_factor`` at each share of ``step_at``, as in the papers), ``constant``.
-        warmup: Share of the steps of ``one-cycle`` in which the rate rises.
-        step_at: Shares of the training at which ``steps`` lowers the rate.
-        step_factor: Factor at each of them.
-        label_smoothing: Of the cross entropy.
-        distillation: Weight of the teacher's soft targets in the loss, 0 to 1.
-        temperature: Of the soft targets (Hinton et al. 2015).
-        clip: Largest norm of the gradient, a longer one is shortened to it; 0: as they are.
-        rotation: Most degrees by which a training image is turned either way, drawn anew each time.
-        scaling: Most share by which it is made larger or smaller.
-        cutout: Side of the square that is blanked out of every training image, as a share of the image's; 0: none
-            (DeVries and Taylor 2017).
-        sizes: Sides in pixels that the images are resized to, one part of the epochs after the other; empty: as given.
-        seed: Seeds order, augmentation and dropout of every epoch.
-        precision: ``auto`` is bfloat16 where the processor or GPU multiplies it natively, else float32.
+    The schedules of the learning rate: ``one-cycle`` rises linearly over the first ``warmup`` of the steps, then
+    follows a cosine to zero; ``cosine`` has no rise; ``steps`` multiplies the rate by ``step_factor`` at each share of
+    ``step_at``, as in the papers; ``constant`` keeps it.
+
+    Example:
+        >>> Recipe(epochs=2, schedule="constant").rate(0.5)
+        0.05
+        >>> Recipe(schedule="cosin")
+        Traceback (most recent call last):
+        ...
+        infoprune.errors.InputError: schedule takes one of one-cycle, cosine, steps, constant, not 'cosin': did you \
+mean 'cosine'?
     """
 
-    epochs: int = 10
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = True
-    schedule: Schedule = "one-cycle"
-    warmup: float = 0.2
-    step_at: tuple[float, ...] = (0.5, 0.75)
-    step_factor: float = 0.1
-    label_smoothing: float = 0.0
-    distillation: float = 0.0
-    temperature: float = 4.0
-    clip: float = 0.0
-    rotation: float = 0.0
-    scaling: float = 0.0
-    cutout: float = 0.0
-    sizes: tuple[int, ...] = ()
-    seed: int = 0
-    precision: Precision = "auto"
+    epochs: Annotated[int, Option("Passes over the training images.", ge=0, unit="epochs")] = 10
+    learning_rate: Annotated[float, Option("The largest learning rate of the schedule.", gt=0, flag="--lr")] = 0.05
+    momentum: Annotated[float, Option("Momentum of SGD.", ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Option("L2 penalty on weights, not on biases and norms.", ge=0)] = 5e-4
+    nesterov: Annotated[bool, Option("Use Nesterov momentum.")] = True
+    schedule: Annotated[Schedule, Option("How the learning rate changes over the training.")] = "one-cycle"
+    warmup: Annotated[float, Option("Share of the steps of one-cycle in which the rate rises.", ge=0, lt=1)] = 0.2
+    step_at: Annotated[
+        tuple[float, ...], Option("Shares of the training at which the schedule steps lowers the rate.", ge=0, le=1)
+    ] = (0.5, 0.75)
+    step_factor: Annotated[float, Option("Factor on the rate at each of these steps.", gt=0, le=1)] = 0.1
+    label_smoothing: Annotated[float, Option("Label smoothing of the cross entropy.", ge=0, lt=1)] = 0.0
+    distillation: Annotated[
+        float, Option("Weight of the teacher's soft targets in the loss (Hinton et al. 2015).", ge=0, le=1)
+    ] = 0.0
+    temperature: Annotated[float, Option("Temperature of the soft targets.", gt=0)] = 4.0
+    clip: Annotated[float, Option("Gradient clipping: maximum gradient norm; 0 disables it.", ge=0)] = 0.0
+    rotation: Annotated[
+        float, Option("Largest random rotation of a training image, either way.", ge=0, le=180, unit="degrees")
+    ] = 0.0
+    scaling: Annotated[
+        float, Option("Largest random change of the size of a training image, as a share of it.", ge=0, lt=1)
+    ] = 0.0
+    cutout: Annotated[
+        float,
+        Option("Side of a blanked square in each training image, as a share of the image's (Cutout).", ge=0, lt=1),
+    ] = 0.0
+    sizes: Annotated[
+        tuple[int, ...],
+        Option("Sides that the images are resized to, one part of the epochs after the other.", ge=1, le=16384,
+               unit="pixels", default="as they are"),
+    ] = ()  # fmt: skip
+    seed: Annotated[int, Option("Seed of order, augmentation and dropout of every epoch.", ge=0)] = 0
+    precision: Annotated[
+        Precision, Option("Precision of the training; auto is bfloat16 where it is multiplied natively, else float32.")
+    ] = "auto"
 
     def __post_init__(self) -> None:
-        for name, right, wanted in (
-            ("epochs", self.epochs >= 0, "0 or more"),
-            ("learning_rate", self.learning_rate > 0, "above 0"),
-            ("distillation", 0 <= self.distillation <= 1, "a weight from 0 to 1"),
-            ("warmup", 0 <= self.warmup < 1, "a share from 0 to below 1"),
-            ("cutout", 0 <= self.cutout < 1, "a share from 0 to below 1"),
-            ("temperature", self.temperature > 0, "above 0"),
-            ("rotation", 0 <= self.rotation <= 180, "from 0 to 180 degrees"),
-            ("scaling", 0 <= self.scaling < 1, "a share from 0 to below 1"),
-            ("clip", self.clip >= 0, "0 or more"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1"),
-        ):
-            if not right:
-                raise InputError(f"{name.replace('_', ' ')} must be {wanted}, not {getattr(self, name)}")
+        check_fields(self)
 
     def rate(self, done: float) -> float:
         """Return the learning rate when a share ``done`` of the training is over."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from infoprune.errors import InputError, unknown
+from infoprune.errors import InputError
+from infoprune.option_values import check_keywords, shown
 from infoprune.registry import enter, in_order, look_up
 
 
@@ -93,6 +95,46 @@ def register(info: RuleInfo) -> RuleInfo:
     return enter(_REGISTRY, "cut-off rule", info)
 
 
+def register_rule(
+    name: str, function: Rule, *, description: str = "", paper: str = "", tests: bool = False
+) -> RuleInfo:
+    """Make a function selectable as a cut-off rule: in Python and, where its module is imported, on the command line.
+
+    Args:
+        name: The word that selects it.
+        function: ``function(curve, *, options...)`` receives a :class:`Curve` and returns candidates: numbers m of
+            filters to keep, best first or in any order; none where it sees no place to cut. Its keyword-only arguments
+            are its options, checked against their annotations.
+        description: One line for ``infoprune cutoffs``; by default the first line of the function's docstring.
+        paper: Where it was published.
+        tests: Whether it needs ``Curve.p_value``, which only the criterion ``cmi`` gives.
+
+    Raises:
+        InputError: The name is taken, or the function does not take a curve and keyword-only options with defaults.
+
+    Example:
+        >>> def half(curve, *, share: float = 0.5):
+        ...     "Keep the first filters that halve what is left."
+        ...     return [next(m for m, left in curve.points.items() if m and left <= share * curve.points[1])]
+        >>> rule = register_rule("half-of-first", half)
+        >>> candidates("half-of-first", Curve((4.0, 3.0, 2.0, 1.0)))
+        (3,)
+        >>> del _REGISTRY["half-of-first"]
+    """
+    if not callable(function):
+        raise InputError(f"the cut-off '{name}' must be a function of a curve, not {shown(function)}")
+    parameters = list(inspect.signature(function).parameters.values())
+    needed = [
+        one for one in parameters if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if len(needed) != 1 or needed[0] is not parameters[0] or needed[0].kind is needed[0].KEYWORD_ONLY:
+        raise InputError(
+            f"the cut-off '{name}' must take (curve, *, options with defaults), not {inspect.signature(function)}"
+        )
+    first_line = (inspect.getdoc(function) or "a function of the user").splitlines()[0]
+    return register(RuleInfo(name, function, description or first_line, paper, tests))
+
+
 def find_rule(name: str) -> RuleInfo:
     """Return what is declared of the rule of that name.
 
@@ -111,14 +153,10 @@ def check_rule(name: str, options: Mapping[str, Any]) -> RuleInfo:
     """Return the rule of that name.
 
     Raises:
-        InputError: There is none, or it has no such option.
+        InputError: There is none, it has no such option, or a value is of a wrong type.
     """
     info = find_rule(name)
-    parameters = inspect.signature(info.function).parameters.values()
-    known = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
-    for option in options:
-        if option not in known:
-            raise unknown(f"option of the cut-off '{name}'", option, known)
+    check_keywords(info.function, options, f"the cut-off '{name}'")
     return info
 
 
@@ -132,7 +170,11 @@ def candidates(name: str, curve: Curve, options: Mapping[str, Any] | None = None
     if info.tests and curve.p_value is None:
         raise InputError(f"the cut-off '{name}' tests feature maps: it goes with the criterion 'cmi' only")
     found = info.function(curve, **(options or {}))
-    return tuple(sorted({m for m in found if 1 <= m <= curve.filters}))
+    try:
+        counts = {operator.index(m) for m in found}
+    except TypeError as error:
+        raise InputError(f"the cut-off '{name}' must return numbers of filters to keep, not {shown(found)}") from error
+    return tuple(sorted(m for m in counts if 1 <= m <= curve.filters))
 
 
 def largest(values: Mapping[int, float], count: int) -> tuple[int, ...]:

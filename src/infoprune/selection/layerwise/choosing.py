@@ -130,10 +130,10 @@ def plan_layer_by_layer(
     maps = LayerMaps(model, in_order, batches, choice.tap or info.tap, info.images, progress=progress)
     orders: Orders
     if choice.criterion == "cmi":
-        create(info, filters_of(model, in_order[0]), options=choice.options)  # refuses unknown options
+        create(info, filters_of(model, in_order[0]), options=choice.criterion_options)  # refuses unknown options
         orders = Conditional(
-            partial(conditional_mutual_information_order, **choice.options),
-            partial(permutation_p_value, seed=choice.seed, **choice.options),
+            partial(conditional_mutual_information_order, **choice.criterion_options),
+            partial(permutation_p_value, seed=choice.seed, **choice.criterion_options),
         )
     else:
         if how.repair_between_layers is not None:
@@ -141,7 +141,14 @@ def plan_layer_by_layer(
                 "the iterative form reads maps anew for every layer, which only the criterion 'cmi' does here"
             )
         found = score(
-            model, in_order, batches, info, tap=choice.tap, seed=choice.seed, options=choice.options, progress=progress
+            model,
+            in_order,
+            batches,
+            info,
+            tap=choice.tap,
+            seed=choice.seed,
+            options=choice.criterion_options,
+            progress=progress,
         )
         if how.cutoff is not None:
             _check_curves(choice, found)

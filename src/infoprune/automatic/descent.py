@@ -1,0 +1,134 @@
+"""From the original down to smaller and smaller networks: each is cut from the repaired one before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from infoprune import criteria
+from infoprune.automatic.ways import Way, with_way
+from infoprune.criteria.base import Importance
+from infoprune.criteria.scoring import score
+from infoprune.data.augmentation import WithCopies
+from infoprune.network import surgery
+from infoprune.options import PruneOptions
+from infoprune.plan import Budget, Plan
+from infoprune.progress import Progress, silent
+from infoprune.repair import repaired
+from infoprune.selection.calibration import Calibration
+from infoprune.selection.planning import choose_groups, plan_for
+
+# What scores filters and shares budgets out: of all criteria the one whose networks lose least once they are repaired.
+CRITERION = "reconstruction"
+# Every fifth image is held out by the repairs; its copies are held out with it.
+HELD_OUT_EVERY = 5
+
+
+@dataclass(frozen=True)
+class Level:
+    """One network on the way down.
+
+    Args:
+        plan: All cuts so far together, in the indices of the original; ``None`` for the original.
+        model: The network, cut and perhaps repaired.
+        importances: Scores by layer that the next cut is made by, ``None`` where they are not known yet.
+    """
+
+    plan: Plan | None
+    model: nn.Module
+    importances: Mapping[str, Importance] | None = None
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How a network is made smaller step by step.
+
+    Args:
+        whole: The trained network, in eval mode, with the images that choose filters and repair; left as it is.
+        choice: Limits, and the layers that may lose filters; budgets are given to ``down``.
+        way: How budgets are shared out.
+        copies: Changed copies of each image that a repair sees besides the image.
+        progress: Told in every stage.
+    """
+
+    whole: Calibration
+    choice: PruneOptions
+    way: Way
+    copies: int = 0
+    progress: Progress = silent
+
+    @property
+    def original(self) -> nn.Module:
+        """The trained network."""
+        return self.whole.model
+
+    def start(self, importances: Mapping[str, Importance] | None = None) -> Level:
+        """Return the original as the first level."""
+        return Level(None, self.original, importances)
+
+    def cut(self, level: Level, budget: Budget | None) -> Level:
+        """Return the next level as it is cut, not repaired.
+
+        Args:
+            level: Where the cut starts from.
+            budget: Shares of the original network that may remain; ``None`` where the choice says how much is removed.
+        """
+        here = self.whole if level.plan is None else Calibration.of(level.model, self.whole.batches)
+        importances = level.importances or scores_of(here, self.choice, (self.way,), self.progress)
+        choice = self.choice if budget is None else replace(self.choice, budget=self._share_of(here, budget))
+        plan = plan_for(here, with_way(choice, self.way), importances=importances).plan
+        smaller = surgery.apply(plan, here.model, here.example, groups=here.groups).eval()
+        total = plan if level.plan is None else level.plan.then(plan)
+        return Level(replace(total, settings={**plan.settings, **self.choice.settings()}), smaller)
+
+    def repair(self, level: Level, method: str = "least-squares", minutes: float | None = None) -> Level:
+        """Return a level with its network repaired."""
+        assert level.plan is not None
+        images = WithCopies(self.whole.batches, self.copies, HELD_OUT_EVERY) if self.copies else self.whole.batches
+        better = repaired(level.model, self.original, images, level.plan, self.whole.groups, method=method,
+                          minutes=minutes, progress=self.progress)  # fmt: skip
+        return replace(level, model=better.eval())
+
+    def down(self, level: Level, budget: Budget | None) -> Level:
+        """Return the next level, repaired."""
+        return self.repair(self.cut(level, budget))
+
+    def _share_of(self, here: Calibration, budget: Budget) -> Budget:
+        """Return a budget that is a share of the original as a share of another network."""
+        shares = budget.shares()
+        for what in ("macs", "parameters"):
+            if what in shares:
+                part = getattr(self.whole.costs.base, what) / getattr(here.costs.base, what)
+                shares[what] = min(1.0, shares[what] * part)
+        return Budget(**shares)
+
+
+def scores_of(
+    calibration: Calibration, choice: PruneOptions, ways: Iterable[Way], progress: Progress
+) -> dict[str, Importance]:
+    """Score every group that some of the ways may cut, once for all of them."""
+    kept_whole = set.intersection(*(set(way.skip) for way in ways))
+    chosen = choose_groups(calibration.model, calibration.groups, choice)
+    some = [group for group in chosen if group.name not in kept_whole]
+    return score(calibration.model, some, calibration.batches, criteria.find(CRITERION), progress=progress)
+
+
+def steps_to(budget: Budget | None, choice: PruneOptions, steps: int) -> tuple[Budget | None, ...]:
+    """Return the budgets of all steps, as shares of the original: what remains falls evenly.
+
+    Where there is no budget of MACs and parameters, or limits are shares of the original layers, there is one step.
+
+    Example:
+        >>> from infoprune.options import PruneOptions
+        >>> half = Budget(macs=0.5)
+        >>> [one.macs for one in steps_to(half, PruneOptions("l1", budget=half), 2)]
+        [0.75, 0.5]
+    """
+    if budget is None or budget.latency is not None or choice.keep_share > 0 or choice.multiple > 1:
+        return (budget,)
+    return tuple(
+        Budget(**{what: 1 - (1 - share) * number / steps for what, share in budget.shares().items()})
+        for number in range(1, steps + 1)
+    )

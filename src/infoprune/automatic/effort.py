@@ -1,0 +1,68 @@
+"""How much a run without options may spend, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, get_args
+
+from infoprune.errors import InputError, unknown
+
+Effort: TypeAlias = Literal["quick", "normal", "thorough"]
+
+# From so many minutes on a gradient has the time to gain more than it disturbs.
+_MINUTES_FOR_GRADIENT = 8.0
+_MINUTES_FOR_STEPS = 3.0
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a run may spend.
+
+    Args:
+        steps: Number of cuts; after each the network is repaired, and the next scores are those of the repaired one.
+        copies: Changed copies of each image (moved and mirrored) that the last repair sees besides the image.
+        compares: Whether ways to share out the budget are compared on held-out images first.
+        alternating: Whether alternating least squares is tried after least squares.
+        minutes: Minutes for the whole run; what is left of them goes to the repair by gradient. ``None``: no gradient.
+    """
+
+    steps: int
+    copies: int
+    compares: bool
+    alternating: bool = False
+    minutes: float | None = None
+
+
+_ALLOWANCES = {
+    "quick": Allowance(steps=1, copies=0, compares=False),
+    "normal": Allowance(steps=2, copies=1, compares=True),
+    "thorough": Allowance(steps=3, copies=3, compares=True, alternating=True, minutes=30.0),
+}
+
+
+def allowance(effort: Effort = "normal", minutes: float | None = None) -> Allowance:
+    """Return what an effort, or a number of minutes, allows.
+
+    Args:
+        effort: ``"quick"`` (one cut, one repair), ``"normal"`` (two cuts; ways are compared) or ``"thorough"`` (three
+            cuts, more copies of the images, alternating least squares, a gradient in the minutes that are left).
+        minutes: Minutes for the whole run. It takes the place of the effort.
+
+    Raises:
+        InputError: There is no such effort, or the minutes are not above 0.
+
+    Example:
+        >>> allowance("quick").steps, allowance(minutes=20).minutes
+        (1, 20)
+    """
+    if effort not in get_args(Effort):
+        raise unknown("effort", effort, get_args(Effort))
+    if minutes is None:
+        return _ALLOWANCES[effort]
+    if not minutes > 0:
+        raise InputError(f"a run may take a number of minutes above 0, not {minutes}")
+    if minutes < _MINUTES_FOR_STEPS:
+        return _ALLOWANCES["quick"]
+    if minutes < _MINUTES_FOR_GRADIENT:
+        return _ALLOWANCES["normal"]
+    return replace(_ALLOWANCES["thorough"], minutes=minutes)

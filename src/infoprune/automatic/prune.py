@@ -1,0 +1,170 @@
+"""Cut in steps and repair after each; at every choice what is nearest to the original on held-out images is taken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from infoprune.automatic.descent import CRITERION, Descent, Level, scores_of, steps_to
+from infoprune.automatic.effort import Allowance
+from infoprune.automatic.parts import Parts
+from infoprune.automatic.ways import Way, nearest_way, possible_ways
+from infoprune.criteria.base import Importance
+from infoprune.cutoff import Reach, check_reach, reach
+from infoprune.measure.divergence import Divergence, divergence_between
+from infoprune.network.coupled_groups import Groups
+from infoprune.network.equivalence import copied
+from infoprune.options import PruneOptions
+from infoprune.plan import Plan
+from infoprune.progress import Progress, silent
+from infoprune.selection.calibration import Calibration
+from infoprune.selection.planning import choose_groups
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """The network that a run without options ends with, and what was compared.
+
+    Args:
+        plan: All cuts together, in the indices of the original network.
+        model: The pruned and repaired network.
+        importances: Scores of the first cut, by layer.
+        groups: The coupled groups of the original network.
+        ways: How the budget could be shared out, the way that was taken first.
+        repairs: Divergence on held-out images after each repair that was tried, in order.
+        repair: Name of the repair whose result was kept.
+    """
+
+    plan: Plan
+    model: nn.Module
+    importances: Mapping[str, Importance]
+    groups: Groups
+    ways: tuple[Way, ...]
+    repairs: Mapping[str, Divergence] = field(default_factory=dict)
+    repair: str = "least-squares"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was compared, as JSON values."""
+        return {
+            "ways": [way.to_dict() for way in self.ways],
+            "repairs": {
+                name: {"divergence": found.value, "agreement": found.agreement, "images": found.images}
+                for name, found in self.repairs.items()
+            },
+            "repair": self.repair,
+        }
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run starts with: the way is chosen, the first scores are known.
+
+    Args:
+        descent: How the network is made smaller.
+        parts: The images that judge.
+        ways: The ways, the one that was chosen first.
+        start: The original with its scores.
+    """
+
+    descent: Descent
+    parts: Parts
+    ways: tuple[Way, ...]
+    start: Level
+
+
+def prepare(
+    model: nn.Module,
+    batches: Iterable[Any],
+    choice: PruneOptions,
+    spend: Allowance,
+    *,
+    progress: Progress = silent,
+    on_reach: Callable[[Reach], None] | None = None,
+) -> Setting:
+    """Score the filters once, and choose the way to share the budget out.
+
+    Args:
+        model: The trained network; left as it is.
+        batches: Images, with or without labels, iterable more than once. Labels are not read.
+        choice: How much is removed, limits, and layers that may lose filters; its criterion is not read.
+        spend: What the run may spend.
+        progress: Told in every stage.
+        on_reach: Told, before anything is scored, how small the network can get and which layers bind.
+
+    Raises:
+        InputError: The budget cannot be met, or the images do not fit the network.
+    """
+    choice = replace(choice, criterion=CRITERION, budget_by=CRITERION if choice.budget is not None else None)
+    whole = Calibration.of(copied(model), batches)
+    if choice.budget is not None:
+        found = reach(choose_groups(whole.model, whole.groups, choice), whole.costs, limits=choice.limits())
+        if on_reach is not None:
+            on_reach(found)
+        check_reach(found, choice.budget)
+    parts = Parts.of(batches, whole.model)
+    ways = possible_ways(whole, choice)
+    importances = scores_of(whole, choice, ways, progress)
+    if spend.compares and len(ways) > 1:
+        ways = nearest_way(ways, whole, choice, importances, parts.fit, parts.held_out, progress)
+    descent = Descent(whole, choice, ways[0], progress=progress)
+    return Setting(descent, parts, ways, descent.start(importances))
+
+
+def prune_automatically(
+    model: nn.Module,
+    batches: Iterable[Any],
+    choice: PruneOptions,
+    spend: Allowance,
+    *,
+    progress: Progress = silent,
+    on_reach: Callable[[Reach], None] | None = None,
+) -> Automatic:
+    """Meet a budget with the least loss that the allowance buys.
+
+    Args and errors are those of :func:`prepare`.
+    """
+    begun = time.perf_counter()
+    setting = prepare(model, batches, choice, spend, progress=progress, on_reach=on_reach)
+    *before, last = steps_to(choice.budget, setting.descent.choice, spend.steps)
+    level = setting.start
+    for budget in before:
+        level = setting.descent.down(level, budget)
+    level = setting.descent.cut(level, last)
+    left = None if spend.minutes is None else spend.minutes - (time.perf_counter() - begun) / 60
+    return finish(setting, level, spend, left)
+
+
+def finish(setting: Setting, level: Level, spend: Allowance, minutes: float | None) -> Automatic:
+    """Repair a cut by every repair that is allowed, and keep what is nearest on held-out images.
+
+    Args:
+        setting: What the run started with.
+        level: The last cut.
+        spend: What the run may spend.
+        minutes: Minutes left for the whole end; without, no gradient.
+    """
+    begun = time.perf_counter()
+    descent = replace(setting.descent, copies=spend.copies)
+    original, judges = descent.original, setting.parts.held_out
+    best, kept, found = level, "", dict[str, Divergence]()
+
+    def try_it(method: str, start: Level, minutes: float | None = None) -> None:
+        nonlocal best, kept
+        tried = descent.repair(start, method, minutes)
+        found[method] = divergence_between(original, tried.model, judges)
+        if not kept or found[method].value < found[kept].value:
+            best, kept = tried, method
+
+    try_it("least-squares", level)
+    if spend.alternating:
+        try_it("alternating", level)
+    left = None if minutes is None else minutes - (time.perf_counter() - begun) / 60
+    if left is not None and left > 1:
+        try_it("distil", best, left)
+    assert best.plan is not None
+    importances = setting.start.importances or {}
+    return Automatic(best.plan, best.model, importances, descent.whole.groups, setting.ways, found, kept)

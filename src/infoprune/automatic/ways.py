@@ -1,0 +1,112 @@
+"""Ways to share a budget out between layers, compared on held-out images after a short repair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from infoprune import cutoff
+from infoprune.criteria.base import Importance
+from infoprune.measure.divergence import Divergence, divergence_between
+from infoprune.network import surgery
+from infoprune.network.coupled_groups import CoupledGroup
+from infoprune.options import PruneOptions
+from infoprune.progress import Progress
+from infoprune.repair import repaired
+from infoprune.selection.calibration import Calibration
+from infoprune.selection.planning import choose_groups, plan_for
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to share a budget out, and what came of it.
+
+    Args:
+        name: What is cut: ``"every layer"`` or ``"layers inside blocks"``.
+        skip: Layers that keep all filters.
+        found: How far the network cut and repaired this way is from the original on held-out images; ``None`` where
+            it was the only way, so that nothing was compared.
+    """
+
+    name: str
+    skip: tuple[str, ...]
+    found: Divergence | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the way as JSON values."""
+        found = None if self.found is None else {"divergence": self.found.value, "agreement": self.found.agreement}
+        return {"way": self.name, "whole_layers": list(self.skip), "held_out": found}
+
+
+def possible_ways(calibration: Calibration, choice: PruneOptions) -> tuple[Way, ...]:
+    """Return the ways that can meet the budget.
+
+    Layers whose outputs are added to one another (residual streams) are read by many layers and often have no
+    activation after them; whether they should lose filters depends on the network.
+
+    Args:
+        calibration: The network, and what is known of it.
+        choice: The budget, and the layers that may lose filters.
+    """
+    chosen = choose_groups(calibration.model, calibration.groups, choice)
+    unscored = tuple(group.name for group in chosen if not _is_read(calibration.model, group))
+    ways = [Way("every layer", unscored)]
+    streams = tuple(group.name for group in chosen if len(group.producers) > 1 and group.name not in unscored)
+    if streams and len(streams) + len(unscored) < len(chosen):
+        ways.append(Way("layers inside blocks", (*unscored, *streams)))
+    return tuple(way for way in ways if _reaches(calibration, with_way(choice, way))) or (ways[0],)
+
+
+def with_way(choice: PruneOptions, way: Way) -> PruneOptions:
+    """Return a choice whose way keeps these layers whole."""
+    return replace(choice, skip=(*choice.skip, *(name for name in way.skip if name not in choice.skip)))
+
+
+def nearest_way(
+    ways: Sequence[Way],
+    calibration: Calibration,
+    choice: PruneOptions,
+    importances: Mapping[str, Importance],
+    fit: Sequence[Tensor],
+    held_out: Sequence[Tensor],
+    progress: Progress,
+) -> tuple[Way, ...]:
+    """Return the ways with what was found of each, the nearest to the original first.
+
+    Args:
+        ways: What is compared.
+        calibration: The original network, in eval mode, and what is known of it.
+        choice: The budget.
+        importances: Of every group that a way may cut.
+        fit: Batches that the short repair fits.
+        held_out: Batches that judge.
+        progress: Told after every way.
+    """
+    model, groups = calibration.model, calibration.groups
+    tried = []
+    for done, way in enumerate(ways, 1):
+        plan = plan_for(calibration, with_way(choice, way), importances=importances).plan
+        small = surgery.apply(plan, model, calibration.example, groups=groups)
+        small = repaired(small, model, fit, plan, groups, method="least-squares")
+        tried.append(replace(way, found=divergence_between(model, small.eval(), held_out)))
+        progress("comparing ways to share the budget out", done, len(ways))
+    # Equal ones: the way that was named first.
+    return tuple(sorted(tried, key=lambda way: way.found.value if way.found is not None else float("inf")))
+
+
+def _is_read(model: nn.Module, group: CoupledGroup) -> bool:
+    """Return whether a convolution or linear layer reads the group, which the criterion needs."""
+    inner = (model.get_submodule(member.layer) for member in group.members if member.side == "in")
+    return any(isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) for module in inner)
+
+
+def _reaches(calibration: Calibration, choice: PruneOptions) -> bool:
+    if choice.budget is None:
+        return True
+    groups = choose_groups(calibration.model, calibration.groups, choice)
+    found = cutoff.reach(groups, calibration.costs, limits=choice.limits())
+    shares = choice.budget.shares()
+    return found.macs <= shares.get("macs", 1.0) and found.parameters <= shares.get("parameters", 1.0)

@@ -1,0 +1,26 @@
+"""The files that a command writes besides its result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from infoprune.files import check_writable, write_text
+
+
+def check_outputs(*paths: Path | None, force: bool) -> None:
+    """Refuse files that cannot be written, before any work is done.
+
+    Raises:
+        InputError: A file exists and is not to be replaced, or its folder cannot be written to.
+    """
+    for path in paths:
+        if path is not None:
+            check_writable(path, force=force)
+
+
+def write_record(record: dict[str, Any], path: Path | None, *, force: bool) -> None:
+    """Write a record as JSON where a file was asked for."""
+    if path is not None:
+        write_text(path, json.dumps(record, indent=1) + "\n", force=force)

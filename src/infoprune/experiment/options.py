@@ -1,0 +1,99 @@
+"""What a run from files to a file is told: which network, which images, how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from infoprune.option import Option
+from infoprune.option_values import check_fields
+from infoprune.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Which network, by name and file.
+
+    Example:
+        >>> NetworkOptions("vgg16", input_shape=(3, 32, 32)).input_shape
+        (3, 32, 32)
+    """
+
+    model: Annotated[
+        str | None,
+        Option("A zoo name, timm:NAME, torchvision:NAME or package.module:function.", default="a checkpoint"),
+    ] = None
+    weights: Annotated[
+        Path | None, Option("Weights of the model, or an infoprune checkpoint.", default="fresh weights")
+    ] = None
+    arguments: Annotated[
+        Mapping[str, Any], Option("Arguments of the function that builds the network.", flag="--model-args")
+    ] = field(default_factory=dict)
+    mean: Annotated[
+        tuple[float, ...] | None,
+        Option("Mean of the pixels per channel, in [0, 1], that the weights expect.", default="known of the weights"),
+    ] = None
+    std: Annotated[
+        tuple[float, ...] | None,
+        Option(
+            "Standard deviation of the pixels per channel, in [0, 1], that the weights expect.",
+            gt=0,
+            default="known of the weights",
+        ),
+    ] = None
+    input_shape: Annotated[
+        tuple[int, int, int] | None,
+        Option("Channels, height and width of one image: C,H,W.", ge=1, default="known of the network"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which images, and how they are read.
+
+    Example:
+        >>> DataOptions("digits", batch_size=64).batch_size
+        64
+    """
+
+    name: Annotated[str, Option("The data set: cifar10, mnist, digits or folder.", flag="--data")]
+    directory: Annotated[Path | None, Option("Folder with its files.", flag="--data-dir")] = None
+    batch_size: Annotated[int, Option("Images in a batch.", ge=1, unit="images")] = 128
+    calibration: Annotated[int, Option("Training images that score the filters.", ge=1, unit="images")] = 256
+    held_out: Annotated[
+        float,
+        Option(
+            "Share of the training images that is held out: it only makes choices.",
+            gt=0,
+            lt=1,
+            flag="--held-out-share",
+        ),
+    ] = 0.1
+    workers: Annotated[int, Option("Processes that read image files; 0 reads in the main process.", ge=0, le=1024)] = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """How a network is trained, with what and where.
+
+    Example:
+        >>> TuneOptions(Recipe(epochs=1), devices="auto").devices
+        'auto'
+    """
+
+    recipe: Recipe
+    teacher: Annotated[Path | None, Option("Weights of the original network, to distil from.")] = None
+    devices: Annotated[int | Literal["auto"], Option("Devices of each machine to train on, or auto for all.", ge=1)] = 1
+    nodes: Annotated[int, Option("Machines to train on; each is started with the same command.", ge=1)] = 1
+    half: Annotated[bool, Option("Store the weights in half precision.")] = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
