@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
+from infoprune.declarations.option import Option
+from infoprune.declarations.option_values import check_fields
 from infoprune.errors import InputError
-from infoprune.option import Option
-from infoprune.option_values import check_fields
 
 FORMAT = 1
 

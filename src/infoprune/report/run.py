@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infoprune.criteria.base import Importance
+from infoprune.declarations.validation import read_object
 from infoprune.errors import InputError
 from infoprune.files import write_text, written_whole
 from infoprune.measure.information_plane import PlanePoint, read_points, write_points
 from infoprune.plan import Plan
-from infoprune.validation import read_object
 
 RECORD, PLAN, EVIDENCE, PICTURES, EXPORT, PLANE = (
     "record.json",
