@@ -30,7 +30,7 @@ PICTURE = {
     "iterative": "criteria cutoff data measure network repair training",
     "storage": "data measure network zoo",
     "automatic": "criteria cutoff data measure network options repair selection",
-    "pipeline": "criteria cutoff data measure network options repair selection",
+    "pipeline": "automatic criteria cutoff data measure network options repair selection",
     "report": "criteria data measure network pipeline",
     "experiment": "criteria cutoff data iterative measure network options pipeline repair report selection storage "
     "training zoo",

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 Keep = Mapping[str, int | Sequence[int]]
 Conditioning: TypeAlias = Literal["none", "compact", "full", "all"]
 Direction: TypeAlias = Literal["forward", "backward", "both"]
+Effort: TypeAlias = Literal["quick", "normal", "thorough"]
+
+# The repair that is chosen for the network: the one that comes nearest to the original on held-out images.
+AUTO = "auto"
 
 
 def _rules() -> list[str]:
@@ -32,8 +36,13 @@ def _repairs() -> list[str]:
     return [info.name for info in all_repairs()]
 
 
+def _repairs_and_auto() -> list[str]:
+    return [AUTO, *_repairs()]
+
+
 RULE = Names("cut-off rule", _rules)
 REPAIR = Names("repair", _repairs)
+REPAIR_OR_AUTO = Names("repair", _repairs_and_auto)
 
 
 @dataclass(frozen=True)
@@ -108,8 +117,11 @@ class RepairOptions:
     """
 
     method: Annotated[
-        str, Option("Repair without labels or fine-tuning: bn, least-squares, ...", flag="--repair", names=REPAIR)
-    ]
+        str | None,
+        Option(
+            "Repair without labels or fine-tuning: auto, bn, least-squares, ...", flag="--repair", names=REPAIR_OR_AUTO
+        ),
+    ] = AUTO
     images: Annotated[
         int,
         Option("Training images to repair with, without labels, drawn at random.", ge=1, unit="images",
@@ -119,6 +131,29 @@ class RepairOptions:
         float | None,
         Option("Time that the repair distil may take.", gt=0, unit="minutes", flag="--repair-minutes",
                default="as long as it needs"),
+    ] = None  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class EffortOptions:
+    """How much time a run without a criterion of its own may take, and what it may lose.
+
+    Example:
+        >>> EffortOptions("thorough", minutes=20).minutes
+        20.0
+    """
+
+    effort: Annotated[Effort, Option("How much time may be spent on a smaller loss.")] = "normal"
+    minutes: Annotated[float | None, Option("Time for the whole run, in place of --effort.", gt=0, unit="minutes")] = (
+        None
+    )
+    max_loss: Annotated[
+        float | None,
+        Option("In place of a budget: the smallest network that loses no more on held-out images.", ge=0,
+               unit="percentage points"),
     ] = None  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -141,8 +176,10 @@ class PruneOptions:
     """
 
     criterion: Annotated[
-        str, Option("What scores the filters: a name of 'infoprune criteria', or package.module:function.")
-    ] = "cmi"
+        str,
+        Option("What scores the filters: a name of 'infoprune criteria', or package.module:function.",
+               default="chosen for the network; cmi for cut-off rules and thresholds"),
+    ] = ""  # fmt: skip
     ratio: Annotated[float | None, Option("Share of the filters removed from every layer.", ge=0, lt=1)] = None
     keep: Annotated[
         Keep | None,
@@ -179,6 +216,9 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.criterion:
+            by_curve = self.layerwise.is_asked_for or self.threshold is not None
+            object.__setattr__(self, "criterion", "cmi" if by_curve else "reconstruction")
         ways = {"ratio": self.ratio, "keep": self.keep, "budget": self.budget, "threshold": self.threshold}
         given = [name for name, value in (ways | {"cutoff": self.layerwise.cutoff}).items() if value is not None]
         if len(given) != 1:

@@ -9,19 +9,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from infoprune.automatic.effort import allowance
+from infoprune.automatic.max_loss import prune_within
+from infoprune.automatic.prune import LEAST_SQUARES, prune_automatically
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
 from infoprune.data.batches import Batches
+from infoprune.data.given import as_batches
+from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
-from infoprune.measure.figures import dead_filters, example_for, figures, latencies
+from infoprune.measure.advice import Spent, advice
+from infoprune.measure.figures import dead_filters, example_for, figures, latencies, outputs_of
 from infoprune.measure.record import Figures, Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
 from infoprune.network.origin import origin_of, set_origin
 from infoprune.network.verify import verify as verify_cut
-from infoprune.options import PruneOptions, chosen
+from infoprune.options import AUTO, Effort, EffortOptions, PruneOptions, chosen
 from infoprune.plan import Plan
-from infoprune.progress import Progress, silent
+from infoprune.progress import Progress, reported
 from infoprune.repair import find as find_repair
 from infoprune.repair import repaired
 from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
@@ -45,6 +51,8 @@ class Result:
         repair: How it was repaired, ``None`` where it was not.
         free: How many ``filters``, ``macs`` and ``parameters`` went before everything else at no loss, ``None`` where
             nobody asked.
+        automatic: What was compared where everything was chosen for the network, as JSON values; ``None`` otherwise.
+        advice: What to do next, in sentences.
     """
 
     model: nn.Module
@@ -56,6 +64,8 @@ class Result:
     as_cut: Figures | None = None
     repair: str | None = None
     free: Mapping[str, int] | None = None
+    automatic: Mapping[str, Any] | None = None
+    advice: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Return the record of the run as JSON values."""
@@ -64,6 +74,8 @@ class Result:
             "base": asdict(self.base),
             **({} if self.free is None else {"free": dict(self.free)}),
             **repaired,
+            **({} if self.automatic is None else {"automatic": dict(self.automatic)}),
+            **({"advice": list(self.advice)} if self.advice else {}),
             "pruned": asdict(self.pruned),
             "plan": {layer: list(kept) for layer, kept in self.plan.kept.items()},
             **({"saturation": saturation} if (saturation := saturation_of(self.importances)) else {}),
@@ -126,56 +138,167 @@ def verify(plan: Plan, model: nn.Module, example: Tensor | None = None) -> float
 
 def prune(
     model: nn.Module,
-    batches: Batches,
+    images: Any,
     plan: Plan | None = None,
     *,
+    effort: Effort = "normal",
+    minutes: float | None = None,
+    max_loss: float | None = None,
+    repair: str | None = AUTO,
+    repair_images: Any = None,
+    repair_minutes: float | None = None,
+    remove_constant: bool = False,
+    preprocessing: Preprocessing | None = None,
     held_out: Batches | None = None,
     test: Batches | None = None,
     resume: Path | None = None,
-    repair: str | None = None,
-    repair_batches: Batches | None = None,
-    repair_minutes: float | None = None,
-    remove_constant: bool = False,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     on_reach: Callable[[Reach], None] | None = None,
     **choice: Any,
 ) -> Result:
     """Make a network smaller: score, plan, cut, check the cut, repair, and measure before and after.
 
+    With nothing but a network, images and a budget, everything else is chosen for the network, by what comes nearest
+    to its outputs on a held-out part of the images. With a ``criterion``, that criterion chooses the filters.
+
     Args:
         model: The trained network; left as it is.
-        batches: Calibration images: ``(images, labels)`` pairs, iterable more than once. They choose the filters.
-        plan: What stays, where it is known already; then there is no further choice.
-        held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
-        test: Images to measure accuracy on. They choose nothing.
-        resume: File in which layers that are done are kept, as in ``plan``; removed at the end.
-        repair: How the cut network is repaired, a name of ``infoprune.all_repairs()``; by default it is not.
-        repair_batches: Images to repair with; their labels are not read. By default the calibration images.
+        images: A ``DataLoader``, a list of batches, one ``(n, C, H, W)`` tensor, or a folder of image files. Labels
+            are read only by criteria that need them.
+        plan: The filters that are kept, where they are known already.
+        effort: ``"quick"``, ``"normal"`` or ``"thorough"``: the time that may be spent on a smaller loss.
+        minutes: Minutes for the whole run, in place of the effort.
+        max_loss: In place of a budget: the smallest network that loses no more points on held-out images; points of
+            accuracy where the images have labels, else images in a hundred on which another class is named.
+        repair: How the cut network is repaired: ``"auto"``, a name of ``infoprune.all_repairs()``, or ``None``.
+        repair_images: Images to repair with; their labels are not read. By default ``images``.
         repair_minutes: How long the repair ``distil`` may take, by default as long as its epochs need.
         remove_constant: Whether filters whose output is constant on these images are removed first, as in
             ``remove_constant_filters``. A budget is of the whole network; a ratio and a threshold are of the
             network without them.
-        progress: Told while feature maps are scored and images are evaluated.
-        on_reach: Told, before anything is scored, how small the network can get and which layers bind.
-        choice: The words of ``PruneOptions``: ``criterion="hrel", budget=Budget(macs=0.5)``.
+        preprocessing: How image files of a folder become tensors; by default as is known of the network.
+        held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
+        test: Labelled images to measure accuracy on. They choose nothing.
+        resume: File in which layers that are done are kept, as in ``plan``; removed at the end.
+        progress: Called in every stage; by default a bar is drawn on a terminal and in a notebook.
+        on_reach: Called, before anything is scored, with how small the network can get and which layers bind.
+        choice: The words of ``PruneOptions``: ``macs=0.5``, ``criterion="hrel"``, ``skip=("stem",)``.
 
     Raises:
         InputError: As in ``plan`` and ``apply``; a plan or listed filters are given together with ``remove_constant``.
         infoprune.VerificationError: The cut network would not compute what the masked one does.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> result = infoprune.prune(net, torch.rand(40, 1, 8, 8), macs=0.5, effort="quick")
+        >>> result.pruned.macs <= 0.5 * result.base.macs
+        True
     """
-    watch = Stopwatch()
-    if repair is not None:
+    if repair not in (None, AUTO):
         find_repair(repair)
-    asked = None if plan is not None else chosen(**choice)
+    how = EffortOptions(effort, minutes, max_loss)
+    batches = as_batches(images, preprocessing or _known_preprocessing(model))
+    repairing = batches if repair_images is None else as_batches(repair_images, preprocessing)
+    watch = Stopwatch()
+    with reported(progress) as shown:
+        if plan is None and not remove_constant and chooses_everything(choice, repair):
+            made = _automatic(model, repairing, how, choice, watch, shown, on_reach)
+        elif max_loss is not None:
+            raise InputError("max_loss finds its own criterion, budget and repair: leave these out")
+        else:
+            made = _chosen(model, batches, repairing, plan, choice, repair, repair_minutes, remove_constant, held_out,
+                           resume, watch, shown, on_reach)  # fmt: skip
+        result = _measured(model, batches, made, test, watch, shown)
+    remove_state(resume)
+    return result
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A pruned network before it is measured."""
+
+    whole: Calibration
+    plan: Plan
+    model: nn.Module
+    cut: nn.Module | None
+    importances: Mapping[str, Importance]
+    repair: str | None = None
+    free: Mapping[str, int] | None = None
+    automatic: Mapping[str, Any] | None = None
+    effort: str | None = None
+
+
+_LEFT_TO_A_CHOICE = {"budget", "macs", "parameters", "ratio", "keep", "layers", "skip", "multiple", "keep_at_least",
+                     "keep_share", "seed"}  # fmt: skip
+
+
+def chooses_everything(words: Mapping[str, Any], repair: str | None = AUTO) -> bool:
+    """Return whether criterion, sharing-out and repair are all left to be chosen for the network.
+
+    Example:
+        >>> chooses_everything({"macs": 0.5}), chooses_everything({"macs": 0.5, "criterion": "l1"})
+        (True, False)
+    """
+    budget = words.get("budget")
+    by_latency = words.get("latency") is not None or (budget is not None and budget.latency is not None)
+    listed = any(not isinstance(kept, int) for kept in (words.get("keep") or {}).values())
+    return repair == AUTO and set(words) <= _LEFT_TO_A_CHOICE and not by_latency and not listed
+
+
+def _automatic(
+    model: nn.Module,
+    batches: Batches,
+    how: EffortOptions,
+    words: Mapping[str, Any],
+    watch: Stopwatch,
+    progress: Progress,
+    on_reach: Callable[[Reach], None] | None,
+) -> _Made:
+    spend = allowance(how.effort, how.minutes)
+    with watch.stage("prune"):
+        if how.max_loss is None:
+            found = prune_automatically(model, batches, chosen(**words), spend, progress=progress, on_reach=on_reach)
+        else:
+            found = prune_within(model, batches, how.max_loss, words, spend, progress=progress)
+    whole = Calibration.of(model, batches)
+    with watch.stage("cut"):
+        cut = surgery.apply(found.plan, model, whole.example, groups=whole.groups)
+    with watch.stage("verify"):
+        verify_cut(found.plan, model, whole.example, cut, groups=whole.groups)
+    modes = {name: module.training for name, module in cut.named_modules()}
+    for name, module in found.model.named_modules():
+        module.training = modes.get(name, model.training)
+    final, cut = (_with_origin(one, model, found.plan) for one in (found.model, cut))
+    effort = how.effort if how.minutes is None else f"{how.minutes:g} minutes"
+    return _Made(whole, found.plan, final, cut, found.importances, found.repair, None, found.to_dict(), effort)
+
+
+def _chosen(
+    model: nn.Module,
+    batches: Batches,
+    repairing: Batches,
+    plan: Plan | None,
+    words: Mapping[str, Any],
+    repair: str | None,
+    repair_minutes: float | None,
+    remove_constant: bool,
+    held_out: Batches | None,
+    resume: Path | None,
+    watch: Stopwatch,
+    progress: Progress,
+    on_reach: Callable[[Reach], None] | None,
+) -> _Made:
+    """Prune as the user says, stage by stage."""
+    asked = None if plan is not None else chosen(**words)
     if remove_constant:
         _check_can_be_freed(asked)
-    images = batches if repair_batches is None else repair_batches
     with watch.stage("plan"):
         whole = Calibration.of(model, batches)
     begun, freed = whole, None
     if remove_constant:
         with watch.stage("free"):
-            freed = remove_constant_filters(model, images, progress=progress)
+            freed = remove_constant_filters(model, repairing, progress=progress)
             begun = Calibration.of(freed.model, batches)
             asked = _of_what_is_left(asked, freed, whole.costs.base, begun.costs.base)
     with watch.stage("plan"):
@@ -184,32 +307,46 @@ def prune(
         else:
             assert plan is not None
             planned = Planned(plan, {}, whole.groups)
-    pruned = _cut(begun, planned, watch)
-    final = pruned
-    if repair is not None:
+    cut = _cut(begun, planned, watch)
+    final, method = cut, LEAST_SQUARES if repair == AUTO else repair
+    if method is not None:
         with watch.stage("repair"):
-            final = repaired(pruned, begun.model, images, planned.plan, planned.groups, method=repair,
+            final = repaired(cut, begun.model, repairing, planned.plan, planned.groups, method=method,
                              minutes=repair_minutes, progress=progress)  # fmt: skip
-    joined = planned.plan if freed is None else freed.then(planned.plan)
+    if freed is None:
+        return _Made(whole, planned.plan, final, None if method is None else cut, planned.importances, method)
+    # What a criterion shows of a layer is of the filters it was asked about.
+    importances = {name: found for name, found in planned.importances.items() if name not in freed.plan.decisions}
+    saved = _saved(freed.filters, whole.costs.base, begun.costs.base)
+    joined = freed.then(planned.plan)
+    return _Made(whole, joined, final, None if method is None else cut, importances, method, saved)
+
+
+def _measured(
+    model: nn.Module, batches: Batches, made: _Made, test: Batches | None, watch: Stopwatch, progress: Progress
+) -> Result:
+    whole, final = made.whole, made.model
     with watch.stage("dead filters"):
-        dead = dead_filters(model, batches, whole.groups.groups)
+        dead = dead_filters(model, batches, whole.groups.groups, progress=progress)
     with watch.stage("latency"):
         times = latencies((model, final), whole.example)
     with watch.stage("evaluate"):
-        left, example = _still_there(dead, joined), whole.example
+        left, example = _still_there(dead, made.plan), whole.example
         in_base = sum(map(len, dead.values()))
         base = figures(model, whole.costs.base, times[0], test, dead=in_base, progress=progress)
         after = figures(final, cost.count(final, example), times[1], test, dead=left, progress=progress)
         as_cut = None
-        if repair is not None:
-            as_cut = figures(pruned, cost.count(pruned, example), times[1], test, dead=left, progress=progress)
-    remove_state(resume)
-    importances, saved = planned.importances, None
-    if freed is not None:
-        # What a criterion shows of a layer is of the filters it was asked about.
-        importances = {name: found for name, found in importances.items() if name not in freed.plan.decisions}
-        saved = _saved(freed.filters, whole.costs.base, begun.costs.base)
-    return Result(final, joined, base, after, importances, watch.seconds, as_cut, repair, saved)
+        if made.cut is not None:
+            as_cut = figures(made.cut, cost.count(made.cut, example), times[1], test, dead=left, progress=progress)
+    classes = outputs_of(model, example)
+    spent = Spent(whole.count, made.repair, made.effort, classes)
+    return Result(final, made.plan, base, after, made.importances, watch.seconds, as_cut, made.repair, made.free,
+                  made.automatic, advice(base, after, spent))  # fmt: skip
+
+
+def _known_preprocessing(model: nn.Module) -> Preprocessing | None:
+    origin = origin_of(model)
+    return None if origin is None else origin.preprocessing
 
 
 def _cut(begun: Calibration, planned: Planned, watch: Stopwatch) -> nn.Module:

@@ -17,7 +17,7 @@ from infoprune import criteria
 from infoprune.criteria import Filters
 
 HERE = Path(__file__).resolve()
-NAMES = [info.name for info in criteria.all_criteria() if not info.needs_gradients and not info.score_network]
+NAMES = [info.name for info in criteria.all_criteria() if not info.score_network]
 RANKING = [name for name in NAMES if name != "random"]
 READING = [name for name in NAMES if criteria.find(name).needs_maps]
 # Those that score each filter by itself: QSFM and the greedy order rank a copy lower on purpose.

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from infoprune.automatic.descent import Level
+from infoprune.automatic.descent import HELD_OUT_EVERY, Level
 from infoprune.automatic.effort import Allowance
-from infoprune.automatic.prune import Automatic, Setting, finish
+from infoprune.automatic.prune import Automatic, Setting, finish, prepare
+from infoprune.data.batches import Batches, EveryNth, parse
+from infoprune.device import place_of
 from infoprune.errors import InputError
+from infoprune.options import chosen
 from infoprune.plan import Budget
+from infoprune.progress import Progress, silent
 
 Score = Callable[[nn.Module], float]
 """What is measured of a network on held-out images, in points: higher is better."""
@@ -21,6 +27,7 @@ Score = Callable[[nn.Module], float]
 _FIRST_STEP = 0.1
 _FINEST_STEP = 0.02
 _LEAST = 0.05
+_COMPARED_AT = 0.7
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,50 @@ class Tried:
     macs: float
     loss: float
     allowed: bool
+
+
+def prune_within(
+    model: nn.Module,
+    batches: Batches,
+    max_loss: float,
+    words: Mapping[str, Any],
+    spend: Allowance,
+    *,
+    progress: Progress = silent,
+) -> Automatic:
+    """Return the smallest network that loses no more than is allowed.
+
+    Every fifth image judges, and no repair sees it.
+
+    Args:
+        model: The trained network; left as it is.
+        batches: Images, with or without labels, iterable more than once.
+        max_loss: Points that may be lost: of accuracy where the images have labels, else images in a hundred on which
+            another class is named than by the original.
+        words: Words of ``PruneOptions`` without a budget: layers and limits.
+        spend: What the run may spend.
+        progress: Told in every stage.
+
+    Raises:
+        InputError: A budget is given too, or not even the smallest cut stays within the loss.
+    """
+    for way in ("budget", "macs", "parameters", "ratio", "keep"):
+        if words.get(way) is not None:
+            raise InputError(f"max_loss finds how much is removed: leave out {way}")
+    begun = time.perf_counter()
+    # The way to share out is chosen at a size where ways differ.
+    choice = chosen(**words, macs=_COMPARED_AT)
+    judges = [parse(batch) for batch in EveryNth(batches, HELD_OUT_EVERY, chosen=True)]
+    fitted = EveryNth(batches, HELD_OUT_EVERY, chosen=False)
+    setting = prepare(model, fitted, choice, spend, progress=progress)
+    device, dtype = place_of(setting.descent.original)
+    images = [some.placed(device, dtype) for some in judges]
+    labels = [some.classes() for some in judges]
+    known = [one for one in labels if one is not None]
+    score = accuracy_on(images, known) if len(known) == len(labels) else agreement_on(images, setting.descent.original)
+    left = None if spend.minutes is None else spend.minutes - (time.perf_counter() - begun) / 60
+    found, tried = smallest_within(setting, max_loss, score, spend, left)
+    return replace(found, tried=tuple(asdict(one) for one in tried))
 
 
 def smallest_within(

@@ -24,6 +24,8 @@ from infoprune.progress import Progress, silent
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.planning import choose_groups
 
+LEAST_SQUARES = "least-squares"
+
 
 @dataclass(frozen=True)
 class Automatic:
@@ -37,6 +39,7 @@ class Automatic:
         ways: How the budget could be shared out, the way that was taken first.
         repairs: Divergence on held-out images after each repair that was tried, in order.
         repair: Name of the repair whose result was kept.
+        tried: Where a loss is allowed in place of a budget: every size that was judged, as JSON values.
     """
 
     plan: Plan
@@ -46,6 +49,7 @@ class Automatic:
     ways: tuple[Way, ...]
     repairs: Mapping[str, Divergence] = field(default_factory=dict)
     repair: str = "least-squares"
+    tried: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was compared, as JSON values."""
@@ -56,6 +60,7 @@ class Automatic:
                 for name, found in self.repairs.items()
             },
             "repair": self.repair,
+            **({"tried": [dict(one) for one in self.tried]} if self.tried else {}),
         }
 
 
@@ -159,7 +164,7 @@ def finish(setting: Setting, level: Level, spend: Allowance, minutes: float | No
         if not kept or found[method].value < found[kept].value:
             best, kept = tried, method
 
-    try_it("least-squares", level)
+    try_it(LEAST_SQUARES, level)
     if spend.alternating:
         try_it("alternating", level)
     left = None if minutes is None else minutes - (time.perf_counter() - begun) / 60

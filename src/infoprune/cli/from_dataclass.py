@@ -295,7 +295,7 @@ def help_of(flag: Flag) -> str:
 def default_of(flag: Flag) -> str:
     """Return the default of a flag in words, empty where it is just not given."""
     default = flag.field.default
-    if flag.option.default is not None and default in (None, (), {}):
+    if flag.option.default is not None and default in (None, (), {}, ""):
         return f"default: {flag.option.default}"
     if flag.field.is_required or default in (None, (), {}) or default is False:
         return ""

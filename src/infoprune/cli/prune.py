@@ -9,7 +9,7 @@ from infoprune.cli.from_dataclass import Given, from_dataclasses
 from infoprune.cli.options import Device, Force, JsonOut, Out, Quiet
 from infoprune.declarations.option import Option
 from infoprune.experiment.options import DataOptions, NetworkOptions
-from infoprune.options import PruneOptions, RepairOptions
+from infoprune.options import EffortOptions, PruneOptions, RepairOptions
 from infoprune.plan import Plan
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def prune(
     out: Out,
     network: NetworkOptions,
     choice: Given[PruneOptions],
-    repair: RepairOptions | None,
+    effort: EffortOptions,
+    repair: RepairOptions,
     keep: Annotated[Path | None, Option("JSON file: a plan, or by layer how many filters are kept or which.")] = None,
     held_out: Annotated[
         int, Option("Held-out training images that choose among the candidates of a cut-off.", ge=1, unit="images")
@@ -30,6 +31,7 @@ def prune(
     stability: Annotated[
         int, Option("Samples of calibration images to make the plan with, to compare the plans.", ge=1)
     ] = 1,
+    no_repair: Annotated[bool, Option("Do not repair the cut network.")] = False,
     remove_constant: Annotated[
         bool, Option("First remove filters whose output is constant on all repair images, without loss.")
     ] = False,
@@ -52,7 +54,12 @@ def prune(
 
     check_outputs(out, json_out, report_out, force=force)
     check_outputs(run_out and run_out / RECORD, force=force)
-    chosen = choice_or_plan(choice.given, **read_keep(keep))
+    kept = read_keep(keep)
+    words = {**choice.given, **kept}
+    if effort.max_loss is not None and not {"budget", "macs", "parameters", "latency", "ratio"} & set(words):
+        chosen: PruneOptions | Plan = choice.build(macs=1.0)
+    else:
+        chosen = choice_or_plan(choice.given, **kept)
     console = messages()
     with shown_progress(console, quiet=quiet) as progress:
         run = prune_network(
@@ -60,7 +67,9 @@ def prune(
             images,
             chosen,
             out=out,
-            repair=repair,
+            words=None if isinstance(chosen, Plan) else words,
+            repair=None if no_repair else repair,
+            effort=effort,
             keep_evidence=run_out is not None or report_out is not None,
             held_out=held_out,
             stability=stability,
@@ -78,7 +87,7 @@ def prune(
         if report_out is not None:
             write_text(report_out, report.page(run.kept), force=force)
     if not quiet:
-        _show(run, f"{out} by {_named(chosen)}" + ("" if repair is None else f", repaired by {repair.method}"))
+        _show(run, f"{out} by {_named(chosen)}" + ("" if run.result.repair is None else f", {run.result.repair}"))
 
 
 def _show(run: PruneRun, title: str) -> None:
@@ -95,6 +104,8 @@ def _show(run: PruneRun, title: str) -> None:
         if table is not None:
             results().print(table)
     results().print(comparison(run.result.base, run.result.pruned, title, run.result.as_cut))
+    for sentence in run.result.advice:
+        results().print(sentence)
 
 
 def _named(choice: PruneOptions | Plan) -> str:

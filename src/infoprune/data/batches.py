@@ -163,6 +163,37 @@ class FirstImages:
             return number_of_images(self.batches)
 
 
+@dataclass(frozen=True)
+class EveryNth:
+    """Every n-th image of some batches, or all others; iterable more than once.
+
+    Args:
+        batches: Batches of any form.
+        every: n.
+        chosen: Whether it is every n-th image, or all others.
+
+    Example:
+        >>> import torch
+        >>> images = [torch.arange(7.0)[:, None], torch.arange(7.0, 12)[:, None]]
+        >>> [batch.images.flatten().tolist() for batch in EveryNth(images, 5, chosen=True)]
+        [[4.0], [9.0]]
+    """
+
+    batches: Batches
+    every: int
+    chosen: bool
+
+    def __iter__(self) -> Iterator[Batch]:
+        seen = 0
+        for batch in map(parse, self.batches):
+            held = (torch.arange(len(batch)) + seen) % self.every == self.every - 1
+            seen += len(batch)
+            mask = held if self.chosen else ~held
+            if mask.any():
+                labels = batch.classes()
+                yield Batch(batch.images[mask.to(batch.images.device)], None if labels is None else labels[mask])
+
+
 def number_of_batches(batches: Batches) -> int:
     """Return the number of batches, 0 where only reading them shows it."""
     try:

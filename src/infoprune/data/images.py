@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
 
+IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
 
 class Images(Protocol):
     """Labelled images of known classes."""
@@ -109,6 +111,20 @@ class FolderImages:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+def unlabelled(folder: Path) -> FolderImages:
+    """Return all image files of a folder and the folders in it, in the order of their names, all of one class.
+
+    Raises:
+        InputError: There is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder '{folder}': name a folder with image files")
+    paths = tuple(path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_ENDINGS)
+    if not paths:
+        raise InputError(f"'{folder}' holds no images ({', '.join(IMAGE_ENDINGS)})")
+    return FolderImages(paths, torch.zeros(len(paths), dtype=torch.int64), ("unknown",))
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -15,10 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from infoprune.data.images import FolderImages, Images, StoredImages
+from infoprune.data.images import IMAGE_ENDINGS, FolderImages, Images, StoredImages
 from infoprune.errors import InputError, unknown
-
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from infoprune import data
 from infoprune.data import Images, Source
 from infoprune.experiment.network import preprocessing_of
-from infoprune.experiment.options import DataOptions
+from infoprune.experiment.options import CALIBRATION, DataOptions
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,12 @@ def open_parts(choice: DataOptions, seed: int = 0) -> Parts:
         InputError: The data set cannot be read, or is too small for these parts.
     """
     source = data.open_source(choice.name, choice.directory)
+    calibration = CALIBRATION if choice.calibration is None else choice.calibration
     if source.train is source.test:
-        calibration, test = data.divided(source.train, choice.calibration, seed)
-        return Parts(source, calibration, None, calibration, test)
+        some, test = data.divided(source.train, calibration, seed)
+        return Parts(source, some, None, some, test)
     train, held_out = data.held_out_split(source.train, choice.held_out)
-    return Parts(source, train, held_out, data.balanced_sample(train, choice.calibration, seed), source.test)
+    return Parts(source, train, held_out, data.balanced_sample(train, calibration, seed), source.test)
 
 
 def batches(

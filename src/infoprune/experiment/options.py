@@ -11,6 +11,9 @@ from infoprune.declarations.option import Option
 from infoprune.declarations.option_values import check_fields
 from infoprune.training.recipe import Recipe
 
+# Images that score filters: for a criterion of the user's choice, and where everything is chosen for the network.
+CALIBRATION, CALIBRATION_CHOSEN = 256, 500
+
 
 @dataclass(frozen=True)
 class NetworkOptions:
@@ -64,7 +67,11 @@ class DataOptions:
     name: Annotated[str, Option("The data set: cifar10, mnist, digits or folder.", flag="--data")]
     directory: Annotated[Path | None, Option("Folder with its files.", flag="--data-dir")] = None
     batch_size: Annotated[int, Option("Images in a batch.", ge=1, unit="images")] = 128
-    calibration: Annotated[int, Option("Training images that score the filters.", ge=1, unit="images")] = 256
+    calibration: Annotated[
+        int | None,
+        Option("Training images that score the filters.", ge=1, unit="images",
+               default=f"{CALIBRATION}; {CALIBRATION_CHOSEN} where everything is chosen for the network"),
+    ] = None  # fmt: skip
     held_out: Annotated[
         float,
         Option(

@@ -14,9 +14,9 @@ from infoprune.declarations.validation import read_json
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.options import DataOptions, NetworkOptions
+from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, NetworkOptions
 from infoprune.experiment.settings import paper_tap, settings_of
-from infoprune.options import PruneOptions, RepairOptions, chosen
+from infoprune.options import EffortOptions, PruneOptions, RepairOptions, chosen
 from infoprune.pipeline import Result
 from infoprune.plan import Budget, Plan
 from infoprune.progress import Progress, silent
@@ -40,7 +40,9 @@ def prune(
     choice: PruneOptions | Plan,
     *,
     out: Path,
+    words: Mapping[str, Any] | None = None,
     repair: RepairOptions | None = None,
+    effort: EffortOptions | None = None,
     keep_evidence: bool = False,
     held_out: int = 1000,
     stability: int = 1,
@@ -58,7 +60,10 @@ def prune(
         images: Which images.
         choice: What is removed.
         out: The checkpoint to write. Beside it lies, until the end, what is known of layers that are cut one by one.
-        repair: How the cut network is repaired.
+        words: Where a user chose nothing but how much is removed: these words alone, so that the rest is chosen for
+            the network.
+        repair: How the cut network is repaired, ``None`` for not at all.
+        effort: How much time may be spent where everything is chosen for the network.
         keep_evidence: Whether what a report shows is kept.
         held_out: At most so many held-out training images choose among the candidates of a cut-off rule.
         stability: With this many samples of calibration images, this run's among them, the plan is made to see how far
@@ -74,25 +79,31 @@ def prune(
         InputError: As in ``pipeline.prune``; nothing is written then.
     """
     model = run_network.open_network(network, device)
+    method = None if repair is None else repair.method
+    everything = words is not None and pipeline.chooses_everything(words, method) and not remove_constant
+    if everything and images.calibration is None:
+        images = replace(images, calibration=CALIBRATION_CHOSEN)
     parts = run_images.open_parts(images, seed)
     if isinstance(choice, PruneOptions) and choice.tap is None:
         choice = replace(choice, tap=paper_tap(model, choice.criterion))
     calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
     given: dict[str, Any] = {"plan": choice} if isinstance(choice, Plan) else choice.words()
-    if repair is not None:
-        given |= {"repair": repair.method, "repair_minutes": repair.minutes}
-    if repair is not None or remove_constant:
+    if everything:
+        assert words is not None
+        given = {**words, **asdict(effort or EffortOptions())}
+    given |= {"repair": method, "repair_minutes": None if repair is None else repair.minutes}
+    if method is not None or remove_constant:
         count = RepairOptions.images if repair is None else repair.images
         unlabelled = data.random_sample(parts.train, count, seed)
-        given |= {"remove_constant": remove_constant, "repair_batches": run_images.batches(unlabelled, model, images)}
+        given |= {"remove_constant": remove_constant, "repair_images": run_images.batches(unlabelled, model, images)}
     if isinstance(choice, PruneOptions) and choice.layerwise.is_asked_for:
         judges = parts.calibration if parts.held_out is None else data.balanced_sample(
             parts.held_out, min(held_out, len(parts.held_out)), seed)  # fmt: skip
         given |= {"held_out": run_images.batches(judges, model, images), "resume": out.with_name(out.name + ".resume")}
     result = pipeline.prune(model, calibration, test=test, progress=progress, on_reach=on_reach, **given)
     settings = {**settings_of(network, images, model), "seed": seed}
-    if repair is not None:
-        how = {**asdict(repair), "images": min(repair.images, len(parts.train))}
+    if repair is not None and method is not None:
+        how = {**asdict(repair), "method": result.repair, "images": min(repair.images, len(parts.train))}
         settings["repair"] = {name: value for name, value in how.items() if value is not None}
     record = result.record()
     record["settings"] = {**record["settings"], **settings}
@@ -101,7 +112,7 @@ def prune(
         others = [run_images.batches(sample, model, images) for sample in samples]
         plans = further_plans(model, others, choice, held_out=given.get("held_out"), progress=progress)
         record["stability"] = spread([result.plan, *plans])
-    told = ("base", "free", "as_cut", "pruned", "seconds")
+    told = ("base", "free", "as_cut", "automatic", "pruned", "seconds")
     figures: dict[str, Any] = {name: record[name] for name in told if name in record}
     checkpoint.save(result.model, out, settings=record["settings"], figures=figures, force=force)
     kept = kept_run(model, result, record, calibration, name=out.stem) if keep_evidence else None

@@ -62,12 +62,25 @@ def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> 
     return [Latency.of(*measured) for measured in zip(*turns, strict=True)]
 
 
-def dead_filters(model: nn.Module, batches: Batches, groups: Sequence[CoupledGroup]) -> dict[str, set[int]]:
+def dead_filters(
+    model: nn.Module, batches: Batches, groups: Sequence[CoupledGroup], *, progress: Progress = silent
+) -> dict[str, set[int]]:
     """Return, by convolution, the filters whose maps after activation are constant over all images and positions."""
     modules = dict(model.named_modules())
     convolutions = [group for group in groups if is_convolution(modules[group.name])]
-    variances = score(model, convolutions, batches, criteria.find("variance"), tap="activation")
+
+    def looking(stage: str, done: int, total: int) -> None:
+        progress("looking for dead filters", done, total)
+
+    variances = score(model, convolutions, batches, criteria.find("variance"), tap="activation", progress=looking)
     return {name: set((found.scores <= 0).nonzero().flatten().tolist()) for name, found in variances.items()}
+
+
+def outputs_of(model: nn.Module, example: Tensor) -> int | None:
+    """Return how many classes a network tells apart, ``None`` where its output is not ``(n, classes)``."""
+    with eval_mode(model), torch.no_grad():
+        output = model(example)
+    return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
 
 
 def check_runs(model: nn.Module, example: Tensor) -> None:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
+# Points of accuracy from which a loss is much.
+MUCH = 5.0
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -68,7 +71,10 @@ def comparison(base: Figures, pruned: Figures, title: str = "", as_cut: Figures 
         table.add_row("as cut (%)", f"{base.accuracy:.2f}", f"{as_cut.accuracy:.2f}", f"{points:+.2f} points")
     if base.accuracy is not None and pruned.accuracy is not None:
         points = pruned.accuracy - base.accuracy
-        table.add_row("accuracy (%)", f"{base.accuracy:.2f}", f"{pruned.accuracy:.2f}", f"{points:+.2f} points")
+        style = "bold red" if points <= -MUCH else None
+        table.add_row(
+            "accuracy (%)", f"{base.accuracy:.2f}", f"{pruned.accuracy:.2f}", f"{points:+.2f} points", style=style
+        )
     if base.loss is not None and pruned.loss is not None:
         table.add_row("loss (nats)", f"{base.loss:.4f}", f"{pruned.loss:.4f}", f"{pruned.loss - base.loss:+.4f}")
     rows: tuple[tuple[str, float, float, str], ...] = (

@@ -1,0 +1,73 @@
+"""Images as users have them: a loader, a list of batches, one tensor, or a folder of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from infoprune.data.batches import Batches
+from infoprune.data.images import FolderImages, unlabelled
+from infoprune.data.preprocessing import Preprocessing
+from infoprune.errors import InputError
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class FileBatches:
+    """Batches of image files, without labels, as a network wants them; iterable more than once.
+
+    Args:
+        images: The files.
+        preprocessing: What the network's weights expect.
+        batch_size: Images in a batch.
+    """
+
+    images: FolderImages
+    preprocessing: Preprocessing
+    batch_size: int = BATCH
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield ``(n, C, H, W)`` batches, in the order of the files' names."""
+        for first in range(0, len(self.images), self.batch_size):
+            last = min(first + self.batch_size, len(self.images))
+            yield self.images.read(range(first, last), self.preprocessing)
+
+
+def as_batches(images: Any, preprocessing: Preprocessing | None = None) -> Batches:
+    """Return batches of whatever a user gives as images.
+
+    Args:
+        images: A ``DataLoader``, a list or other iterable of batches, one ``(n, C, H, W)`` tensor, or a folder with
+            image files in it or in folders of it.
+        preprocessing: How image files become tensors; needed for a folder only.
+
+    Raises:
+        InputError: A folder holds no images, or nothing is known of how the network wants them.
+
+    Example:
+        >>> import torch
+        >>> [len(batch) for batch in as_batches(torch.zeros(100, 3, 8, 8))]
+        [64, 36]
+    """
+    if isinstance(images, Tensor):
+        if images.ndim < 2 or not len(images):
+            raise InputError(f"images are (n, C, H, W) with n above 0, not a tensor of shape {tuple(images.shape)}")
+        return [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
+    if not isinstance(images, (str, Path)):
+        return images  # type: ignore[no-any-return]
+    folder = Path(images)
+    if preprocessing is None:
+        raise InputError(
+            f"how the network wants the images of '{folder}' is not known: give preprocessing=Preprocessing(mean, std, "
+            "resize, crop), or a loader"
+        )
+    return FileBatches(unlabelled(folder), preprocessing)

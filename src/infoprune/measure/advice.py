@@ -1,0 +1,74 @@
+"""What to do next, in sentences: from the figures of a run to what would make its result better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from infoprune.measure.record import MUCH, Figures
+
+# Points of accuracy from which a loss is worth a sentence.
+WORTH_A_SENTENCE = 1.0
+_ENOUGH_IMAGES = 1000
+# An accuracy below so many times that of guessing says that something is wrong with the images.
+_CHANCE = 2.0
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run had to go by.
+
+    Args:
+        images: Images that the repair saw.
+        repair: Name of the repair, ``None`` where there was none.
+        effort: ``"quick"``, ``"normal"`` or ``"thorough"``; ``None`` where the user chose criterion and repair.
+        classes: Number of outputs of the network, ``None`` where it is no classifier.
+    """
+
+    images: int
+    repair: str | None
+    effort: str | None
+    classes: int | None = None
+
+
+def advice(base: Figures, pruned: Figures, spent: Spent) -> tuple[str, ...]:
+    """Return what to do next, the most useful sentence first; nothing where the result needs nothing.
+
+    Args:
+        base: Figures of the original network.
+        pruned: Figures of the pruned one.
+        spent: What the run had to go by.
+
+    Example:
+        >>> before, after = Figures(100, 10, 1.0, accuracy=90.0), Figures(50, 5, 0.6, accuracy=86.0)
+        >>> for sentence in advice(before, after, Spent(256, "least-squares", "normal", 10)):
+        ...     print(sentence)
+        The repair saw 256 images: 1,000 or more usually lose less (--calibration, --repair-images).
+        More time may help: --effort thorough, or --minutes 20.
+        With labels, fine-tune: infoprune tune.
+    """
+    if base.accuracy is None or pruned.accuracy is None:
+        return ()
+    if spent.classes and base.accuracy <= _CHANCE * 100 / spent.classes:
+        return (
+            f"Before pruning the accuracy is {base.accuracy:.2f} %, hardly better than guessing: check how the images "
+            "are normalised (--mean, --std) and the order of the classes.",
+        )
+    loss = base.accuracy - pruned.accuracy
+    if loss < WORTH_A_SENTENCE:
+        return ()
+    found = []
+    if spent.repair is None:
+        found.append("Nothing was repaired: leave out --no-repair.")
+    elif spent.images < _ENOUGH_IMAGES:
+        found.append(
+            f"The repair saw {spent.images:,} images: {_ENOUGH_IMAGES:,} or more usually lose less "
+            "(--calibration, --repair-images)."
+        )
+    if spent.effort is None:
+        found.append("Leave out --criterion: what is chosen for the network by itself usually loses less.")
+    elif spent.effort != "thorough":
+        found.append("More time may help: --effort thorough, or --minutes 20.")
+    found.append("With labels, fine-tune: infoprune tune.")
+    if loss >= MUCH:
+        found.append(f"{loss:.1f} points are much: a larger budget, or --max-loss, keeps the loss where you want it.")
+    return tuple(found)
