@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+from infoprune.declarations.option import Names, Option
+from infoprune.declarations.option_values import assembled, check_fields, words_of
 from infoprune.errors import InputError, unknown
 from infoprune.network.taps import Tap
-from infoprune.option import Names, Option
-from infoprune.option_values import assembled, check_fields, words_of
 from infoprune.plan import Budget
 
 if TYPE_CHECKING:

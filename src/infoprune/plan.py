@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
+from infoprune.declarations.option import Option
+from infoprune.declarations.option_values import check_fields
+from infoprune.declarations.validation import validated
 from infoprune.errors import InputError
-from infoprune.option import Option
-from infoprune.option_values import check_fields
-from infoprune.validation import validated
 
 FORMAT = 1
 # No layer is as wide; a file that says so would only fill the memory.

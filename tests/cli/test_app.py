@@ -166,8 +166,8 @@ PYTHON = [(cls, word) for cls in CLASSES for word in {flag.field.name for _, fla
 
 @pytest.mark.parametrize(("cls", "word"), sorted(PYTHON, key=str), ids=lambda one: getattr(one, "__name__", one))
 def test_anything_for_any_field_is_a_dataclass_or_a_sentence(cls, word):
+    from infoprune.declarations.option_values import assembled
     from infoprune.iterative.schedule import LayerPace, Pace
-    from infoprune.option_values import assembled
     from infoprune.training.recipe import Recipe
 
     needed = {

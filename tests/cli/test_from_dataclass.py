@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from infoprune.cli.from_dataclass import But, DefaultIs, Defaults, Given, flags_of, from_dataclasses, help_of
+from infoprune.declarations.option import Names, Option
+from infoprune.declarations.option_values import check_fields
 from infoprune.errors import InputError
-from infoprune.option import Names, Option
-from infoprune.option_values import check_fields
 
 
 @dataclass(frozen=True)

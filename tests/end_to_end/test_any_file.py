@@ -17,13 +17,13 @@ from infoprune import report
 from infoprune.data import open_source
 from infoprune.data.images import FolderImages
 from infoprune.data.preprocessing import Preprocessing
+from infoprune.declarations.validation import read_object
 from infoprune.errors import InputError
 from infoprune.experiment.prune import read_keep
 from infoprune.iterative.schedule import PruningSchedule
 from infoprune.measure.information_plane import read_points
 from infoprune.plan import Plan
 from infoprune.storage import checkpoint
-from infoprune.validation import read_object
 from infoprune.zoo import read_weights
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from infoprune.cli.from_dataclass import But, Given, from_dataclasses
 from infoprune.cli.options import Checkpoint, Device, Force, JsonOut, Quiet
+from infoprune.declarations.option import Option
 from infoprune.experiment.options import DataOptions, NetworkOptions
-from infoprune.option import Option
 
 
 @from_dataclasses

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_orig
 
 import typer
 
+from infoprune.declarations.option import Field, Option, alternatives, field_of, fields_of, nested_in
+from infoprune.declarations.option_values import assembled, checked
 from infoprune.errors import InputError
-from infoprune.option import Field, Option, alternatives, field_of, fields_of, nested_in
-from infoprune.option_values import assembled, checked
 
 _T = TypeVar("_T")
 

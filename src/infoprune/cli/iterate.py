@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from infoprune.cli.from_dataclass import But, DefaultIs, Given, from_dataclasses
 from infoprune.cli.options import Device, Force, JsonOut, Out, Quiet
+from infoprune.declarations.option import Option
+from infoprune.declarations.option_values import check_fields
+from infoprune.declarations.validation import read_object
 from infoprune.errors import InputError
 from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.iterative.published_schedules import named_schedule, named_schedules
 from infoprune.iterative.schedule import LayerPace, Pace, PruningSchedule
-from infoprune.option import Option
-from infoprune.option_values import check_fields
 from infoprune.training.recipe import Recipe
-from infoprune.validation import read_object
 
 if TYPE_CHECKING:
     from rich.table import Table

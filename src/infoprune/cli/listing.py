@@ -7,8 +7,8 @@ from typing import Annotated
 
 from infoprune.cli.from_dataclass import from_dataclasses
 from infoprune.cli.options import Quiet, Seed
+from infoprune.declarations.option import Option
 from infoprune.errors import InputError
-from infoprune.option import Option
 
 
 @from_dataclasses

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from infoprune.option import Option
+from infoprune.declarations.option import Option
 
 Checkpoint = Annotated[Path, Option("An infoprune checkpoint.", is_argument=True)]
 Out = Annotated[Path, Option("The checkpoint to write.")]

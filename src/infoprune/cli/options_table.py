@@ -6,7 +6,7 @@ import sys
 
 from infoprune.cli.app import COMMANDS, command_function
 from infoprune.cli.from_dataclass import Flag, default_of, flags_of
-from infoprune.option import takes
+from infoprune.declarations.option import takes
 
 HEAD = """# Options
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from infoprune.cli.from_dataclass import from_dataclasses
 from infoprune.cli.options import Force, Quiet
+from infoprune.declarations.option import Option
 from infoprune.errors import InputError
-from infoprune.option import Option
 
 Page = Annotated[Path | None, Option("The HTML page to write.", flag="--out")]
 Figures = Annotated[Path | None, Option("Folder for PNG and SVG figures.")]

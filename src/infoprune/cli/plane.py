@@ -7,7 +7,7 @@ from typing import Annotated
 
 from infoprune.cli.from_dataclass import from_dataclasses
 from infoprune.cli.options import Force, Quiet
-from infoprune.option import Option
+from infoprune.declarations.option import Option
 
 
 @from_dataclasses

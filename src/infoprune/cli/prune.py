@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from infoprune.cli.from_dataclass import Given, from_dataclasses
 from infoprune.cli.options import Device, Force, JsonOut, Out, Quiet
+from infoprune.declarations.option import Option
 from infoprune.experiment.options import DataOptions, NetworkOptions
-from infoprune.option import Option
 from infoprune.options import EffortOptions, PruneOptions, RepairOptions
 from infoprune.plan import Plan
 

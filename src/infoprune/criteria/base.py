@@ -13,10 +13,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from infoprune.declarations.option_values import check_keywords
 from infoprune.entropy.ties import default_bound, ranking, snapped
 from infoprune.errors import InputError
 from infoprune.network.taps import Tap as Tap
-from infoprune.option_values import check_keywords
 from infoprune.registry import enter, in_order, look_up
 
 

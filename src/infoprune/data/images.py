@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from infoprune.data.preprocessing import Preprocessing
+from infoprune.declarations.validation import check_regular
 from infoprune.errors import InputError
-from infoprune.validation import check_regular
 
 # Of one file. A few kilobytes can announce any number of pixels.
 LARGEST_PIXELS = 2**26

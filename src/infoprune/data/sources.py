@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from infoprune.data.images import IMAGE_ENDINGS, FolderImages, Images, StoredImages
+from infoprune.declarations.validation import check_regular
 from infoprune.errors import InputError, unknown
-from infoprune.validation import check_regular
 
 # MNIST's largest file has 45 MiB.
 _LARGEST_IDX = 2**30

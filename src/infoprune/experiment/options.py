@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from infoprune.option import Option
-from infoprune.option_values import check_fields
+from infoprune.declarations.option import Option
+from infoprune.declarations.option_values import check_fields
 from infoprune.training.recipe import Recipe
 
 # Images that score filters: for a criterion of the user's choice, and where everything is chosen for the network.

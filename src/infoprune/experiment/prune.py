@@ -9,12 +9,13 @@ from typing import Any
 
 from infoprune import data, pipeline
 from infoprune.cutoff import Reach
+from infoprune.declarations.option_values import words_of
+from infoprune.declarations.validation import read_json
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, NetworkOptions
 from infoprune.experiment.settings import paper_tap, settings_of
-from infoprune.option_values import words_of
 from infoprune.options import EffortOptions, PruneOptions, RepairOptions, chosen
 from infoprune.pipeline import Result
 from infoprune.plan import Budget, Plan
@@ -22,7 +23,6 @@ from infoprune.progress import Progress, silent
 from infoprune.report import Run, kept_run
 from infoprune.selection.stability import further_plans, spread
 from infoprune.storage import checkpoint
-from infoprune.validation import read_json
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from infoprune.declarations.validation import read_object, validated
 from infoprune.errors import InputError
 from infoprune.files import written_whole
 from infoprune.iterative.schedule import PruningSchedule
@@ -19,7 +20,6 @@ from infoprune.measure.information_plane import InformationPlane, read_points, w
 from infoprune.network import surgery
 from infoprune.network.fingerprint import fingerprint
 from infoprune.plan import Plan
-from infoprune.validation import read_object, validated
 
 STATE, PLANE = "state.json", "plane.csv"
 FORMAT = 1

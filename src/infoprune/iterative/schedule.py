@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
+from infoprune.declarations.option import LARGEST_WHOLE_NUMBER, Names, Option
+from infoprune.declarations.option_values import check_fields
+from infoprune.declarations.validation import validated
 from infoprune.errors import InputError
 from infoprune.network.taps import Tap
-from infoprune.option import LARGEST_WHOLE_NUMBER, Names, Option
-from infoprune.option_values import check_fields
 from infoprune.training.recipe import Recipe
-from infoprune.validation import validated
 
 _PACE = re.compile(r"(?:(?P<share>\d+(?:\.\d+)?)%)?(?:\+?(?P<plus>\d+))?")
 

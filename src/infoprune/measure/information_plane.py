@@ -17,12 +17,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from infoprune.declarations.validation import check_regular
 from infoprune.entropy import alignment_width, gram, label_gram, mutual_information
 from infoprune.errors import InputError, unknown
 from infoprune.files import write_text, written_whole
 from infoprune.network.feature_maps import Tap, capture
 from infoprune.network.layers import is_producer
-from infoprune.validation import check_regular
 
 # Width of the Gaussian on the images, and share of the past in the width of a layer, as published.
 INPUT_WIDTH = 8.0

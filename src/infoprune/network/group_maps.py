@@ -104,7 +104,9 @@ def collect_maps(
             labels.append(classes)
 
     capture_groups(model, batches, groups, tap, keep, device=device)
-    return {name: torch.cat(parts) for name, parts in found.items()}, torch.cat(labels) if labels else None
+    # Parts are let go of one group after the other, so that at most one group is held twice.
+    maps = {name: torch.cat(found.pop(name)) for name in list(found)}
+    return maps, torch.cat(labels) if labels else None
 
 
 def bytes_per_image(

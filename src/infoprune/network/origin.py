@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from infoprune.data.preprocessing import Preprocessing
+from infoprune.declarations.validation import validated
 from infoprune.errors import InputError
 from infoprune.plan import Plan
-from infoprune.validation import validated
 
 _ATTRIBUTE = "_infoprune_origin"
 # What was cut from a network of which nothing else is known.

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infoprune.declarations.validation import validated
 from infoprune.errors import InputError
 from infoprune.iterative.run_state import Round
 from infoprune.measure.record import Figures
 from infoprune.plan import Plan
-from infoprune.validation import validated
 
 # Values of the pictures of one layer, and of all images: beyond it a page could not be opened.
 _LARGEST_PICTURE = 2**27

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from infoprune.criteria.base import Tap
-from infoprune.data.batches import example_of
+from infoprune.data.batches import Batches, example_of
 from infoprune.network import cost
 from infoprune.network.origin import origin_of
 from infoprune.pipeline import Result
@@ -16,9 +16,7 @@ from infoprune.report.pictures import take_pictures
 from infoprune.report.run import Run, evidence_of
 
 
-def kept_run(
-    model: nn.Module, result: Result, record: Mapping[str, Any], batches: Iterable[Any], *, name: str = ""
-) -> Run:
+def kept_run(model: nn.Module, result: Result, record: Mapping[str, Any], batches: Batches, *, name: str = "") -> Run:
     """Return everything that a report shows.
 
     Args:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprune.criteria.base import Tap
-from infoprune.data.batches import labelled
+from infoprune.data.batches import Batches, labelled
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.device import device_of
 from infoprune.network.feature_maps import capture
@@ -24,7 +23,7 @@ PIXELS = 2_500_000
 
 def take_pictures(
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Batches,
     layers: Sequence[str],
     *,
     tap: Tap = "activation",
@@ -65,7 +64,7 @@ def as_bytes(maps: Tensor) -> Tensor:
     return ((maps - low) / span * 255).round().to(torch.uint8)
 
 
-def _different(batches: Iterable[Any], count: int) -> Tensor:
+def _different(batches: Batches, count: int) -> Tensor:
     """Return the first image of each of the first classes, or the first images where there are fewer classes."""
     chosen: dict[int, Tensor] = {}
     more: list[Tensor] = []

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infoprune.criteria.base import Importance
+from infoprune.declarations.validation import check_regular, read_object
 from infoprune.errors import InputError
 from infoprune.files import write_text, written_whole
 from infoprune.measure.information_plane import PlanePoint, read_points, write_points
 from infoprune.plan import Plan
 from infoprune.report.checks import by_layer, check_evidence, check_export, check_pictures, check_record
-from infoprune.validation import check_regular, read_object
 
 RECORD, PLAN, EVIDENCE, PICTURES, EXPORT, PLANE = (
     "record.json",

@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from infoprune.declarations.validation import check_regular, parsed_object, validated
 from infoprune.errors import InputError
 from infoprune.files import written_whole
 from infoprune.network.layers import width
 from infoprune.network.origin import Origin, origin_of, plan_of, set_origin
 from infoprune.network.surgery import apply
-from infoprune.validation import check_regular, parsed_object, validated
 from infoprune.version import __version__
 from infoprune.zoo import registry
 from infoprune.zoo.factory import build_from_file, called, is_listed

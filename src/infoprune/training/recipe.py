@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from infoprune.option import Option
-from infoprune.option_values import check_fields
+from infoprune.declarations.option import Option
+from infoprune.declarations.option_values import check_fields
 
 Schedule = Literal["one-cycle", "cosine", "steps", "constant"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]

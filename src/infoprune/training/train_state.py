@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from infoprune.declarations.validation import check_regular, parsed_object, validated
 from infoprune.errors import InputError
 from infoprune.files import written_whole
 from infoprune.network.fingerprint import fingerprint
 from infoprune.network.memory_format import laid_out
 from infoprune.training.recipe import Epoch, Recipe
-from infoprune.validation import check_regular, parsed_object, validated
 
 
 class TrainState:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from infoprune.data.preprocessing import Preprocessing
+from infoprune.declarations.validation import check_regular
 from infoprune.errors import InputError
-from infoprune.validation import check_regular
 from infoprune.zoo import factory, registry
 
 Weights = dict[str, Tensor]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from infoprune.declarations.option_values import check_keywords, shown
 from infoprune.errors import InputError
-from infoprune.option_values import check_keywords, shown
 from infoprune.registry import enter, in_order, look_up
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
+from infoprune.data.batches import Batches
 from infoprune.measure.accuracy import evaluate
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import Groups
@@ -39,9 +40,9 @@ class Judge:
     model: nn.Module
     example: Tensor
     groups: Groups
-    held_out: Iterable[Any]
+    held_out: Batches
     repair: str | None = None
-    repair_images: Iterable[Any] = ()
+    repair_images: Batches = ()
     base_accuracy: float | None = None
     half: bool = False
     _known: dict[tuple[Any, ...], float] = field(init=False, default_factory=dict)

@@ -1,8 +1,8 @@
 """How an option is declared: once, in the annotation of a dataclass field or of a command's parameter.
 
 ``ratio: Annotated[float | None, Option("Share of the filters removed from every layer.", ge=0, lt=1)] = None`` is all
-that an option needs. The check of its values (``infoprune.option_values``), its flag on the command line and its row in
-the table of options are made from this line.
+that an option needs. The check of its values (``option_values.py``), its flag on the command line and its row in the
+table of options are made from this line.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Option:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         """Return the check that pydantic makes of the annotated type and this range."""
-        from infoprune.option_values import strict
+        from infoprune.declarations.option_values import strict
 
         return handler(strict(source, self))
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from infoprune.declarations.validation import LARGEST_JSON, parsed_object, read_json, read_object, validated
 from infoprune.errors import InputError
 from infoprune.plan import Budget, LayerDecision
 from infoprune.training.recipe import Recipe
-from infoprune.validation import LARGEST_JSON, parsed_object, read_json, read_object, validated
 
 
 @dataclass(frozen=True)

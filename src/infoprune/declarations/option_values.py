@@ -13,8 +13,17 @@ from pydantic import ConfigDict, StrictBool, StrictStr, TypeAdapter, ValidationE
 from pydantic import Field as Constraint
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
+from infoprune.declarations.option import (
+    LARGEST_WHOLE_NUMBER,
+    Field,
+    Option,
+    alternatives,
+    field_of,
+    fields_of,
+    nested_in,
+    takes,
+)
 from infoprune.errors import InputError, unknown
-from infoprune.option import LARGEST_WHOLE_NUMBER, Field, Option, alternatives, field_of, fields_of, nested_in, takes
 
 _T = TypeVar("_T")
 _SHOWN = 60
