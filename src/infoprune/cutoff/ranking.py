@@ -31,14 +31,16 @@ class Rung:
 
 
 def units_by_importance(group: Group, importance: Importance) -> Units:
-    """Return the units of a group, the least important first; equal ones by the order, then the later one first."""
+    """Return the units of a group, the least important first; ties by the order, then the later one first."""
     place = {filter_: i for i, filter_ in enumerate(importance.order)}
-    scores = importance.scores.tolist()
-
-    def key(unit: tuple[int, ...]) -> tuple[float, float, int]:
-        return (_mean([scores[f] for f in unit]), -_mean([place[f] for f in unit]), -min(unit))
-
-    return tuple(sorted(group.units, key=key))
+    scores, out_by = importance.scores.tolist(), importance.out_by.tolist()
+    means = [_mean([scores[f] for f in unit]) for unit in group.units]
+    bounds = [max(out_by[f] for f in unit) for unit in group.units]
+    equal = snapped(torch.tensor(means, dtype=torch.float64), torch.tensor(bounds, dtype=torch.float64)).tolist()
+    keys = [
+        (score, -_mean([place[f] for f in unit]), -min(unit)) for score, unit in zip(equal, group.units, strict=True)
+    ]
+    return tuple(unit for _, unit in sorted(zip(keys, group.units, strict=True)))
 
 
 def ladder(group: Group, importance: Importance, limits: Limits = NO_LIMITS) -> tuple[Rung, ...]:

@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from infoprune.declarations.option_values import check_keywords, shown
+from infoprune.entropy.ties import ranking
 from infoprune.errors import InputError
 from infoprune.registry import enter, in_order, look_up
 
@@ -178,5 +181,7 @@ def candidates(name: str, curve: Curve, options: Mapping[str, Any] | None = None
 
 
 def largest(values: Mapping[int, float], count: int) -> tuple[int, ...]:
-    """Return the keys of the largest values, equal ones by the smaller key."""
-    return tuple(sorted(values, key=lambda m: (-values[m], m))[:count])
+    """Return the keys of the largest values, ties by the smaller key."""
+    keys = sorted(values)
+    ranked = ranking(torch.tensor([values[m] for m in keys], dtype=torch.float64))
+    return tuple(keys[i] for i in ranked[:count])
