@@ -59,7 +59,7 @@ def test_runs_are_not_replaced_unasked(runs, tmp_path):
     ("name", "content", "sentence"),
     [
         ("record.json", "{}", "no figures of base and pruned"),
-        ("record.json", "{", "cannot be read"),
+        ("record.json", "{", "is not JSON"),
         ("record.json", "[]", "must hold a JSON object"),
         ("plan.json", '{"format": 99}', "not a plan of a format"),
         ("evidence.safetensors", "cut off", "not a whole safetensors file"),
