@@ -19,11 +19,10 @@ from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import find_groups
 from infoprune.network.origin import origin_of, set_origin
 from infoprune.network.verify import verify as verify_cut
-from infoprune.options import PruneOptions, chosen
+from infoprune.options import PruneOptions, RepairOptions, chosen
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
-from infoprune.repair import find as find_repair
-from infoprune.repair import repaired
+from infoprune.repair import repair_options, repaired
 from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
 from infoprune.selection.layerwise.state import remove_state
 from infoprune.selection.planning import Planned, make_plan
@@ -133,9 +132,8 @@ def prune(
     held_out: Batches | None = None,
     test: Batches | None = None,
     resume: Path | None = None,
-    repair: str | None = None,
+    repair: str | RepairOptions | None = None,
     repair_batches: Batches | None = None,
-    repair_minutes: float | None = None,
     remove_constant: bool = False,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
@@ -150,9 +148,9 @@ def prune(
         held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
         test: Images to measure accuracy on. They choose nothing.
         resume: File in which layers that are done are kept, as in ``plan``; removed at the end.
-        repair: How the cut network is repaired, a name of ``infoprune.all_repairs()``; by default it is not.
+        repair: How the cut network is repaired, a name of ``infoprune.all_repairs()`` or the options of a repair; by
+            default it is not.
         repair_batches: Images to repair with; their labels are not read. By default the calibration images.
-        repair_minutes: How long the repair ``distil`` may take, by default as long as its epochs need.
         remove_constant: Whether filters whose output is constant on these images are removed first, as in
             ``remove_constant_filters``. A budget is of the whole network; a ratio and a threshold are of the
             network without them.
@@ -165,8 +163,7 @@ def prune(
         infoprune.VerificationError: The cut network would not compute what the masked one does.
     """
     watch = Stopwatch()
-    if repair is not None:
-        find_repair(repair)
+    how = None if repair is None else repair_options(repair)
     example = example_of(batches, model)
     images = batches if repair_batches is None else repair_batches
     asked = None if plan is not None else chosen(**choice)
@@ -191,10 +188,9 @@ def prune(
     if planned.model is not None:
         pruned = _with_origin(planned.model, start, planned.plan)
     final = pruned
-    if repair is not None:
+    if how is not None:
         with watch.stage("repair"):
-            final = repaired(pruned, start, images, planned.plan, planned.groups, method=repair, minutes=repair_minutes,
-                             progress=progress)  # fmt: skip
+            final = repaired(pruned, start, images, planned.plan, planned.groups, how=how, progress=progress)
     whole = planned.plan if freed is None else freed.then(planned.plan)
     with watch.stage("dead filters"):
         groups = planned.groups if freed is None else find_groups(model, example)
@@ -205,14 +201,16 @@ def prune(
         left = _still_there(dead, whole)
         base = figures(model, example, times[0], test, dead=sum(map(len, dead.values())), progress=progress)
         after = figures(final, example, times[1], test, dead=left, progress=progress)
-        as_cut = None if repair is None else figures(pruned, example, times[1], test, dead=left, progress=progress)
+        as_cut = None if how is None else figures(pruned, example, times[1], test, dead=left, progress=progress)
     remove_state(resume)
     importances, saved = planned.importances, None
     if freed is not None:
         # What a criterion shows of a layer is of the filters it was asked about.
         importances = {name: found for name, found in importances.items() if name not in freed.plan.decisions}
         saved = _saved(freed.filters, base, cost.count(start, example))
-    return Result(final, whole, base, after, importances, watch.seconds, as_cut, repair, saved)
+    return Result(
+        final, whole, base, after, importances, watch.seconds, as_cut, None if how is None else how.method, saved
+    )
 
 
 def _saved(filters: int, base: Figures, left: Cost) -> dict[str, int]:

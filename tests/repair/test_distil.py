@@ -123,5 +123,5 @@ def test_without_time_for_a_step_it_is_what_it_began_with():
 @pytest.mark.parametrize("minutes", [0, -1, float("nan")])
 def test_no_time_at_all_is_refused(minutes):
     pair = cut()
-    with pytest.raises(InputError, match="so many minutes"):
+    with pytest.raises(InputError, match="minutes takes a number above 0"):
         infoprune.repair(pair.small, pair.original, pair.batches, pair.plan, method="distil", minutes=minutes)

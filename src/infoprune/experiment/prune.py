@@ -80,7 +80,7 @@ def prune(
     calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
     given: dict[str, Any] = {"plan": choice} if isinstance(choice, Plan) else choice.words()
     if repair is not None:
-        given |= {"repair": repair.method, "repair_minutes": repair.minutes}
+        given |= {"repair": repair}
     if repair is not None or remove_constant:
         count = RepairOptions.images if repair is None else repair.images
         unlabelled = data.random_sample(parts.train, count, seed)

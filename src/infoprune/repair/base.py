@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from infoprune.errors import InputError
 from infoprune.network.coupled_groups import Groups
 from infoprune.network.layers import Side
 from infoprune.network.removal import Removal
+from infoprune.options import RepairOptions
 from infoprune.plan import Plan
 from infoprune.progress import Progress
 from infoprune.registry import enter, in_order, look_up
@@ -30,7 +31,7 @@ class Pair:
         groups: What ``find_groups`` said of the original.
         removal: What went, by layer and side, in the numbering of the original.
         batches: Images, with or without labels, iterable more than once. Labels are not read.
-        minutes: How long the repair may take, ``None`` for as long as it needs. Only those by gradient can stop early.
+        options: How it is repaired; a repair reads from them what concerns it.
     """
 
     original: nn.Module
@@ -39,7 +40,7 @@ class Pair:
     groups: Groups
     removal: Removal
     batches: Iterable[Any]
-    minutes: float | None = None
+    options: RepairOptions = field(default_factory=lambda: RepairOptions("bn"))
 
     def images(self) -> Iterator[Tensor]:
         """Yield the images of every batch, where the networks are and in their precision."""

@@ -214,7 +214,8 @@ def _repair(pair: Pair, progress: Progress) -> nn.Module:
     begun = time.perf_counter()
     few = _first(pair, _LEAST_SQUARES_IMAGES)
     refitted = normed_if_nearer(few, least_squares(few, progress), progress)
-    left = None if pair.minutes is None else 60 * pair.minutes - (time.perf_counter() - begun)
+    minutes = pair.options.minutes
+    left = None if minutes is None else 60 * minutes - (time.perf_counter() - begun)
     return distil(pair, progress, start=refitted, seconds=left)
 
 
