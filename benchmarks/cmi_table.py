@@ -176,7 +176,7 @@ def measured(case: Case, plan: Plan, calibration: Any, repair: Any, seed: int) -
     }
     for method in case.arguments.repairs:
         start = time.perf_counter()
-        better = repaired(small, case.model, repair, plan, case.groups, method=method)
+        better = repaired(small, case.model, repair, plan, case.groups, how=method)
         row["accuracy"][method] = case.accuracy(better)
         row[f"{method}_seconds"] = time.perf_counter() - start
     if case.arguments.tune_epochs:

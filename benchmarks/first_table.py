@@ -50,7 +50,7 @@ def measure(model: nn.Module, images: DataOptions, criterion: str, seed: int) ->
     planned = make_plan(model, calibration, PruneOptions(criterion=criterion, keep=counts(), seed=seed, tap=tap))
     seconds = time.perf_counter() - start
     small = pipeline.apply(planned.plan, model)
-    renewed = repaired(small, model, calibration, planned.plan, planned.groups, method="bn")
+    renewed = repaired(small, model, calibration, planned.plan, planned.groups, how="bn")
     dead = dead_filters(model, calibration, planned.groups.groups)
     return {
         "criterion": criterion,

@@ -44,6 +44,7 @@ from infoprune.measure.accuracy import evaluate
 from infoprune.measure.record import removed
 from infoprune.network import cost, surgery
 from infoprune.network.coupled_groups import Groups, find_groups
+from infoprune.options import RepairOptions
 from infoprune.plan import Budget, Plan
 from infoprune.progress import silent
 from infoprune.repair import Pair, all_repairs, repaired
@@ -117,7 +118,7 @@ class Cut:
         """Repair it."""
         start = time.perf_counter()
         given = (self.small, self.model, self.batches, self.plan, self.groups)
-        found = repaired(*given, method=method, minutes=minutes)
+        found = repaired(*given, how=RepairOptions(method, minutes=minutes))
         return Timed(found, time.perf_counter() - start)
 
     def normed(self, fitted: Timed) -> Timed:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from infoprune import cli, criteria, zoo
+from infoprune.cutoff.rules import curve
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"^```(python|bash)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -39,7 +40,8 @@ def commands(text):
 def folder(tmp_path, monkeypatch):
     """An empty working folder, and none of the names that a page registers or imports kept afterwards."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(criteria.base, "_REGISTRY", dict(criteria.base._REGISTRY))
+    for registry in (criteria.base, curve):
+        monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     yield tmp_path
     sys.modules.pop("mine", None)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from infoprune.measure.information_plane import InformationPlane
     from infoprune.network.origin import Origin
     from infoprune.network.verify import VerificationError
-    from infoprune.options import LayerwiseOptions, PruneOptions
+    from infoprune.options import LayerwiseOptions, PruneOptions, RepairOptions
     from infoprune.pipeline import Result, apply, plan, prune, verify
     from infoprune.plan import Budget, LayerDecision, Plan
     from infoprune.repair import all_repairs, repair
@@ -48,6 +48,7 @@ __all__ = [
     "PruneOptions",
     "PruningSchedule",
     "Recipe",
+    "RepairOptions",
     "Result",
     "VerificationError",
     "__version__",
@@ -81,7 +82,7 @@ _WHERE = {
     "infoprune.measure.information_plane": ("InformationPlane",),
     "infoprune.network.origin": ("Origin",),
     "infoprune.network.verify": ("VerificationError",),
-    "infoprune.options": ("LayerwiseOptions", "PruneOptions"),
+    "infoprune.options": ("LayerwiseOptions", "PruneOptions", "RepairOptions"),
     "infoprune.pipeline": ("Result", "apply", "plan", "prune", "verify"),
     "infoprune.plan": ("Budget", "LayerDecision", "Plan"),
     "infoprune.repair": ("all_repairs", "repair"),

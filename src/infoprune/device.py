@@ -19,7 +19,7 @@ def pick_device(name: str = "auto") -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()  # a device that holds no values, such as meta, cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"there is no device '{name}' here: use 'cpu' or 'auto'") from error
     return device

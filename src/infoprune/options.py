@@ -132,6 +132,7 @@ class RepairOptions:
         Option("Time that the repair distil may take.", gt=0, unit="minutes", flag="--repair-minutes",
                default="as long as it needs"),
     ] = None  # fmt: skip
+    epochs: Annotated[int, Option("Epochs of the repair distil.", ge=1, unit="epochs", flag="--repair-epochs")] = 20
 
     def __post_init__(self) -> None:
         check_fields(self)

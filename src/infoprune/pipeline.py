@@ -25,11 +25,10 @@ from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
 from infoprune.network.origin import note_cut, origin_of
 from infoprune.network.verify import verify as verify_cut
-from infoprune.options import AUTO, Effort, EffortOptions, PruneOptions, chosen
+from infoprune.options import AUTO, Effort, EffortOptions, PruneOptions, RepairOptions, chosen
 from infoprune.plan import Plan
 from infoprune.progress import Progress, reported
-from infoprune.repair import find as find_repair
-from infoprune.repair import repaired
+from infoprune.repair import repair_options, repaired
 from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.state import remove_state
@@ -144,9 +143,8 @@ def prune(
     effort: Effort = "normal",
     minutes: float | None = None,
     max_loss: float | None = None,
-    repair: str | None = AUTO,
+    repair: str | RepairOptions | None = AUTO,
     repair_images: Any = None,
-    repair_minutes: float | None = None,
     remove_constant: bool = False,
     preprocessing: Preprocessing | None = None,
     held_out: Batches | None = None,
@@ -170,9 +168,9 @@ def prune(
         minutes: Minutes for the whole run, in place of the effort.
         max_loss: In place of a budget: the smallest network that loses no more points on held-out images; points of
             accuracy where the images have labels, else images in a hundred on which another class is named.
-        repair: How the cut network is repaired: ``"auto"``, a name of ``infoprune.all_repairs()``, or ``None``.
+        repair: How the cut network is repaired: ``"auto"``, a name of ``infoprune.all_repairs()``, the options of a
+            repair, or ``None`` for not at all.
         repair_images: Images to repair with; their labels are not read. By default ``images``.
-        repair_minutes: How long the repair ``distil`` may take, by default as long as its epochs need.
         remove_constant: Whether filters whose output is constant on these images are removed first, as in
             ``remove_constant_filters``. A budget is of the whole network; a ratio and a threshold are of the
             network without them.
@@ -195,19 +193,18 @@ def prune(
         >>> result.pruned.macs <= 0.5 * result.base.macs
         True
     """
-    if repair not in (None, AUTO):
-        find_repair(repair)
+    mending = None if repair is None else repair_options(repair)
     how = EffortOptions(effort, minutes, max_loss)
     batches = as_batches(images, preprocessing or _known_preprocessing(model))
     repairing = batches if repair_images is None else as_batches(repair_images, preprocessing)
     watch = Stopwatch()
     with reported(progress) as shown:
-        if plan is None and not remove_constant and chooses_everything(choice, repair):
+        if plan is None and not remove_constant and chooses_everything(choice, mending):
             made = _automatic(model, repairing, how, choice, watch, shown, on_reach)
         elif max_loss is not None:
             raise InputError("max_loss finds its own criterion, budget and repair: leave these out")
         else:
-            made = _chosen(model, batches, repairing, plan, choice, repair, repair_minutes, remove_constant, held_out,
+            made = _chosen(model, batches, repairing, plan, choice, mending, remove_constant, held_out,
                            resume, watch, shown, on_reach)  # fmt: skip
         result = _measured(model, batches, made, test, watch, shown)
     remove_state(resume)
@@ -233,17 +230,19 @@ _LEFT_TO_A_CHOICE = {"budget", "macs", "parameters", "ratio", "keep", "layers", 
                      "keep_share", "seed"}  # fmt: skip
 
 
-def chooses_everything(words: Mapping[str, Any], repair: str | None = AUTO) -> bool:
+def chooses_everything(words: Mapping[str, Any], repair: RepairOptions | None) -> bool:
     """Return whether criterion, sharing-out and repair are all left to be chosen for the network.
 
     Example:
-        >>> chooses_everything({"macs": 0.5}), chooses_everything({"macs": 0.5, "criterion": "l1"})
+        >>> how = RepairOptions()
+        >>> chooses_everything({"macs": 0.5}, how), chooses_everything({"macs": 0.5, "criterion": "l1"}, how)
         (True, False)
     """
     budget = words.get("budget")
     by_latency = words.get("latency") is not None or (budget is not None and budget.latency is not None)
     listed = any(not isinstance(kept, int) for kept in (words.get("keep") or {}).values())
-    return repair == AUTO and set(words) <= _LEFT_TO_A_CHOICE and not by_latency and not listed
+    automatic = repair is not None and repair.method == AUTO
+    return automatic and set(words) <= _LEFT_TO_A_CHOICE and not by_latency and not listed
 
 
 def _automatic(
@@ -280,8 +279,7 @@ def _chosen(
     repairing: Batches,
     plan: Plan | None,
     words: Mapping[str, Any],
-    repair: str | None,
-    repair_minutes: float | None,
+    repair: RepairOptions | None,
     remove_constant: bool,
     held_out: Batches | None,
     resume: Path | None,
@@ -308,11 +306,12 @@ def _chosen(
             assert plan is not None
             planned = Planned(plan, {}, whole.groups)
     cut = _cut(begun, planned, watch)
-    final, method = cut, LEAST_SQUARES if repair == AUTO else repair
-    if method is not None:
+    final, method = cut, None if repair is None else repair.method
+    if repair is not None and method == AUTO:
+        repair, method = replace(repair, method=LEAST_SQUARES), LEAST_SQUARES
+    if repair is not None:
         with watch.stage("repair"):
-            final = repaired(cut, begun.model, repairing, planned.plan, planned.groups, method=method,
-                             minutes=repair_minutes, progress=progress)  # fmt: skip
+            final = repaired(cut, begun.model, repairing, planned.plan, planned.groups, how=repair, progress=progress)
     if freed is None:
         return _Made(whole, planned.plan, final, None if method is None else cut, planned.importances, method)
     # What a criterion shows of a layer is of the filters it was asked about.

@@ -169,9 +169,7 @@ def test_what_tells_the_classes_apart_is_relevant():
 
 def test_wrong_options_are_named():
     maps, labels = draw()
-    with pytest.raises(
-        InputError, match="unknown width rule of the criterion 'hrel' 'averages': did you mean 'average'"
-    ):
+    with pytest.raises(InputError, match="option 'width' of the criterion 'hrel' .* not 'averages'.* mean 'average'"):
         computed(maps, labels, width="averages")
     with pytest.raises(InputError, match="unknown width_of of the criterion 'hrel' 'layers': did you mean 'layer'"):
         computed(maps, labels, width_of="layers")

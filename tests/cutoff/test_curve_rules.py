@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import infoprune
 from infoprune.cutoff import Curve, all_rules, candidates, find_rule
+from infoprune.cutoff.rules import curve as curve_module
 from infoprune.cutoff.rules.curve import RuleInfo, register
 from infoprune.cutoff.rules.permutation import permutation
 from infoprune.errors import InputError
@@ -160,3 +162,40 @@ def test_names_are_taken_once():
     assert find_rule("grid").name == "grid"
     with pytest.raises(InputError, match="exists already"):
         register(RuleInfo("grid", lambda curve: (), ""))
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Register a rule for one test."""
+    monkeypatch.setattr(curve_module, "_REGISTRY", dict(curve_module._REGISTRY))
+    return infoprune.register_rule
+
+
+def test_a_function_becomes_a_rule(registered):
+    def middle(curve, *, times: int = 1):
+        """Keep half of the filters."""
+        return [curve.filters // 2 * times]
+
+    info = registered("middle", middle)
+    assert (info.name, info.description) == ("middle", "Keep half of the filters.")
+    assert info in infoprune.all_rules()
+    assert candidates("middle", Curve((3.0, 2.0, 1.0, 0.5))) == (2,)
+    assert candidates("middle", Curve((3.0, 2.0, 1.0, 0.5)), {"times": 2}) == (4,)
+    assert infoprune.PruneOptions(layerwise=infoprune.LayerwiseOptions(cutoff="middle")).layerwise.cutoff == "middle"
+    with pytest.raises(InputError, match="option 'times' of the cut-off 'middle' takes a whole number, not 'two'"):
+        infoprune.LayerwiseOptions(cutoff="middle", cutoff_options={"times": "two"})
+    with pytest.raises(InputError, match="exists already"):
+        registered("middle", middle)
+
+
+@pytest.mark.parametrize("function", [3, lambda: (), lambda a, b: (), lambda *, curve: (), lambda curve, *, needed: ()])
+def test_what_is_no_rule_is_refused(registered, function):
+    with pytest.raises(InputError, match="the cut-off 'mine' must"):
+        registered("mine", function)
+
+
+@pytest.mark.parametrize("answer", [None, 3, [1.5], "12"])
+def test_a_rule_that_returns_no_counts_is_named(registered, answer):
+    registered("mine", lambda curve: answer)
+    with pytest.raises(InputError, match="the cut-off 'mine' must return numbers of filters to keep, not"):
+        candidates("mine", Curve((2.0, 1.0)))

@@ -230,6 +230,28 @@ def test_numbers_that_are_none(refused):
     assert "--devices" in refused("train", "--model", "digits", "--devices", "x", *DIGITS, "--out", "o")
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--sizes", 0), "--sizes takes whole numbers from 1 to 16384"),
+        (("--seed", 10**30), "--seed takes a whole number of 0 or more up to 2147483647"),
+        (("--momentum", "nan"), "--momentum takes a number from 0 to below 1, not nan"),
+        (("--schedule", "one-cicle"), "did you mean 'one-cycle'"),
+        (("--lr", "inf"), "--lr takes a number above 0, not inf"),
+        (("--epochs", 1.5), "--epochs takes a whole number of 0 or more, not '1.5'"),
+        (("--batch-size", 10**12), "--batch-size takes a whole number of 1 or more up to"),
+        (("--step-at", "0.5,2"), "--step-at takes numbers from 0 to 1 with commas between them"),
+        (("--device", ""), "there is no device ''"),
+    ],
+)
+def test_recipes_that_cannot_be(refused, options, sentence):
+    assert sentence in refused("train", "--model", "digits", *DIGITS, "--out", "o", *options)
+
+
+def test_options_of_a_repair_need_a_repair(prune):
+    assert "--repair-images goes with --repair" in prune("--ratio", 0.5, "--repair-images", 10)
+
+
 def test_words_the_command_line_does_not_know(refused):
     assert "No such command" in refused("prun")
     assert "No such option" in refused("prune", "--ration", 0.5)

@@ -96,7 +96,7 @@ def test_the_schedules_are_listed(infoprune):
         (("--remove", "features.0=1:x"), "the limit of 'features.0=1:x'"),
         (("--remove", "featurs.0=1"), "did you mean 'features.0'"),
         (("--schedule", "hrel-vgg"), "did you mean 'hrel-vgg16'"),
-        (("--schedule", "none.json"), "'none.json' cannot be read"),
+        (("--schedule", "none.json"), "'none.json' does not exist"),
         (("--remove", "features.0=1", "--initial"), "no initial training"),
         (("--remove", "features.0=1", "--plane", "x.txt"), ".csv or .parquet"),
         (("--remove", "features.0=1", "--tap", "pool"), "--tap takes one of"),

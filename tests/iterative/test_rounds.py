@@ -257,7 +257,7 @@ def test_a_folder_of_another_run_is_refused(network, images, tmp_path):
     with pytest.raises(InputError, match="started from another network"):
         iterate(zoo.build("digits"), images, SCHEDULE, folder=tmp_path)
     (tmp_path / STATE).write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is not JSON"):
         iterate(network, images, SCHEDULE, folder=tmp_path)
 
 

@@ -123,5 +123,19 @@ def test_without_time_for_a_step_it_is_what_it_began_with():
 @pytest.mark.parametrize("minutes", [0, -1, float("nan")])
 def test_no_time_at_all_is_refused(minutes):
     pair = cut()
-    with pytest.raises(InputError, match="so many minutes"):
+    with pytest.raises(InputError, match="minutes takes a number above 0"):
         infoprune.repair(pair.small, pair.original, pair.batches, pair.plan, method="distil", minutes=minutes)
+
+
+def test_the_option_says_how_many_epochs_are_trained():
+    pair = cut()
+
+    def steps(epochs):
+        last = {}
+        infoprune.repair(pair.small, pair.original, pair.batches, pair.plan, method="distil", epochs=epochs,
+                         progress=lambda stage, done, total: last.update({stage: (done, total)}))  # fmt: skip
+        done, total = last["distilling"]
+        assert done == total
+        return total
+
+    assert steps(3) == 3 * steps(1)

@@ -174,7 +174,7 @@ def test_losses_are_counted_from_the_whole_network_given_the_same_repair(two, im
             module.running_mean.add_(0.5)  # what the repair counts anew is no loss of the cut's
     judge = Judge(two, images[0][0][:2], groups, images, repair, images)
     plan = judge.plan({})
-    whole = repaired(two, two, images, plan, groups, method=repair)
+    whole = repaired(two, two, images, plan, groups, how=repair)
     assert judge.base == judge.accuracy({}) == evaluate(whole, images).accuracy
     if repair == "bn":
         torch.testing.assert_close(judge.cut({})(images[0][0]), reestimate(two, images)(images[0][0]))

@@ -13,7 +13,7 @@ from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
 from infoprune.data.augmentation import WithCopies
 from infoprune.network import surgery
-from infoprune.options import PruneOptions
+from infoprune.options import PruneOptions, RepairOptions
 from infoprune.plan import Budget, Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair import repaired
@@ -87,8 +87,8 @@ class Descent:
         """Return a level with its network repaired."""
         assert level.plan is not None
         images = WithCopies(self.whole.batches, self.copies, HELD_OUT_EVERY) if self.copies else self.whole.batches
-        better = repaired(level.model, self.original, images, level.plan, self.whole.groups, method=method,
-                          minutes=minutes, progress=self.progress)  # fmt: skip
+        better = repaired(level.model, self.original, images, level.plan, self.whole.groups,
+                          how=RepairOptions(method, minutes=minutes), progress=self.progress)  # fmt: skip
         return replace(level, model=better.eval())
 
     def down(self, level: Level, budget: Budget | None) -> Level:
@@ -121,7 +121,7 @@ def steps_to(budget: Budget | None, choice: PruneOptions, steps: int) -> tuple[B
     Where there is no budget of MACs and parameters, or limits are shares of the original layers, there is one step.
 
     Example:
-        >>> from infoprune.options import PruneOptions
+        >>> from infoprune.options import PruneOptions, RepairOptions
         >>> half = Budget(macs=0.5)
         >>> [one.macs for one in steps_to(half, PruneOptions("l1", budget=half), 2)]
         [0.75, 0.5]

@@ -13,7 +13,7 @@ from infoprune.criteria.base import Importance
 from infoprune.measure.divergence import Divergence, divergence_between
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import CoupledGroup
-from infoprune.options import PruneOptions
+from infoprune.options import PruneOptions, RepairOptions
 from infoprune.progress import Progress
 from infoprune.repair import repaired
 from infoprune.selection.calibration import Calibration
@@ -90,7 +90,7 @@ def nearest_way(
     for done, way in enumerate(ways, 1):
         plan = plan_for(calibration, with_way(choice, way), importances=importances).plan
         small = surgery.apply(plan, model, calibration.example, groups=groups)
-        small = repaired(small, model, fit, plan, groups, method="least-squares")
+        small = repaired(small, model, fit, plan, groups, how=RepairOptions("least-squares"))
         tried.append(replace(way, found=divergence_between(model, small.eval(), held_out)))
         progress("comparing ways to share the budget out", done, len(ways))
     # Equal ones: the way that was named first.

@@ -109,7 +109,7 @@ class Field:
     name: str
     type: Any
     option: Option | None
-    default: Any = MISSING
+    default: Any
 
     @property
     def is_required(self) -> bool:

@@ -80,7 +80,7 @@ def prune(
     """
     model = run_network.open_network(network, device)
     method = None if repair is None else repair.method
-    everything = words is not None and pipeline.chooses_everything(words, method) and not remove_constant
+    everything = words is not None and pipeline.chooses_everything(words, repair) and not remove_constant
     if everything and images.calibration is None:
         images = replace(images, calibration=CALIBRATION_CHOSEN)
     parts = run_images.open_parts(images, seed)
@@ -92,7 +92,7 @@ def prune(
     if everything:
         assert words is not None
         given = {**words, **asdict(effort or EffortOptions())}
-    given |= {"repair": method, "repair_minutes": None if repair is None else repair.minutes}
+    given |= {"repair": repair}
     if method is not None or remove_constant:
         count = RepairOptions.images if repair is None else repair.images
         unlabelled = data.random_sample(parts.train, count, seed)

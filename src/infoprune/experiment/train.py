@@ -12,6 +12,7 @@ from torch import nn
 
 from infoprune import data
 from infoprune.data import usual_augmentation
+from infoprune.device import pick_device
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
@@ -48,6 +49,7 @@ def train(
     Raises:
         InputError: The network or the data cannot be used, or the training diverges.
     """
+    pick_device(device)  # refuses what is not there, in a sentence
     torch.manual_seed(choice.recipe.seed)
     model = run_network.open_network(network, "cpu")
     parts = run_images.open_parts(images)

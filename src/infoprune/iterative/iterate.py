@@ -221,7 +221,7 @@ class _Work:
         if (method := self.schedule.repair) is not None:
             with self.watch.stage("repair"):
                 batches = self.images.calibration
-                cut = repaired(cut, before, batches, plan, groups, method=method, progress=self.progress)
+                cut = repaired(cut, before, batches, plan, groups, how=method, progress=self.progress)
         widths = dict(self.state.rounds[-1].filters)
         widths |= {name: len(one.kept) for name, one in plan.decisions.items()}
         over = number == self.schedule.rounds or not self._rounds_left(widths)

@@ -10,6 +10,6 @@ from infoprune.repair import (  # noqa: F401 - they register
     least_squares,
 )
 from infoprune.repair.base import Pair, RepairInfo, all_repairs, find
-from infoprune.repair.run import repair, repaired
+from infoprune.repair.run import repair, repair_options, repaired
 
-__all__ = ["Pair", "RepairInfo", "all_repairs", "find", "repair", "repaired"]
+__all__ = ["Pair", "RepairInfo", "all_repairs", "find", "repair", "repair_options", "repaired"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from infoprune.data.batches import Batches, images_of
 from infoprune.network.coupled_groups import Groups
 from infoprune.network.layers import Side
 from infoprune.network.removal import Removal
+from infoprune.options import RepairOptions
 from infoprune.plan import Plan
 from infoprune.progress import Progress
 from infoprune.registry import enter, in_order, look_up
@@ -27,7 +28,7 @@ class Pair:
         groups: What ``find_groups`` said of the original.
         removal: What went, by layer and side, in the numbering of the original.
         batches: Images, with or without labels, iterable more than once. Labels are not read.
-        minutes: How long the repair may take, ``None`` for as long as it needs. Only those by gradient can stop early.
+        options: How it is repaired; a repair reads from them what concerns it.
     """
 
     original: nn.Module
@@ -36,7 +37,7 @@ class Pair:
     groups: Groups
     removal: Removal
     batches: Batches
-    minutes: float | None = None
+    options: RepairOptions = field(default_factory=lambda: RepairOptions("bn"))
 
     def images(self) -> Iterator[Tensor]:
         """Yield the images of every batch, where the networks are and in their precision."""

@@ -24,13 +24,13 @@ from torch.nn import functional as F
 from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.network.equivalence import duplicate
 from infoprune.network.memory_format import fastest_layout, laid_out
+from infoprune.options import RepairOptions
 from infoprune.progress import Progress
 from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.combined import HeldOut, divergence, normed_if_nearer
 from infoprune.repair.least_squares import least_squares
 
-EPOCHS = 20
 # How much of its root mean square a weight changes by in a step at first: what suits a narrow network would tear a wide
 # one, whose weights are smaller, from the solution it starts with.
 LEARNING_RATE = 1e-2
@@ -48,7 +48,7 @@ def distil(
     progress: Progress,
     *,
     start: nn.Module,
-    epochs: int = EPOCHS,
+    epochs: int = RepairOptions.epochs,
     learning_rate: float = LEARNING_RATE,
     seconds: float | None = None,
 ) -> nn.Module:
@@ -215,8 +215,9 @@ def _repair(pair: Pair, progress: Progress) -> nn.Module:
     begun = time.perf_counter()
     few = _first(pair, _LEAST_SQUARES_IMAGES)
     refitted = normed_if_nearer(few, least_squares(few, progress), progress)
-    left = None if pair.minutes is None else 60 * pair.minutes - (time.perf_counter() - begun)
-    return distil(pair, progress, start=refitted, seconds=left)
+    minutes = pair.options.minutes
+    left = None if minutes is None else 60 * minutes - (time.perf_counter() - begun)
+    return distil(pair, progress, start=refitted, epochs=pair.options.epochs, seconds=left)
 
 
 register(RepairInfo("distil", _repair, "least squares, then label-free training towards the original (gradient)"))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import nn
 
 from infoprune.data.batches import Batches, check_repeatable, example_of, images_of
-from infoprune.errors import InputError
+from infoprune.declarations.option_values import words_of
+from infoprune.errors import InputError, unknown
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.equivalence import copied
 from infoprune.network.origin import carry_notes, plan_of
+from infoprune.options import RepairOptions
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair.base import Pair, find
@@ -22,9 +27,9 @@ def repair(
     batches: Batches,
     plan: Plan | None = None,
     *,
-    method: str = "bn",
-    minutes: float | None = None,
+    method: str | RepairOptions = "bn",
     progress: Progress = silent,
+    **options: Any,
 ) -> nn.Module:
     """Return a better pruned network of the same shape: closed form, no labels, no gradient.
 
@@ -33,26 +38,25 @@ def repair(
         model: The network it was cut from; left as it is.
         batches: Images, ``(n, C, H, W)``, with or without labels (they are not read), iterable more than once.
         plan: What stayed; by default what is noted on the pruned network.
-        method: A name of ``infoprune.repair.all_repairs()``.
-        minutes: How long ``distil`` may take altogether, by default as long as its epochs need; least squares, which it
-            starts from, and the other repairs take what they take.
+        method: A name of ``infoprune.all_repairs()``, or the options of a repair.
         progress: Told how far the repair is.
+        options: Further options of the repair, those of ``RepairOptions``: ``method="distil", minutes=2``.
 
     Returns:
         A new network, on the device and in the mode of ``small``.
 
     Raises:
-        InputError: There is no such method, no plan is known, the plan is for another network, or the images do not
-            fit.
+        InputError: There is no such method or option, no plan is known, the plan is for another network, or the
+            images do not fit.
     """
-    find(method)
+    how = repair_options(method, **options)
     if plan is None:
         plan = plan_of(small)
         if plan is None:
             raise InputError("nothing is noted on the pruned network: give the plan it was cut by")
     example = example_of(batches, model)
     groups = find_groups(model, example)
-    return repaired(small, model, batches, plan, groups, method=method, minutes=minutes, progress=progress)
+    return repaired(small, model, batches, plan, groups, how=how, progress=progress)
 
 
 def repaired(
@@ -62,8 +66,7 @@ def repaired(
     plan: Plan,
     groups: Groups,
     *,
-    method: str,
-    minutes: float | None = None,
+    how: str | RepairOptions,
     progress: Progress = silent,
 ) -> nn.Module:
     """Return a better pruned network, as ``repair``, where the groups of the original are known already.
@@ -71,20 +74,34 @@ def repaired(
     Raises:
         InputError: As for ``repair``.
     """
-    info = find(method)
-    if minutes is not None and not minutes > 0:
-        raise InputError(f"a repair may take so many minutes, more than none, not {minutes}")
+    how = repair_options(how)
     check_repeatable(batches)
     removal = surgery.removal_of(plan, groups, model)
     modes = {name: module.training for name, module in small.named_modules()}
     whole = copied(model)
     # Read and decoded once, however often a repair looks at them.
     images = list(images_of(batches, whole))
-    pair = Pair(whole, copied(small), plan, groups, removal, images, minutes)
+    pair = Pair(whole, copied(small), plan, groups, removal, images, how)
     with torch.no_grad():
-        better = info.function(pair, progress)
+        better = find(how.method or "").function(pair, progress)
     stored = next((p.dtype for p in small.parameters() if p.is_floating_point()), torch.float32)
     better = better.to(stored)
     for name, module in better.named_modules():
         module.training = modes.get(name, small.training)
     return carry_notes(better, small)
+
+
+def repair_options(how: str | RepairOptions, **options: Any) -> RepairOptions:
+    """Return the options of a repair that is named, or given whole.
+
+    Raises:
+        InputError: There is no such repair or option, or a value is of a wrong type or out of range.
+
+    Example:
+        >>> repair_options("distil", minutes=2).minutes
+        2.0
+    """
+    for word in options:
+        if word not in words_of(RepairOptions):
+            raise unknown("option of a repair", word, words_of(RepairOptions))
+    return replace(how, **options) if isinstance(how, RepairOptions) else RepairOptions(how, **options)

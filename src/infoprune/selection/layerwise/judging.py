@@ -73,7 +73,7 @@ class Judge:
             small = surgery.apply(plan, self.model, self.example, groups=self.groups, check=False)
         if self.repair is None:
             return small
-        return repaired(small, self.model, self.repair_images, plan, self.groups, method=self.repair)
+        return repaired(small, self.model, self.repair_images, plan, self.groups, how=self.repair)
 
     def plan(self, kept: Kept) -> Plan:
         """Return the plan that keeps these filters of the named groups."""
