@@ -31,9 +31,8 @@ def found(name):
     if "budget" in given:
         given["budget"] = infoprune.Budget(**given["budget"])
     held_out, test = cases.batches(network, 200, 64), cases.batches(network, 400, 64)
-    result = infoprune.prune(
-        cases.network(network), cases.batches(network), held_out=held_out, test=test, **given
-    )  # fmt: skip
+    whole, images = cases.network(network), cases.batches(network)
+    result = infoprune.prune(whole, images, held_out=held_out, test=test, **{"repair": None} | given)
     return cases.summary(result, result.record(), words)
 
 
