@@ -17,7 +17,7 @@ from infoprune.measure.record import Figures, Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import find_groups
-from infoprune.network.origin import origin_of, set_origin
+from infoprune.network.origin import note_cut
 from infoprune.network.verify import verify as verify_cut
 from infoprune.options import PruneOptions, RepairOptions, chosen
 from infoprune.plan import Plan
@@ -107,7 +107,7 @@ def apply(plan: Plan, model: nn.Module, example: Tensor | None = None) -> nn.Mod
         InputError: The plan was made for another network; the layer is named.
     """
     pruned = surgery.apply(plan, model, example_for(plan, model) if example is None else example)
-    return _with_origin(pruned, model, plan)
+    return note_cut(pruned, model, plan)
 
 
 def verify(plan: Plan, model: nn.Module, example: Tensor | None = None) -> float:
@@ -182,11 +182,11 @@ def prune(
             assert plan is not None
             planned = Planned(plan, {}, find_groups(model, example))
     with watch.stage("cut"):
-        pruned = _with_origin(surgery.apply(planned.plan, start, example, groups=planned.groups), start, planned.plan)
+        pruned = note_cut(surgery.apply(planned.plan, start, example, groups=planned.groups), start, planned.plan)
     with watch.stage("verify"):
         verify_cut(planned.plan, start, example, pruned, groups=planned.groups)
     if planned.model is not None:
-        pruned = _with_origin(planned.model, start, planned.plan)
+        pruned = note_cut(planned.model, start, planned.plan)
     final = pruned
     if how is not None:
         with watch.stage("repair"):
@@ -251,11 +251,6 @@ def saturation_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, 
         for layer, found in importances.items()
         if {"saturation", "saturated_at"} <= found.evidence.keys()
     }
-
-
-def _with_origin(pruned: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
-    origin = origin_of(model)
-    return pruned if origin is None else set_origin(pruned, origin.cut(plan))
 
 
 def _still_there(dead: Mapping[str, set[int]], plan: Plan) -> int:

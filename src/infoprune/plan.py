@@ -10,8 +10,11 @@ from typing import Annotated, Any
 from infoprune.errors import InputError
 from infoprune.option import Option
 from infoprune.option_values import check_fields
+from infoprune.validation import validated
 
 FORMAT = 1
+# No layer is as wide; a file that says so would only fill the memory.
+_MOST_FILTERS = 2**17
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,16 @@ class LayerDecision:
         if self.kept[0] < 0 or self.kept[-1] >= self.filters:
             wrong = next(i for i in self.kept if not 0 <= i < self.filters)
             raise InputError(f"layer '{self.layer}' has filters 0 to {self.filters - 1}: there is no filter {wrong}")
+        self._check_evidence()
+
+    def _check_evidence(self) -> None:
+        for what, values in (("scores", self.scores), ("partners", self.partner)):
+            if values is not None and len(values) != self.filters:
+                raise InputError(f"layer '{self.layer}' has {self.filters} filters, but {len(values)} {what}")
+        if self.partner is not None and not all(-1 <= i < self.filters for i in self.partner):
+            raise InputError(f"layer '{self.layer}': a partner is a filter, 0 to {self.filters - 1}, or -1")
+        if self.order and sorted(self.order) != list(range(self.filters)):
+            raise InputError(f"layer '{self.layer}': the order must hold each of its {self.filters} filters once")
 
     def stands_in(self, filter_: int) -> int:
         """Return the kept filter that a filter was paired with, itself where it stays, -1 where there is none.
@@ -163,13 +176,20 @@ class Plan:
         Raises:
             InputError: The values are not a plan of a format this version knows.
         """
+        if not isinstance(data, Mapping):
+            raise InputError(f"the plan must be a JSON object, not {type(data).__name__}")
         if data.get("format", 0) not in range(1, FORMAT + 1):
             raise InputError(f"this is not a plan of a format known here (1 to {FORMAT}): {data.get('format')!r}")
-        try:
-            decisions = {name: LayerDecision(**_tuples(entry)) for name, entry in data["layers"].items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"the plan cannot be read: {error}") from error
-        return cls(decisions, dict(data.get("left_alone", {})), dict(data.get("settings", {})))
+        written = validated(_Written, data, "the plan")
+        for name, decision in written.layers.items():
+            if name != decision.layer or not name.isprintable():
+                raise InputError(f"the plan cannot be used: its entry {name!r} is of the layer {decision.layer!r}")
+            if decision.filters > _MOST_FILTERS:
+                raise InputError(
+                    f"the plan cannot be used: layer '{name}' has at most {_MOST_FILTERS:,} filters, "
+                    f"not {decision.filters:,}"
+                )
+        return cls(written.layers, written.left_alone, written.settings)
 
     def to_json(self) -> str:
         """Return the plan as JSON text."""
@@ -180,5 +200,11 @@ def _without_none(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if value is not None}
 
 
-def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+@dataclass(frozen=True)
+class _Written:
+    """A plan as it is written in JSON."""
+
+    format: int
+    layers: dict[str, LayerDecision]
+    left_alone: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from infoprune.errors import InputError, unknown
 
 _T = TypeVar("_T")
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 # A record of a large network is a few MB; a file of this size is no record.
 LARGEST_JSON = 256 * 2**20
@@ -162,8 +163,9 @@ def _as_json(value: Any) -> Any:
 
 
 def _refusal(error: ValidationError, cls: Any, values: Any, what: str) -> InputError:
-    # A misspelt entry is named before the one that is missing because of it.
-    first = min(error.errors(include_url=False), key=lambda one: one["type"] not in _UNKNOWN)
+    found = error.errors(include_url=False)
+    # A misspelt entry is missing too: its spelling says more.
+    first = next((one for one in found if one["type"] in _UNKNOWN), found[0])
     kind, place = first["type"], _place(first["loc"], values)
     named = f"'{'.'.join(map(str, place))}'"
     if kind in ("missing", "missing_argument"):

@@ -147,12 +147,15 @@ def test_a_declared_criterion_is_found_so_too(own_module):
     ("spec", "message"),
     [
         ("hrell", "unknown criterion 'hrell': did you mean 'hrel'"),
-        ("own_package.mine:peaks", "unknown criterion in own_package.mine 'peaks': did you mean 'peak'"),
+        ("own_package.mine:peaks", "unknown criterion of module 'own_package.mine' 'peaks': did you mean 'peak'"),
         ("own_package.mine:number", "must be a function of feature maps and labels, not 3"),
-        ("no_such_module:peak", "the criterion 'no_such_module:peak' cannot be imported: No module named"),
-        ("broken_module:peak", "cannot be imported: No module named 'a_package_nobody_has'"),
+        (
+            "no_such_module:peak",
+            "the criterion 'no_such_module:peak' cannot be imported: ModuleNotFoundError: No module named",
+        ),
+        ("broken_module:peak", "cannot be imported: ModuleNotFoundError: No module named 'a_package_nobody_has'"),
         (":peak", "the criterion ':peak' cannot be imported"),
-        ("own_package.mine:", "unknown criterion in own_package.mine ''"),
+        ("own_package.mine:", "unknown criterion of module 'own_package.mine' ''"),
         ("", "unknown criterion ''"),
     ],
 )

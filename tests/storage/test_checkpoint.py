@@ -80,8 +80,8 @@ def rewritten(path, change):
     [
         (lambda header, weights: header.update(format=99), "update it"),
         (lambda header, weights: header.update(architecture="digitz"), "did you mean 'digits'"),
-        (lambda header, weights: header.pop("input_shape"), "origin cannot be read"),
-        (lambda header, weights: header.update(plan={"format": 1}), "plan cannot be read"),
+        (lambda header, weights: header.pop("input_shape"), "origin cannot be used: it has no 'input_shape'"),
+        (lambda header, weights: header.update(plan={"format": 1}), "plan cannot be used: it has no 'layers'"),
         (lambda header, weights: weights.pop("classifier.bias"), "classifier.bias"),
         (lambda header, weights: weights.update(extra=torch.zeros(1)), "extra"),
         (lambda header, weights: weights.update({"classifier.bias": torch.zeros(3)}), "classifier.bias"),

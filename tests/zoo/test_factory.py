@@ -4,42 +4,11 @@ import sys
 import types
 
 import pytest
-import torch
 from torch import nn
 
 from infoprune import zoo
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
-
-MODULE = """
-from torch import nn
-from infoprune.data.preprocessing import Preprocessing
-
-def tiny(width=4, grey=False):
-    return nn.Sequential(nn.Conv2d(1 if grey else 3, width, 3), nn.ReLU())
-
-def declared():
-    network = tiny()
-    network.preprocessing = Preprocessing((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
-    return network
-
-def number():
-    return 3
-
-def broken():
-    raise RuntimeError("out of ideas\\nsecond line")
-
-WIDTH = 4
-"""
-
-
-@pytest.fixture
-def user_module(tmp_path, monkeypatch):
-    """A module beside which the command is called, and which nothing else makes importable."""
-    (tmp_path / "my_networks.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    yield "my_networks"
-    sys.modules.pop("my_networks", None)
 
 
 def test_a_name_of_the_zoo():
@@ -47,55 +16,20 @@ def test_a_name_of_the_zoo():
     assert zoo.preprocessing_of("vgg16", nn.Identity()) == zoo.info("vgg16").preprocessing
 
 
-def test_a_function_of_the_user_with_arguments(user_module):
-    path = list(sys.path)
-    network = zoo.make(f"{user_module}:tiny", {"width": 6})
-    assert network[0].out_channels == 6
-    assert sys.path == path
-
-
-def test_the_preprocessing_of_a_users_network_is_what_it_declares_or_none(user_module):
-    _, declared = zoo.load_network(f"{user_module}:declared")
-    _, colour = zoo.load_network(f"{user_module}:tiny")
-    _, grey = zoo.load_network(f"{user_module}:tiny", grey=True)
-    assert declared.mean == (0.1, 0.2, 0.3)
-    assert colour == Preprocessing((0.0,) * 3, (1.0,) * 3)
-    assert grey == Preprocessing((0.0,), (1.0,))
-
-
-def test_weights_load_into_a_users_network(user_module, tmp_path):
-    made = zoo.make(f"{user_module}:tiny")
-    torch.save(made.state_dict(), tmp_path / "w.pt")
-    loaded, _ = zoo.load_network(f"{user_module}:tiny", tmp_path / "w.pt")
-    assert torch.equal(loaded[0].weight, made[0].weight)
-    with pytest.raises(InputError, match=r"0.weight' has the shape \(4, 3, 3, 3\), the network needs \(5, 3, 3, 3\)"):
-        zoo.load_network(f"{user_module}:tiny", tmp_path / "w.pt", width=5)
-
-
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("my_networks:tinny", "unknown function of module 'my_networks' 'tinny': did you mean 'tiny'"),
-        ("my_networks:WIDTH", "unknown function of module 'my_networks' 'WIDTH'"),
-        ("my_networks:", "unknown function of module 'my_networks' ''"),
-        ("my_networks:number", "'my_networks:number' must return a torch.nn.Module, not int"),
-        ("my_networks:broken", "'my_networks:broken' cannot be built: RuntimeError: out of ideas"),
-        ("no_such_module:f", "the module of 'no_such_module:f' cannot be imported: ModuleNotFoundError"),
-        (":f", "the module of ':f' cannot be imported: ValueError"),
         ("vgg61", "unknown network 'vgg61': did you mean 'vgg16'"),
         ("", "unknown network ''"),
+        ("os:system", "no registry lists a network 'os:system'"),
+        (":f", "no registry lists"),
     ],
 )
-def test_what_cannot_be_made_is_refused_in_one_sentence(user_module, spec, words):
+def test_what_no_registry_lists_is_refused_in_one_sentence(spec, words):
     with pytest.raises(InputError) as caught:
         zoo.make(spec)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_arguments_that_the_function_does_not_take_are_named(user_module):
-    with pytest.raises(InputError, match=r"'my_networks:tiny' cannot be built: TypeError: .*depth"):
-        zoo.make("my_networks:tiny", {"depth": 3})
 
 
 @pytest.mark.parametrize("package", ["timm", "torchvision"])

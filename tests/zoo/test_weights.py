@@ -134,7 +134,7 @@ def test_files_that_are_not_there_or_not_weights_are_refused(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "network.pt")
     for file, words in {
         "none.pt": "does not exist",
-        ".": "is a directory",
+        ".": "is a folder",
         "text.pt": "neither safetensors nor a whole file",
         "list.pt": "holds no state dict",
         "numbers.pt": "holds no state dict",

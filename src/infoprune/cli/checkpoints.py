@@ -66,6 +66,7 @@ def show(
 @from_dataclasses
 def export(
     checkpoint: Checkpoint,
+    network: Annotated[NetworkOptions, But("weights", "mean", "std", "input_shape")],
     onnx: Annotated[Path | None, Option("The ONNX file to write.")] = None,
     program: Annotated[Path | None, Option("The file of torch.export to write.")] = None,
     tolerance: Annotated[
@@ -78,14 +79,17 @@ def export(
     """Write a checkpoint's network for other runtimes, checked against PyTorch."""
     from infoprune.cli.output import check_outputs, write_record
     from infoprune.cli.tables import export_table, latency_table
+    from infoprune.experiment.network import typed_build
     from infoprune.report.terminal import messages, results, shown_progress
     from infoprune.storage.export import TOLERANCE
     from infoprune.storage.export import export as write_export
 
     check_outputs(json_out, force=force)
+    build = typed_build(network)
     with shown_progress(messages(), quiet=quiet) as progress:
         record = write_export(
             checkpoint,
+            build=build,
             onnx=onnx,
             program=program,
             tolerance=TOLERANCE if tolerance is None else tolerance,

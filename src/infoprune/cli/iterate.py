@@ -120,7 +120,7 @@ def iterate(
 def _chosen(
     name: str | None, remove: tuple[str, ...], changes: Mapping[str, Any], retraining: RetrainingOptions
 ) -> PruningSchedule:
-    found = retraining.changed(_schedule(name, remove))
+    found = retraining.changed(_schedule(name, remove, changes.get("criterion")))
     found = replace(found, **{word: value for word, value in changes.items() if word != "seed"})
     return found.seeded(changes["seed"]) if "seed" in changes else found
 
@@ -136,14 +136,16 @@ def _network_of(schedule: str | None) -> dict[str, Any]:
     return {"model": known[schedule].network} if schedule is not None and schedule in known else {}
 
 
-def _schedule(name: str | None, remove: tuple[str, ...]) -> PruningSchedule:
+def _schedule(name: str | None, remove: tuple[str, ...], criterion: str | None) -> PruningSchedule:
     layers = tuple(_layer_pace(text) for text in remove)
     if name is None:
         if not layers:
             raise InputError("say what goes each round: a --schedule, or --remove 'LAYERS=PACE:LIMIT'")
         return PruningSchedule(layers, Recipe())
-    of_file = name.endswith(".json")
-    found = PruningSchedule.from_dict(read_object(name, "the schedule")) if of_file else named_schedule(name).make()
+    if name.endswith(".json"):
+        found = PruningSchedule.from_dict(read_object(name, "the schedule"), criterion=criterion)
+    else:
+        found = named_schedule(name).make()
     return replace(found, layers=layers) if layers else found
 
 

@@ -35,6 +35,7 @@ def tune(
     checkpoint: Checkpoint,
     images: Annotated[DataOptions, But("calibration")],
     out: Out,
+    network: Annotated[Given[NetworkOptions], But("weights", "mean", "std", "input_shape")],
     choice: Annotated[Given[TuneOptions], Defaults(epochs=10, learning_rate=0.02, distillation=0.5)],
     device: Device = "auto",
     json_out: JsonOut = None,
@@ -46,7 +47,7 @@ def tune(
     The same command resumes after an interruption.
     """
     no_teacher = {} if "teacher" in choice.given else {"distillation": 0.0}
-    _train(NetworkOptions(weights=checkpoint), images, choice.build(**no_teacher), out, device, json_out, force=force,
+    _train(network.build(weights=checkpoint), images, choice.build(**no_teacher), out, device, json_out, force=force,
            quiet=quiet)  # fmt: skip
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +11,8 @@ from torch import Tensor
 
 from infoprune.criteria.base import CriterionInfo, Importance, Tap, all_criteria, find, register
 from infoprune.criteria.holding import holding
-from infoprune.errors import InputError, unknown
+from infoprune.errors import InputError
+from infoprune.user_code import imported
 
 
 def register_criterion(
@@ -50,7 +47,7 @@ def resolve(spec: str) -> CriterionInfo:
     """
     if ":" not in spec or any(info.name == spec for info in all_criteria()):
         return find(spec)
-    found = _imported(spec)
+    found = imported(spec, "criterion")
     return found if isinstance(found, CriterionInfo) else _info(spec, found)
 
 
@@ -112,27 +109,3 @@ def _checked(name: str, given: Any, filters: int) -> Tensor:
             f"the criterion '{name}' gave {scores[wrong[0]]} for filter {int(wrong[0])}: give finite scores"
         )
     return scores
-
-
-def _imported(spec: str) -> Any:
-    path, _, name = spec.partition(":")
-    with _working_directory_importable():
-        try:
-            module = importlib.import_module(path)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"the criterion '{spec}' cannot be imported: {error}") from error
-    if not hasattr(module, name):
-        raise unknown(f"criterion in {path}", name, [word for word in vars(module) if not word.startswith("_")])
-    return getattr(module, name)
-
-
-@contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    # An installed command has its own folder at the head of the path, not the one it is called in.
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

@@ -1,8 +1,17 @@
-"""The network of a run: by name, file or function, with its weights and what is known of them."""
+"""The network of a run: by name, file or function, with its weights and what is known of them.
+
+Only here is a network's function imported, and only by the name that the user typed (``NetworkOptions.model``). What a
+checkpoint says of itself goes to ``storage.checkpoint``, which builds what registries list.
+"""
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -12,6 +21,7 @@ from infoprune.errors import InputError
 from infoprune.experiment.options import NetworkOptions
 from infoprune.network.origin import Origin, origin_of, set_origin
 from infoprune.storage import checkpoint
+from infoprune.user_code import imported, working_directory_importable
 from infoprune.zoo import factory, registry
 from infoprune.zoo.weights import load_weights, read_weights, translated
 
@@ -24,8 +34,7 @@ def open_network(choice: NetworkOptions, device: str = "auto") -> nn.Module:
     """
     torch_device = pick_device(device)
     if choice.weights is not None and checkpoint.is_checkpoint(choice.weights):
-        model = checkpoint.load(choice.weights)
-        _check_same_architecture(choice, model)
+        model = _from_checkpoint(choice, choice.weights)
     elif choice.model is None:
         if choice.weights is not None:
             checkpoint.describe(choice.weights)  # says why this file is no checkpoint
@@ -33,6 +42,16 @@ def open_network(choice: NetworkOptions, device: str = "auto") -> nn.Module:
     else:
         model = _built(choice, choice.model)
     return model.to(torch_device).eval()
+
+
+def typed_build(choice: NetworkOptions) -> checkpoint.Build | None:
+    """Return the function that builds the network that the user typed; ``None`` where no name was typed."""
+    if choice.model is None:
+        if choice.arguments:
+            raise InputError("--model-args are those of the network's function: name it with --model")
+        return None
+    name, arguments = choice.model, dict(choice.arguments)
+    return lambda: _made(name, arguments)
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing:
@@ -48,12 +67,57 @@ def preprocessing_of(model: nn.Module) -> Preprocessing:
 
 
 def _built(choice: NetworkOptions, name: str) -> nn.Module:
-    model = factory.make(name, choice.arguments)
+    model = _made(name, choice.arguments)
     if choice.weights is not None:
         load_weights(model, translated(name, read_weights(choice.weights)), name=name, source=str(choice.weights))
     preprocessing = _preprocessing(choice, _known_preprocessing(name, model, choice.input_shape))
     shape = choice.input_shape or _input_shape(name, preprocessing)
     return set_origin(model, Origin(name, shape, choice.arguments, preprocessing))
+
+
+def _made(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    if factory.is_listed(name):
+        return factory.make(name, arguments)
+    function = imported(name, "function")
+    if not callable(function):
+        raise InputError(f"'{name}' must be a function that returns a torch.nn.Module, not {type(function).__name__}")
+    # A function of the user's may import what lies beside it only when it is called.
+    with working_directory_importable():
+        return factory.called(name, lambda: function(**arguments))
+
+
+def _from_checkpoint(choice: NetworkOptions, path: Path) -> nn.Module:
+    written = checkpoint.describe(path).origin
+    build = typed_build(choice)
+    if choice.model is not None:
+        _check_same_network(choice.model, choice.arguments, written, path)
+        by_itself = choice.model == written.architecture and not choice.arguments
+        build = None if by_itself and factory.is_listed(choice.model) else build
+    model = checkpoint.load(path, build)
+    if build is not None:
+        assert choice.model is not None  # there is no build otherwise
+        written = replace(written, architecture=choice.model, arguments=choice.arguments)
+    if choice.input_shape is not None:
+        if choice.input_shape[0] != written.input_shape[0]:
+            raise InputError(f"'{path}' reads images of {written.input_shape[0]} channels, not {choice.input_shape[0]}")
+        written = replace(written, input_shape=choice.input_shape)
+    if choice.mean is not None or choice.std is not None:
+        known = written.preprocessing or _known_preprocessing(written.architecture, model, written.input_shape)
+        written = replace(written, preprocessing=_preprocessing(choice, known))
+    return set_origin(model, written)
+
+
+def _check_same_network(name: str, arguments: Mapping[str, Any], written: Origin, path: Path) -> None:
+    """Refuse a network and arguments that are not those of the checkpoint."""
+    listed = factory.is_listed(name) and factory.is_listed(written.architecture)
+    if listed and name != written.architecture:
+        raise InputError(f"'{path}' is a checkpoint of '{written.architecture}', not of '{name}'")
+    by_itself = listed and not arguments
+    if not by_itself and dict(arguments) != dict(written.arguments):
+        raise InputError(
+            f"'{path}' is a checkpoint of a network with the arguments {json.dumps(dict(written.arguments))}, not "
+            f"{json.dumps(dict(arguments))}: give --model-args {shlex.quote(json.dumps(dict(written.arguments)))}"
+        )
 
 
 def _known_preprocessing(name: str, model: nn.Module, shape: tuple[int, int, int] | None) -> Preprocessing:
@@ -77,12 +141,6 @@ def _input_shape(name: str, preprocessing: Preprocessing) -> tuple[int, int, int
     if preprocessing.crop is None:
         raise InputError(f"say what images '{name}' reads: --input-shape C,H,W")
     return preprocessing.channels, preprocessing.crop, preprocessing.crop
-
-
-def _check_same_architecture(choice: NetworkOptions, model: nn.Module) -> None:
-    origin = origin_of(model)
-    if choice.model is not None and origin is not None and choice.model != origin.architecture:
-        raise InputError(f"'{choice.weights}' is a checkpoint of '{origin.architecture}', not of '{choice.model}'")
 
 
 def stored_precision(model: nn.Module, *, half: bool) -> nn.Module:

@@ -116,7 +116,7 @@ def read_keep(path: Path | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    values = read_json(path)
+    values = read_json(path, "the plan or counts")
     if isinstance(values, dict) and "layers" in values:
         return {"plan": Plan.from_dict(values)}
     if isinstance(values, dict) and isinstance(values.get("plan"), dict):

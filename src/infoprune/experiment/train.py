@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from infoprune.storage import checkpoint
 from infoprune.training.recipe import Epoch, Recipe
 from infoprune.training.train import make_fabric
 from infoprune.training.train import train as train_network
+from infoprune.zoo.factory import is_listed
 
 
 def train(
@@ -69,7 +70,7 @@ def train(
         run_images.batches(parts.train, model, images, shuffle=True, random_crop=folder),
         run_images.batches(parts.held_out, model, images),
         choice.recipe,
-        teacher=_teacher(choice.teacher, model),
+        teacher=_teacher(choice.teacher, network, model),
         augmentation=usual_augmentation(images.name),
         fabric=fabric,
         resume=state,
@@ -93,11 +94,15 @@ def train(
     }
 
 
-def _teacher(weights: Path | None, student: nn.Module) -> nn.Module | None:
+def _teacher(weights: Path | None, network: NetworkOptions, student: nn.Module) -> nn.Module | None:
     if weights is None:
         return None
+    if network.model is not None:
+        return run_network.open_network(replace(network, weights=weights), "cpu")
     origin = origin_of(student)
     assert isinstance(origin, Origin)  # open_network notes it
+    if not is_listed(origin.architecture):  # the name is the file's: it is looked up, not imported
+        raise InputError(f"name the network of the teacher '{weights}' with --model")
     return run_network.open_network(NetworkOptions(origin.architecture, weights, origin.arguments), "cpu")
 
 

@@ -27,7 +27,7 @@ from infoprune.measure.record import Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
 from infoprune.network.layers import is_convolution
-from infoprune.network.origin import origin_of, set_origin
+from infoprune.network.origin import note_cut
 from infoprune.plan import LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair import find as find_repair
@@ -133,9 +133,7 @@ def iterate(
         _tell(on_round, work)
     last = state.standing.number
     plan = replace(state.plan(last), settings={"schedule": state.settings, "input_shape": list(example.shape[1:])})
-    smaller, origin = state.network(last, example), origin_of(model)
-    if origin is not None:
-        set_origin(smaller, origin.cut(plan))
+    smaller = note_cut(state.network(last, example), model, plan)
     return Iterated(smaller, state.network(0, example), plan, tuple(state.rounds), state.ended)
 
 

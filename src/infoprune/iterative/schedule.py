@@ -161,31 +161,39 @@ class PruningSchedule:
         return {**asdict(self), "options": dict(self.options), "layers": paces}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PruningSchedule:
+    def from_dict(cls, values: Mapping[str, Any], *, criterion: str | None = None) -> PruningSchedule:
         """Read a schedule from JSON values; what is left out is as by default.
 
+        Args:
+            values: The schedule. Its criterion is looked up by name, never imported.
+            criterion: Replaces the criterion that the values name; ``package.module:function`` of the caller's own.
+
         Raises:
-            InputError: The values are not a schedule.
+            InputError: The values are not a schedule, or name a criterion that is not registered.
         """
         if not isinstance(values, Mapping):
-            raise InputError("a schedule is an object with words and values")
-        words = dict(values)
-        layers = words.get("layers")
-        if isinstance(layers, (list, tuple)):
-            words["layers"] = tuple(_layer_pace(one) for one in layers)
-        for name in ("retraining", "initial", "last"):
-            if isinstance(words.get(name), Mapping):
-                words[name] = validated(Recipe, words[name], f"the recipe '{name}' of the schedule")
-        return validated(cls, words, "the schedule")
+            raise InputError(f"the schedule must be a JSON object, not {type(values).__name__}")
+        given = dict(values) if criterion is None else {**values, "criterion": criterion}
+        if isinstance(given.get("layers"), (list, tuple)):
+            given["layers"] = [_with_pace(one) for one in given["layers"]]
+        from infoprune.criteria import all_criteria, find
+
+        schedule = validated(cls, given, "the schedule")
+        if criterion is None and not any(one.name == schedule.criterion for one in all_criteria()):
+            if ":" not in schedule.criterion:
+                find(schedule.criterion)  # names the nearest one
+            raise InputError(
+                f"the schedule names the criterion {schedule.criterion!r}, which is not registered, and nothing that a "
+                f"file names is imported: if you trust it, give it yourself (--criterion, or criterion= in Python)"
+            )
+        return schedule
 
 
-def _layer_pace(values: object) -> LayerPace:
-    if not isinstance(values, Mapping):
-        raise InputError("each of the layers of a schedule is an object with layers, pace and limit")
-    words = dict(values)
-    if isinstance(words.get("pace"), str):
-        words["pace"] = Pace.parse(words["pace"])
-    return validated(LayerPace, words, "one of the layers of the schedule")
+def _with_pace(one: Any) -> Any:
+    """Return the entry of a layer with its pace, written as ``"5%+1"``, as the object it stands for."""
+    pace = one.get("pace") if isinstance(one, Mapping) else None
+    written = isinstance(pace, str) or type(pace) is int
+    return {**one, "pace": Pace.parse(str(pace))} if written else one
 
 
 def _repairs() -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from torch import nn
@@ -11,8 +12,14 @@ from torch import nn
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
 from infoprune.plan import Plan
+from infoprune.validation import validated
 
 _ATTRIBUTE = "_infoprune_origin"
+# What was cut from a network of which nothing else is known.
+_CUT = "_infoprune_cut"
+# Values of one image that a file may ask for: 4,096 x 4,096 pixels of 4 channels.
+_LARGEST_IMAGE = 2**26
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -20,9 +27,10 @@ class Origin:
     """How a network is built, and what was cut from it since.
 
     Args:
-        architecture: A zoo name, ``timm:NAME``, ``torchvision:NAME`` or ``package.module:function``.
+        architecture: A zoo name, ``timm:NAME`` or ``torchvision:NAME``, which a checkpoint is built from. Any other
+            text, such as ``package.module:function``, is information: loading never looks it up.
         input_shape: ``(C, H, W)`` of one image.
-        arguments: JSON values given to the architecture's function.
+        arguments: JSON values passed to the architecture's function.
         preprocessing: What the weights want of their images, where it is known.
         plan: Every cut made so far, in the indices of the uncut network.
     """
@@ -32,6 +40,10 @@ class Origin:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
     plan: Plan | None = None
+
+    def __post_init__(self) -> None:
+        if not all(size >= 1 for size in self.input_shape):
+            raise InputError(f"the input shape is C, H, W, each at least 1, not {tuple(self.input_shape)}")
 
     def cut(self, plan: Plan) -> Origin:
         """Return the origin of this network after one more plan."""
@@ -49,25 +61,23 @@ class Origin:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Origin:
-        """Read an origin from JSON values.
+        """Read an origin from JSON values; entries that are not an origin's are left to others.
 
         Raises:
             InputError: The values are not an origin.
         """
-        try:
-            channels, height, width = (int(size) for size in data["input_shape"])
-            preprocessing, plan = data.get("preprocessing"), data.get("plan")
-            return cls(
-                str(data["architecture"]),
-                (channels, height, width),
-                dict(data.get("arguments", {})),
-                None if preprocessing is None else Preprocessing.from_dict(preprocessing),
-                None if plan is None else Plan.from_dict(plan),
+        if not isinstance(data, Mapping):
+            raise InputError(f"the origin must be a JSON object, not {type(data).__name__}")
+        values = {one.name: data[one.name] for one in fields(cls) if one.name in data}
+        plan = values.pop("plan", None)
+        origin = validated(cls, values, "the origin")
+        if not origin.architecture.isprintable() or not 0 < len(origin.architecture) <= _LONGEST_NAME:
+            raise InputError(
+                f"the origin cannot be used: {origin.architecture[:_LONGEST_NAME]!r} names no architecture"
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise (
-                error if isinstance(error, InputError) else InputError(f"the origin cannot be read: {error}")
-            ) from None
+        if math.prod(origin.input_shape) > _LARGEST_IMAGE:
+            raise InputError(f"the origin cannot be used: images of shape {origin.input_shape} are too large")
+        return origin if plan is None else replace(origin, plan=Plan.from_dict(plan))
 
 
 def set_origin(model: nn.Module, origin: Origin) -> nn.Module:
@@ -79,3 +89,33 @@ def set_origin(model: nn.Module, origin: Origin) -> nn.Module:
 def origin_of(model: nn.Module) -> Origin | None:
     """Return where a network comes from, ``None`` for one that infoprune did not build."""
     return getattr(model, _ATTRIBUTE, None)
+
+
+def note_cut(pruned: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
+    """Note on a pruned network what was cut from which one, whoever built it. Returns the pruned network.
+
+    Args:
+        pruned: The smaller network.
+        model: The network that the plan was carried out on.
+        plan: What was cut.
+    """
+    origin = origin_of(model)
+    if origin is not None:
+        return set_origin(pruned, origin.cut(plan))
+    before: Plan | None = getattr(model, _CUT, None)
+    object.__setattr__(pruned, _CUT, plan if before is None else before.then(plan))
+    return pruned
+
+
+def carry_notes(copy: nn.Module, model: nn.Module) -> nn.Module:
+    """Note on a network of the same shape what is noted on another one. Returns the first."""
+    for attribute in (_ATTRIBUTE, _CUT):
+        if hasattr(model, attribute):
+            object.__setattr__(copy, attribute, getattr(model, attribute))
+    return copy
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """Return every cut that is noted on a network, in the indices of the uncut one; ``None`` where there is none."""
+    origin = origin_of(model)
+    return getattr(model, _CUT, None) if origin is None else origin.plan

@@ -21,7 +21,7 @@ from infoprune.network import surgery
 from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import CoupledGroup, find_groups
 from infoprune.network.equivalence import copied
-from infoprune.network.origin import origin_of, set_origin
+from infoprune.network.origin import note_cut
 from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair.base import Pair, batches_in, images_of
@@ -135,9 +135,8 @@ def remove_constant_filters(
     folded = put_in(pair, _constants, progress)
     for name, module in folded.named_modules():
         module.training = model.get_submodule(name).training
-    origin = origin_of(model)
     filters = sum(len(decision.removed) for decision in decisions.values())
-    return ConstantRemoval(folded if origin is None else set_origin(folded, origin.cut(plan)), plan, filters)
+    return ConstantRemoval(note_cut(folded, model, plan), plan, filters)
 
 
 def _constants(moments: ChannelMoments, kept: Tensor, paired: Tensor | None) -> Stand:

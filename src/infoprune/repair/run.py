@@ -14,7 +14,7 @@ from infoprune.measure.accuracy import check_repeatable
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.equivalence import copied
-from infoprune.network.origin import origin_of, set_origin
+from infoprune.network.origin import carry_notes, plan_of
 from infoprune.option_values import words_of
 from infoprune.options import RepairOptions
 from infoprune.plan import Plan
@@ -52,10 +52,9 @@ def repair(
     """
     how = repair_options(method, **options)
     if plan is None:
-        origin = origin_of(small)
-        if origin is None or origin.plan is None:
+        plan = plan_of(small)
+        if plan is None:
             raise InputError("nothing is noted on the pruned network: give the plan it was cut by")
-        plan = origin.plan
     example = next(iter(images_of(batches, model)))[:2]
     groups = find_groups(model, example)
     return repaired(small, model, batches, plan, groups, how=how, progress=progress)
@@ -87,8 +86,7 @@ def repaired(
     better = better.to(stored)
     for name, module in better.named_modules():
         module.training = modes.get(name, small.training)
-    origin = origin_of(small)
-    return better if origin is None else set_origin(better, origin)
+    return carry_notes(better, small)
 
 
 def repair_options(how: str | RepairOptions, **options: Any) -> RepairOptions:

@@ -1,10 +1,11 @@
-"""Networks on disk: safetensors with a JSON header. Nothing in a checkpoint is ever run."""
+"""Networks on disk: safetensors with a JSON header. Nothing that a checkpoint names is ever imported or run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ from torch import Tensor, nn
 
 from infoprune.errors import InputError
 from infoprune.files import written_whole
-from infoprune.network.origin import Origin, origin_of, set_origin
+from infoprune.network.layers import width
+from infoprune.network.origin import Origin, origin_of, plan_of, set_origin
 from infoprune.network.surgery import apply
+from infoprune.validation import check_regular, parsed_object, validated
 from infoprune.version import __version__
-from infoprune.zoo.factory import make
+from infoprune.zoo import registry
+from infoprune.zoo.factory import build_from_file, called, is_listed
 from infoprune.zoo.weights import load_weights
 
 FORMAT = 1
 _HEADER = "infoprune"
+
+Build = Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,16 @@ class Contents:
     version: str = __version__
 
 
+@dataclass(frozen=True)
+class _Header:
+    """The entries of a header beside those of the origin."""
+
+    format: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    version: str = "?"
+
+
 def save(
     model: nn.Module,
     path: str | Path,
@@ -57,21 +73,18 @@ def save(
     Args:
         model: Built by ``infoprune.load``, the zoo, or anything whose ``origin`` is given.
         path: A safetensors file.
-        origin: How to build it again; by default what is noted on the network.
+        origin: What the network is; by default what is noted on it. Where it has no plan, the cuts that are noted on
+            the network are stored.
         settings: JSON values that reproduce it.
         figures: JSON values that were measured.
         half: Store floating point tensors in half precision.
         force: Replace a file that exists.
 
     Raises:
-        InputError: Nobody knows how to build this network again, or the path cannot be written.
+        InputError: Nothing is known of the network, the plan is not that of this network, a value is no JSON, or the
+            path cannot be written. What ``load`` could not read is not written.
     """
-    origin = origin or origin_of(model)
-    if origin is None:
-        raise InputError(
-            "this network was not built by infoprune, so a checkpoint could not be loaded again: give "
-            "origin=infoprune.Origin('package.module:function', (C, H, W))"
-        )
+    origin = _with_cuts(origin or origin_of(model), model)
     header = {
         "format": FORMAT,
         "version": __version__,
@@ -79,25 +92,53 @@ def save(
         "settings": dict(settings or {}),
         "figures": dict(figures or {}),
     }
+    try:
+        text = json.dumps(header)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the arguments, settings and figures of a checkpoint must be JSON values: {error}") from error
+    _contents(text, path)
     tensors = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
     with written_whole(Path(path), force=force) as temporary:
-        save_file(tensors, temporary, metadata={_HEADER: json.dumps(header)})
+        save_file(tensors, temporary, metadata={_HEADER: text})
 
 
-def load(path: str | Path) -> nn.Module:
+def load(path: str | Path, build: Build | None = None) -> nn.Module:
     """Build the network of a checkpoint, in eval mode, on the CPU.
+
+    What the file names is built only where the zoo, timm or torchvision lists it. Any other network is built by the
+    function that the caller passes; the file then gives the plan and the weights.
+
+    Args:
+        path: An infoprune checkpoint.
+        build: Returns the whole network, before any filter was removed, with any weights. It takes no arguments: what
+            the file says of them is information (``describe(path).origin.arguments``).
 
     Raises:
         InputError: The file is missing, damaged, or not a checkpoint, or its architecture cannot be built here.
+
+    Example:
+        >>> import tempfile, torch, infoprune
+        >>> from torch import nn
+        >>> def network():
+        ...     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
+        >>> images = [(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))]
+        >>> small = infoprune.prune(network(), images, criterion="l1", ratio=0.5).model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     infoprune.save(small, f"{folder}/small.safetensors", origin=infoprune.Origin("mine", (3, 8, 8)))
+        ...     infoprune.load(f"{folder}/small.safetensors", build=network)[0].out_channels
+        4
     """
-    contents = describe(path)
-    origin = contents.origin
-    model = make(origin.architecture, origin.arguments)
+    path = Path(path)
+    origin = describe(path).origin
+    if build is not None:
+        model = called(origin.architecture, build)
+    elif is_listed(origin.architecture):
+        model = _listed(path, origin)
+    else:
+        raise _not_listed(path, origin)
     if origin.plan is not None:
         model = apply(origin.plan, model, torch.zeros(2, *origin.input_shape))
-    with _opened(Path(path)) as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    load_weights(model, weights, name=origin.architecture, source=str(path))
+    load_weights(model, _weights(path), name=origin.architecture, source=str(path))
     return set_origin(model.eval(), origin)
 
 
@@ -112,22 +153,91 @@ def describe(path: str | Path) -> Contents:
         header = (file.metadata() or {}).get(_HEADER)
     if header is None:
         raise InputError(f"'{path}' holds weights but is not an infoprune checkpoint: name its network with --model")
-    try:
-        data = json.loads(header)
-    except ValueError as error:
-        raise InputError(f"the header of '{path}' is damaged: {error}") from error
-    if data.get("format", 0) > FORMAT:
-        raise InputError(f"'{path}' was written by infoprune {data.get('version')}: this is {__version__}, update it")
-    return Contents(Origin.from_dict(data), data.get("settings", {}), data.get("figures", {}), data.get("version", "?"))
+    return _contents(header, path)
 
 
 def is_checkpoint(path: str | Path) -> bool:
     """Return whether a file is an infoprune checkpoint; anything else, missing files included, is not."""
     try:
+        check_regular(Path(path))
         with safe_open(path, "pt") as file:
             return _HEADER in (file.metadata() or {})
-    except (OSError, SafetensorError):
+    except (InputError, OSError, SafetensorError):
         return False
+
+
+def _contents(header: str, path: str | Path) -> Contents:
+    what = f"the header of '{path}'"
+    data = parsed_object(header, what)
+    found = data.get("format", 0)
+    if type(found) is int and found > FORMAT:
+        raise InputError(f"'{path}' was written by another infoprune: this is {__version__}, update it")
+    origin = Origin.from_dict(data)
+    known = set(origin.to_dict())
+    rest = validated(_Header, {name: value for name, value in data.items() if name not in known}, what)
+    return Contents(origin, rest.settings, rest.figures, rest.version)
+
+
+def _listed(path: Path, origin: Origin) -> nn.Module:
+    try:
+        return build_from_file(origin.architecture, origin.arguments)
+    except InputError as error:
+        raise InputError(f"'{path}' cannot be built from what it says of itself: {error}") from error
+
+
+def _not_listed(path: Path, origin: Origin) -> InputError:
+    arguments = f" --model-args {shlex.quote(json.dumps(dict(origin.arguments)))}" if origin.arguments else ""
+    return InputError(
+        f"'{path}' says it is {origin.architecture!r}, which no registry lists, and what a file names is never run: if "
+        f"you trust that code, name it yourself with --model {shlex.quote(origin.architecture)}{arguments} "
+        "(in Python: load(path, build=function))"
+    )
+
+
+def _with_cuts(origin: Origin | None, model: nn.Module) -> Origin:
+    if origin is None:
+        raise InputError(
+            "nothing is known of this network, so a checkpoint of it could not be loaded again: give "
+            "origin=infoprune.Origin('package.module:function', (C, H, W))"
+        )
+    origin = replace(origin, plan=plan_of(model)) if origin.plan is None else origin
+    _check_widths(origin, model)
+    return origin
+
+
+def _check_widths(origin: Origin, model: nn.Module) -> None:
+    modules = dict(model.named_modules())
+    for layer, decision in ({} if origin.plan is None else origin.plan.decisions).items():
+        if layer not in modules or width(modules[layer], "out") != len(decision.kept):
+            raise InputError(
+                f"the plan is not that of this network, so a checkpoint could not be loaded again: by the plan layer "
+                f"'{layer}' has {len(decision.kept)} filters"
+            )
+    if origin.plan is None and origin.architecture in registry.names():
+        with torch.device("meta"):
+            whole = build_from_file(origin.architecture, origin.arguments).state_dict()
+        here = model.state_dict()
+        other = next((name for name in {**whole, **here} if _shape(whole, name) != _shape(here, name)), None)
+        if other is not None:
+            raise InputError(
+                f"this network is not '{origin.architecture}' with {dict(origin.arguments)}, so a checkpoint could not "
+                f"be loaded again: '{other}' has the shape {_shape(here, other)}, not {_shape(whole, other)}; give the "
+                "plan it was cut by in the origin"
+            )
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    try:
+        with _opened(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, RuntimeError, ValueError, AttributeError) as error:  # types that PyTorch does not know
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the tensors of '{path}' cannot be read: {error}") from error
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
@@ -136,8 +246,7 @@ def _stored(tensor: Tensor, half: bool) -> Tensor:
 
 
 def _opened(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"the file '{path}' does not exist")
+    check_regular(path)
     try:
         return safe_open(path, "pt")
     except (OSError, SafetensorError) as error:

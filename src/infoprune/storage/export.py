@@ -26,7 +26,7 @@ from infoprune.network.equivalence import copied, one_line
 from infoprune.network.origin import Origin, origin_of
 from infoprune.progress import Progress, silent
 from infoprune.storage import checkpoint
-from infoprune.zoo.factory import make
+from infoprune.zoo.factory import build_from_file
 
 # What every runtime of the last years reads, and what PyTorch's exporter writes without conversion.
 OPSET = 17
@@ -158,6 +158,7 @@ def program_agreement(exported: bytes, model: nn.Module, images: Tensor) -> Agre
 def export(
     path: Path,
     *,
+    build: checkpoint.Build | None = None,
     onnx: Path | None = None,
     program: Path | None = None,
     tolerance: float = TOLERANCE,
@@ -168,6 +169,7 @@ def export(
 
     Args:
         path: An infoprune checkpoint.
+        build: Returns the whole network, where no registry lists it; as for ``checkpoint.load``.
         onnx: The ONNX file to write.
         program: The file of ``torch.export`` to write.
         tolerance: Of the largest output, how much the outputs may differ.
@@ -187,7 +189,7 @@ def export(
         raise InputError("say what to export to: --onnx FILE, --program FILE, or both")
     for _, out in wanted:
         check_writable(out, force=force)
-    model = checkpoint.load(path)
+    model = checkpoint.load(path, build)
     origin = origin_of(model)
     assert isinstance(origin, Origin)  # load notes it
     example = _images(2, origin)
@@ -202,7 +204,7 @@ def export(
         agreement.check(what, tolerance)
         record[kind] = {"file": str(out), "bytes": len(files[kind]), **asdict(agreement)}
     progress("exporting", len(wanted), len(wanted) + 1)
-    record["latency_ms"] = _latencies(model, origin, files.get("onnx"), example[:1])
+    record["latency_ms"] = _latencies(model, origin, build, files.get("onnx"), example[:1])
     record["settings"] = {"versions": {**versions(), **_onnx_versions(onnx)}, "machine": machine(torch.device("cpu"))}
     for kind, out in wanted:
         with written_whole(out, force=force) as temporary:
@@ -216,11 +218,13 @@ _KINDS = {
 }
 
 
-def _latencies(model: nn.Module, origin: Origin, exported: bytes | None, one: Tensor) -> dict[str, dict[str, float]]:
+def _latencies(
+    model: nn.Module, origin: Origin, build: checkpoint.Build | None, exported: bytes | None, one: Tensor
+) -> dict[str, dict[str, float]]:
     networks = {"network": (model, exported)}
     if origin.plan is not None:
         # Weights do not change how long a forward pass takes, so those of the base network need not be at hand.
-        base = make(origin.architecture, origin.arguments).eval()
+        base = (build_from_file(origin.architecture, origin.arguments) if build is None else build()).eval()
         networks = {"base": (base, None if exported is None else to_onnx(base, one)), **networks}
     measures: dict[tuple[str, str], Callable[[], float]] = {}
     for name, (network, onnx) in networks.items():

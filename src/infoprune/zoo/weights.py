@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
+from infoprune.validation import check_regular
 from infoprune.zoo import factory, registry
 
 Weights = dict[str, Tensor]
@@ -58,8 +59,7 @@ def load_network(spec: str, weights: str | Path | None = None, **arguments: obje
     """Build a network and load its weights, float32, in eval mode.
 
     Args:
-        spec: What ``factory.make`` takes: a name of the zoo, ``timm:NAME``, ``torchvision:NAME`` or
-            ``package.module:function``.
+        spec: What ``factory.make`` takes: a name of the zoo, ``timm:NAME`` or ``torchvision:NAME``.
         weights: A safetensors file or one of ``torch.save`` with tensors only; ``None`` for fresh weights.
         arguments: What the builder takes, such as ``classes=100``.
 
@@ -82,8 +82,7 @@ def read_weights(path: str | Path) -> Weights:
         InputError: The file is missing, cannot be read, holds no state dict, or holds NaN or infinity.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"the weights file '{path}' {'is a directory' if path.is_dir() else 'does not exist'}")
+    check_regular(path, "the weights file")
     state = {key: _widened(tensor) for key, tensor in _without_prefixes(_unwrapped(_read(path), path)).items()}
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
@@ -191,8 +190,24 @@ def _first_fault(here: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> s
                 return f"it has no '{key}'"
         elif weights[key].shape != tensor.shape:
             return f"'{key}' has the shape {tuple(weights[key].shape)}, the network needs {tuple(tensor.shape)}"
+        elif _kind(weights[key]) != _kind(tensor) and not _same_values(weights[key], tensor):
+            return f"'{key}' holds {_kind(weights[key])}, the network needs {_kind(tensor)}"
     unexpected = next((key for key in weights if key not in here), None)
     return f"the network has no '{unexpected}'" if unexpected else ""
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_floating_point():
+        return "floating point numbers"
+    if tensor.is_complex():
+        return "complex numbers"
+    return "truth values" if tensor.dtype == torch.bool else "whole numbers"
+
+
+def _same_values(given: Tensor, here: Tensor) -> bool:
+    """Return whether a counter that was stored as floating point numbers holds whole ones all the same."""
+    counts = _kind(here) == "whole numbers" and given.is_floating_point()
+    return counts and here.device.type != "meta" and bool((given == given.round()).all())
 
 
 def _suggestion(name: str, weights: Weights) -> str:
