@@ -1,6 +1,14 @@
 """Importance of filters, from feature maps and labels or from weights; one file per criterion."""
 
-from infoprune.criteria import bn_scale, cmi, hrel, qsfm, random, variance, weight_norm  # noqa: F401 - they register
+from infoprune.criteria import (  # noqa: F401 - they register
+    bn_scale,
+    cmi,
+    hrel,
+    qsfm,
+    random,
+    variance,
+    weight_norm,
+)
 from infoprune.criteria.base import (
     Criterion,
     CriterionInfo,

@@ -98,6 +98,8 @@ class CriterionInfo:
         needs_labels: Whether the labels matter.
         needs_gradients: Whether it needs a backward pass.
         holds_maps: Whether it keeps the feature maps until ``compute``, so that layers are taken one at a time.
+        by_layer: Whether the layers of a coupled group are scored one by one, each by an instance of its own that sees
+            ``(n, C, H, W)`` maps, and the scores joined; for criteria that look at maps as pictures.
         held_images: Of how many images a criterion that keeps maps has them at once, at most; ``None`` for all.
         images: How many images it is given at most, unless the user says otherwise; ``None`` for all there are.
         cost: How its time grows, in words.
@@ -114,6 +116,7 @@ class CriterionInfo:
     needs_labels: bool = False
     needs_gradients: bool = False
     holds_maps: bool = False
+    by_layer: bool = False
     held_images: int | None = None
     images: int | None = None
     cost: str = ""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from infoprune.criteria.base import Criterion, CriterionInfo, Filters, Importance, Tap, create
+from infoprune.criteria.ties import levelled
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup
 from infoprune.network.feature_maps import capture
@@ -61,13 +62,14 @@ def score(
         InputError: There are no images or no labels though the criterion needs them, the maps are not finite, or the
             criterion refuses a group or an option.
     """
+    if info.score_network is not None:
+        if batches is None and info.needs_maps:
+            raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
+        batches = () if batches is None else batches
+        return info.score_network(model, groups, _Images(batches, images or info.images), options or {}, progress)
     if info.needs_gradients:
         raise InputError(f"the criterion '{info.name}' needs gradients, and scoring runs without: choose another")
-    if info.score_network is not None:
-        if batches is None:
-            raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
-        return info.score_network(model, groups, _Images(batches, images or info.images), options or {}, progress)
-    scored = [_Scored(group, create(info, filters_of(model, group), seed=seed, options=options)) for group in groups]
+    scored = [_scored(model, group, info, seed, options) for group in groups]
     if info.needs_maps and scored:
         if batches is None:
             raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
@@ -102,13 +104,32 @@ def filters_of(model: nn.Module, group: CoupledGroup) -> Filters:
     return Filters(tuple(weights), tuple(scales), group.name)
 
 
+def _scored(
+    model: nn.Module, group: CoupledGroup, info: CriterionInfo, seed: int, options: Mapping[str, Any] | None
+) -> _Scored:
+    filters = filters_of(model, group)
+    if not info.by_layer or len(group.producers) == 1:
+        return _Scored(group, create(info, filters, seed=seed, options=options))
+    layers = {
+        layer: create(info, Filters((weight,), (), layer), seed=seed, options=options)
+        for layer, weight in zip(group.producers, filters.weights, strict=True)
+    }
+    return _Scored(group, None, layers)
+
+
 @dataclass
 class _Scored:
+    """A group and what scores it: one criterion, or one for each of its layers."""
+
     group: CoupledGroup
     criterion: Criterion | None
+    by_layer: dict[str, Criterion] = field(default_factory=dict)
     arrived: dict[str, Tensor] = field(default_factory=dict)
 
     def take(self, layer: str, maps: Tensor, labels: Tensor) -> None:
+        if self.by_layer:
+            self.by_layer[layer].update(_gathered(maps, _channels(self.group, layer)), labels)
+            return
         self.arrived[layer] = maps
         if len(self.arrived) < len(self.group.producers):
             return
@@ -123,16 +144,28 @@ class _Scored:
         return bool(getattr(self.criterion, "settled", False))
 
     def finish(self) -> Importance:
-        assert self.criterion is not None
-        importance = self.criterion.compute()
-        # What it holds is not needed any more.
-        self.criterion = None
+        if self.by_layer:
+            importance = _joined([one.compute() for one in self.by_layer.values()])
+        else:
+            assert self.criterion is not None
+            importance = self.criterion.compute()
+        # What they hold is not needed any more.
+        self.criterion, self.by_layer = None, {}
         if importance.scores.shape != (self.group.filters,):
             raise InputError(
                 f"layer '{self.group.name}' has {self.group.filters} filters, but the criterion gave scores of shape "
                 f"{tuple(importance.scores.shape)}"
             )
         return importance
+
+
+def _joined(parts: Sequence[Importance]) -> Importance:
+    """Return the mean over layers of scores relative to the mean modulus of their layer, which units and sizes differ.
+
+    Filters that are dead in every layer have the least score in each, so they have it in the mean.
+    """
+    relative = [part.scores / (float(part.scores.abs().mean()) or 1.0) for part in parts]
+    return Importance(levelled(torch.stack(relative).mean(dim=0)))
 
 
 @dataclass(frozen=True)
