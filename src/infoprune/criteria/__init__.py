@@ -3,6 +3,7 @@
 from infoprune.criteria import (  # noqa: F401 - they register
     bn_scale,
     cmi,
+    fpgm,
     hrel,
     qsfm,
     random,
