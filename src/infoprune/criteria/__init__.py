@@ -1,6 +1,7 @@
 """Importance of filters, from feature maps and labels or from weights; one file per criterion."""
 
 from infoprune.criteria import (  # noqa: F401 - they register
+    apoz,
     bn_scale,
     cmi,
     fpgm,
