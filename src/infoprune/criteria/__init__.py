@@ -6,6 +6,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     cmi,
     fpgm,
     hrel,
+    map_entropy,
     qsfm,
     random,
     variance,
