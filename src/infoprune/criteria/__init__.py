@@ -8,6 +8,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     fpgm,
     hrel,
     map_entropy,
+    prf,
     qsfm,
     random,
     variance,
