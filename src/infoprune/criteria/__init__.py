@@ -4,6 +4,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     apoz,
     bn_scale,
     capacity,
+    chip,
     cmi,
     fpgm,
     hrank,
