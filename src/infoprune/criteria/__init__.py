@@ -10,6 +10,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     hrank,
     hrel,
     map_entropy,
+    mrmr,
     prf,
     qsfm,
     random,
