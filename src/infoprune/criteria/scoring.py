@@ -94,7 +94,8 @@ def score(
 def filters_of(model: nn.Module, group: CoupledGroup) -> Filters:
     """Return the weights of a coupled group, one row per filter of the group."""
     weights = [
-        _rows(_by_output(model.get_submodule(layer)), _channels(group, layer)).flatten(1) for layer in group.producers
+        weight_rows(model.get_submodule(layer), _weight(model.get_submodule(layer)), group, layer).flatten(1)
+        for layer in group.producers
     ]
     scales = [
         _rows(scale.detach(), _channels(group, norm)).abs().sum(dim=1)
@@ -321,9 +322,18 @@ def _channels(group: CoupledGroup, layer: str) -> Channels | None:
     return None
 
 
-def _by_output(layer: Any) -> Tensor:
-    """Return the weight with one row per output channel."""
+def weight_rows(module: nn.Module, values: Tensor, group: CoupledGroup, layer: str) -> Tensor:
+    """Return ``(C, k, ...)``: the values of the shape of a layer's weight that belong to each filter of a group."""
+    return _rows(_by_output(module, values), _channels(group, layer))
+
+
+def _weight(layer: Any) -> Tensor:
     weight: Tensor = layer.weight.detach()
+    return weight
+
+
+def _by_output(layer: Any, weight: Tensor) -> Tensor:
+    """Return values of the shape of the weight with one row per output channel."""
     if not getattr(layer, "transposed", False):
         return weight
     # (in, out / groups, ...): every group of inputs has outputs of its own.
