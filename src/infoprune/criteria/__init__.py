@@ -14,6 +14,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     prf,
     qsfm,
     random,
+    taylor,
     variance,
     weight_norm,
 )
