@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from nets import Residual, Separable
 from torch.nn import functional as F
 
+from infoprune import zoo
 from infoprune.criteria import find
 from infoprune.criteria.fisher import group_fisher
 from infoprune.criteria.scoring import score
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import find_groups
-from infoprune import zoo
+from nets import Residual, Separable
 
 IMAGES = torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(10) % 4

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from nets import Residual, Separable
 from torch import nn
 from torch.nn import functional as F
 
@@ -11,6 +10,7 @@ from infoprune.criteria.scoring import score
 from infoprune.criteria.taylor import gate_scores, output_scores
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import find_groups
+from nets import Residual, Separable
 
 IMAGES = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(12) % 4

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from nets import Residual, Separable, conv_bn
 from torch import nn
 from torch.nn import functional as F
 
 from infoprune.errors import InputError
 from infoprune.network.gradients import Place, gate_gradients, summed_loss, weight_gradients
+from nets import Residual, Separable, conv_bn
 
 
 class Small(nn.Module):

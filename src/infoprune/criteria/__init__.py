@@ -10,6 +10,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     fpgm,
     hrank,
     hrel,
+    hsic_lasso,
     map_entropy,
     mrmr,
     prf,
