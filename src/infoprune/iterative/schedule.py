@@ -10,6 +10,7 @@ from typing import Any
 
 from infoprune.criteria.base import Tap
 from infoprune.errors import InputError, unknown
+from infoprune.training.penalties import check_penalty
 from infoprune.training.recipe import Recipe
 
 _PACE = re.compile(r"(?:(?P<share>\d+(?:\.\d+)?)%)?(?:\+?(?P<plus>\d+))?")
@@ -97,6 +98,10 @@ class PruningSchedule:
         initial: How it is trained before the first cut; ``None`` for a network that is trained already.
         last: How it is trained after the last cut, in place of ``retraining``.
         repair: A repair given to every cut network before it is retrained, from the images that score the filters.
+        before: How the network is trained between scoring and cutting, with ``penalty`` on the filters that will be
+            cut; ``None`` for not at all.
+        penalty: Name of a penalty of ``infoprune.training.penalties``, added to the loss of that training.
+        penalty_options: Its options.
         rounds: At most so many; by default until every layer is at its limit.
         floor: Held-out accuracy (percent) below which the last round is undone and the pruning ends.
         criterion: What scores the filters.
@@ -113,6 +118,9 @@ class PruningSchedule:
     initial: Recipe | None = None
     last: Recipe | None = None
     repair: str | None = None
+    before: Recipe | None = None
+    penalty: str | None = None
+    penalty_options: Mapping[str, Any] = field(default_factory=dict)
     rounds: int | None = None
     floor: float | None = None
     criterion: str = "hrel"
@@ -128,6 +136,12 @@ class PruningSchedule:
             raise InputError(f"a schedule has at least one round, not {self.rounds}")
         if self.floor is not None and not 0 <= self.floor <= 100:
             raise InputError(f"the accuracy floor is in percent, 0 to 100, not {self.floor}")
+        if (self.penalty is None) != (self.before is None):
+            raise InputError(
+                "a penalty acts in the training before a cut: give both 'before' and 'penalty', or neither"
+            )
+        if self.penalty is not None:
+            check_penalty(self.penalty, self.penalty_options)
 
     def pace_of(self, layers: tuple[str, ...]) -> LayerPace | None:
         """Return what goes of a coupled group of these layers, ``None`` where it stays whole."""
@@ -140,13 +154,17 @@ class PruningSchedule:
 
     def seeded(self, seed: int) -> PruningSchedule:
         """Return the schedule with another seed, that of all its trainings too."""
-        initial, last = (None if one is None else replace(one, seed=seed) for one in (self.initial, self.last))
-        return replace(self, seed=seed, retraining=replace(self.retraining, seed=seed), initial=initial, last=last)
+        names = ("retraining", "initial", "last", "before")
+        recipes = {name: replace(one, seed=seed) for name in names if (one := getattr(self, name)) is not None}
+        return replace(self, seed=seed, **recipes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schedule as JSON values."""
         paces = [{"layers": one.layers, "pace": str(one.pace), "limit": one.limit} for one in self.layers]
-        return {**asdict(self), "options": dict(self.options), "layers": paces}
+        values = {**asdict(self), "options": dict(self.options), "layers": paces}
+        # Runs that were begun before there were penalties go on.
+        absent = ("before", "penalty", "penalty_options") if self.penalty is None else ()
+        return {name: value for name, value in values.items() if name not in absent}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PruningSchedule:
@@ -161,7 +179,9 @@ class PruningSchedule:
                 LayerPace(str(one["layers"]), Pace.parse(str(one["pace"])), one.get("limit", 1))
                 for one in values["layers"]
             )
-            recipes = {name: _recipe(values[name]) for name in ("retraining", "initial", "last") if values.get(name)}
+            recipes = {
+                name: _recipe(values[name]) for name in ("retraining", "initial", "last", "before") if values.get(name)
+            }
             return cls(**{**values, "layers": paces, **recipes})
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"this is not a schedule: {type(error).__name__} {error}") from error
