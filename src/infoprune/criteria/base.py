@@ -51,11 +51,14 @@ class Filters:
         weights: One ``(C, ...)`` tensor per convolution or linear layer of the group.
         scales: One ``(C,)`` tensor per batch norm of the group (its gamma); empty where there is none.
         name: The layer that names the group, for messages and for seeds.
+        shapes: Of one filter of each layer, inputs first, such as ``(16, 3, 3)``, to which a row of its weights can be
+            reshaped; where none are given, the rows have their shapes.
     """
 
     weights: tuple[Tensor, ...]
     scales: tuple[Tensor, ...] = ()
     name: str = ""
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 class Criterion(Protocol):

@@ -93,8 +93,8 @@ def score(
 
 def filters_of(model: nn.Module, group: CoupledGroup) -> Filters:
     """Return the weights of a coupled group, one row per filter of the group."""
-    weights = [
-        weight_rows(model.get_submodule(layer), _weight(model.get_submodule(layer)), group, layer).flatten(1)
+    rows = [
+        weight_rows(model.get_submodule(layer), _weight(model.get_submodule(layer)), group, layer)
         for layer in group.producers
     ]
     scales = [
@@ -102,7 +102,9 @@ def filters_of(model: nn.Module, group: CoupledGroup) -> Filters:
         for norm in group.norms
         if isinstance(scale := getattr(model.get_submodule(norm), "weight", None), Tensor)
     ]
-    return Filters(tuple(weights), tuple(scales), group.name)
+    # The channels of one filter lie side by side with its inputs.
+    shapes = tuple(tuple(row.flatten(1, 2).shape[1:]) for row in rows)
+    return Filters(tuple(row.flatten(1) for row in rows), tuple(scales), group.name, shapes)
 
 
 def _scored(
@@ -112,8 +114,8 @@ def _scored(
     if not info.by_layer or len(group.producers) == 1:
         return _Scored(group, create(info, filters, seed=seed, options=options))
     layers = {
-        layer: create(info, Filters((weight,), (), layer), seed=seed, options=options)
-        for layer, weight in zip(group.producers, filters.weights, strict=True)
+        layer: create(info, Filters((weight,), (), layer, (shape,)), seed=seed, options=options)
+        for layer, weight, shape in zip(group.producers, filters.weights, filters.shapes, strict=True)
     }
     return _Scored(group, None, layers)
 
