@@ -6,6 +6,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     capacity,
     chip,
     cmi,
+    coring,
     fisher,
     fpgm,
     hrank,
