@@ -14,6 +14,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     hsic_lasso,
     map_entropy,
     mrmr,
+    next_layer,
     prf,
     qsfm,
     random,
