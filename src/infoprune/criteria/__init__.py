@@ -20,6 +20,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     random,
     taylor,
     variance,
+    wavelet,
     weight_norm,
 )
 from infoprune.criteria.base import (
