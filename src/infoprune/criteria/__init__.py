@@ -2,6 +2,7 @@
 
 from infoprune.criteria import (  # noqa: F401 - they register
     apoz,
+    attention,
     bn_scale,
     capacity,
     chip,
