@@ -16,6 +16,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     map_entropy,
     mrmr,
     next_layer,
+    phash,
     prf,
     qsfm,
     random,
