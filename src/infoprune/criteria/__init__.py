@@ -10,6 +10,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     coring,
     fisher,
     fpgm,
+    fsim,
     hrank,
     hrel,
     hsic_lasso,

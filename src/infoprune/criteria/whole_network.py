@@ -47,8 +47,9 @@ def register_network_criterion(name: str, function: ScoreNetwork, description: s
                 raise unknown(f"option of the criterion '{name}'", option, [one.name for one in options])
         return function(model, groups, batches, progress=progress, **given)
 
+    further = [one for one in options if one.name != "seed"]
     own = list(inspect.signature(make).parameters.values())[:2]
-    make.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    make.__signature__ = inspect.Signature([*own, *further])  # type: ignore[attr-defined]
     return register(CriterionInfo(name, make, description, score_network=score_network, **declared))
 
 
