@@ -218,7 +218,7 @@ _NAMED = {
         _prf_vgg16,
         "vgg16_hrel",
         "cifar10",
-        "clusters of similar filters, the pace of hrel-vgg16, for a trained network",
+        "clusters of similar filters, pace and limits of hrel-vgg16, for a trained network",
     ),
 }
 
