@@ -11,6 +11,8 @@ from infoprune.errors import InputError
 
 NAMES = [info.name for info in criteria.all_criteria() if info.kind == "maps"]
 READING = [name for name in NAMES if criteria.find(name).needs_maps]
+ANY_SHAPE = [name for name in READING if not criteria.find(name).by_layer]
+PICTURES = [name for name in READING if criteria.find(name).by_layer]
 RANKING = [name for name in NAMES if name != "random"]
 IMAGES, CLASSES = 24, 3
 
@@ -90,7 +92,10 @@ def test_a_permutation_of_the_filters_permutes_the_scores(name, seed, order):
     plain = scored(name, maps, labels, filters)
     permuted = scored(name, maps[:, order], labels, picked(filters, order))
     assert torch.allclose(permuted.scores, plain.scores[list(order)], rtol=1e-9, atol=1e-12)
-    assert [order[i] for i in permuted.order] == list(plain.order)
+    found = [order[i] for i in permuted.order]
+    assert torch.allclose(plain.scores[found], plain.scores[list(plain.order)], rtol=1e-9, atol=1e-12)
+    # Equal scores, as of counts, go by the index, which a permutation changes.
+    assert found == list(plain.order) or len(plain.scores.unique()) < 6
 
 
 @pytest.mark.parametrize("name", RANKING)
@@ -142,7 +147,7 @@ def test_the_answer_is_as_agreed(name):
     assert (ranked[:-1] >= ranked[1:]).all()
 
 
-@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("name", ANY_SHAPE)
 def test_a_coupled_group_of_several_layers_is_scored(name):
     maps, labels, filters = draw(0)
     flat = maps.flatten(2)[:, :, None]
@@ -155,7 +160,15 @@ def test_a_single_filter_is_scored(name):
     assert scored(name, maps, labels, filters).order == (0,)
 
 
-@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("name", PICTURES)
+def test_what_looks_at_pictures_refuses_single_rows(name):
+    maps, labels, filters = draw(0)
+    for some in (maps.flatten(2)[:, :, None], maps[:, :, :1, :1]):
+        with pytest.raises(InputError, match=f"the criterion '{name}' needs feature maps of several rows and columns"):
+            scored(name, some, labels, filters)
+
+
+@pytest.mark.parametrize("name", ANY_SHAPE)
 def test_maps_of_one_position_are_scored(name):
     maps, labels, filters = draw(0, size=1)
     assert torch.isfinite(scored(name, maps, labels, filters).scores).all()

@@ -1,6 +1,32 @@
 """Importance of filters, from feature maps and labels or from weights; one file per criterion."""
 
-from infoprune.criteria import bn_scale, cmi, hrel, qsfm, random, variance, weight_norm  # noqa: F401 - they register
+from infoprune.criteria import (  # noqa: F401 - they register
+    apoz,
+    attention,
+    bn_scale,
+    capacity,
+    chip,
+    cmi,
+    coring,
+    fisher,
+    fpgm,
+    fsim,
+    hrank,
+    hrel,
+    hsic_lasso,
+    map_entropy,
+    mrmr,
+    next_layer,
+    phash,
+    prf,
+    qsfm,
+    random,
+    shapley,
+    taylor,
+    variance,
+    wavelet,
+    weight_norm,
+)
 from infoprune.criteria.base import (
     Criterion,
     CriterionInfo,

@@ -64,11 +64,14 @@ class Filters:
         weights: One ``(C, ...)`` tensor per convolution or linear layer of the group.
         scales: One ``(C,)`` tensor per batch norm of the group (its gamma); empty where there is none.
         name: The layer that names the group, for messages and for seeds.
+        shapes: Of one filter of each layer, inputs first, such as ``(16, 3, 3)``, to which a row of its weights can be
+            reshaped; where none are given, the rows have their shapes.
     """
 
     weights: tuple[Tensor, ...]
     scales: tuple[Tensor, ...] = ()
     name: str = ""
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 class Criterion(Protocol):
@@ -111,6 +114,8 @@ class CriterionInfo:
         needs_maps: Whether images are read at all.
         needs_labels: Whether the labels matter.
         holds_maps: Whether it keeps the feature maps until ``compute``, so that layers are taken one at a time.
+        by_layer: Whether the layers of a coupled group are scored one by one, each by an instance of its own that sees
+            ``(n, C, H, W)`` maps, and the scores joined; for criteria that look at maps as pictures.
         held_images: Of how many images a criterion that keeps maps has them at once, at most; ``None`` for all.
         images: How many images it is given at most, unless the user says otherwise; ``None`` for all there are.
         cost: How its time grows, in words.
@@ -126,6 +131,7 @@ class CriterionInfo:
     needs_maps: bool = True
     needs_labels: bool = False
     holds_maps: bool = False
+    by_layer: bool = False
     held_images: int | None = None
     images: int | None = None
     cost: str = ""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from infoprune.criteria.base import Importance
 from infoprune.entropy.ties import ranking, snapped
+from infoprune.errors import InputError
 
 
 def dead_filters(maps: Tensor) -> Tensor:
@@ -39,3 +40,46 @@ def dead_last(scores: Tensor, dead: Tensor, rounding: Tensor, **evidence: Tensor
         found[dead] = min(0.0, float(found[live].min()))
     order = [*live[ranking(found[live], rounding[live])].tolist(), *dead.nonzero().flatten().tolist()]
     return Importance(found, tuple(order), evidence=evidence, rounding=rounding)
+
+
+class Extremes:
+    """The least and the largest value of every filter's map over all images, streamed.
+
+    Args:
+        name: The layer that names the group, for messages.
+
+    Example:
+        >>> extremes = Extremes("conv1")
+        >>> extremes.note(torch.tensor([[[[1.0, 2.0]], [[3.0, 3.0]]]]))
+        >>> extremes.dead().tolist()
+        [False, True]
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+
+    def note(self, maps: Tensor) -> None:
+        """Take in ``(n, C, ...)`` maps."""
+        flat = maps.detach().flatten(2)
+        self._join(flat.amin(dim=(0, 2)).cpu(), flat.amax(dim=(0, 2)).cpu())
+
+    def merge(self, other: Extremes) -> None:
+        """Take in what another instance has seen."""
+        if other.low is not None and other.high is not None:
+            self._join(other.low, other.high)
+
+    def dead(self) -> Tensor:
+        """Return which filters gave one constant, ``(C,)`` booleans.
+
+        Raises:
+            InputError: There were no maps.
+        """
+        if self.low is None or self.high is None:
+            raise InputError(f"layer '{self.name}' cannot be scored: there are no feature maps")
+        return self.low == self.high
+
+    def _join(self, low: Tensor, high: Tensor) -> None:
+        self.low = low if self.low is None else torch.minimum(self.low, low)
+        self.high = high if self.high is None else torch.maximum(self.high, high)

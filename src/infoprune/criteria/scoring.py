@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from infoprune.criteria.base import Criterion, CriterionInfo, Filters, Importance, Tap, create
 from infoprune.data.batches import Batch, Batches, FirstImages, is_repeatable
+from infoprune.entropy.ties import default_bound
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup, in_passes
-from infoprune.network.group_maps import bytes_per_image, capture_groups, weights_of
+from infoprune.network.group_maps import bytes_per_image, capture_groups, shapes_of, weights_of
 from infoprune.progress import Progress, silent
 
 States = dict[str, Criterion]
@@ -63,6 +64,14 @@ def score(
         InputError: There are no images or no labels though the criterion needs them, the maps are not finite, or the
             criterion refuses a group or an option.
     """
+    if info.by_layer:
+        parts = _by_layer(groups)
+        apart = [part for some in parts.values() for part in some]
+        each = score(
+            model, apart, batches, replace(info, by_layer=False), tap=tap, seed=seed, options=options, images=images,
+            memory=memory, device=device, progress=progress,
+        )  # fmt: skip
+        return _joined(parts, each)
     if batches is None and info.needs_maps:
         raise InputError(f"the criterion '{info.name}' reads feature maps: give images")
     read = FirstImages(() if batches is None else batches, images or info.images)
@@ -116,6 +125,13 @@ def score_shards(
         raise InputError(
             f"the criterion '{info.name}' is merged from the feature maps of one part of the images or more"
         )
+    if info.by_layer:
+        layers = _by_layer(groups)
+        apart = [part for some in layers.values() for part in some]
+        plain = replace(info, by_layer=False)
+        return _joined(
+            layers, score_shards(model, apart, shards, plain, tap=tap, seed=seed, options=options, device=device)
+        )
     parts = []
     for shard in shards:
         states = create_states(model, groups, info, seed=seed, options=options)
@@ -157,7 +173,41 @@ def merge_states(first: States, *others: States) -> States:
 
 def filters_of(model: nn.Module, group: CoupledGroup) -> Filters:
     """Return the weights of a coupled group, one row per filter of the group."""
-    return Filters(*weights_of(model, group), group.name)
+    return Filters(*weights_of(model, group), group.name, shapes_of(model, group))
+
+
+def _by_layer(groups: Sequence[CoupledGroup]) -> dict[str, list[CoupledGroup]]:
+    """Return by group one group for each of its layers, all of other names."""
+    taken: set[str] = set()
+    found: dict[str, list[CoupledGroup]] = {}
+    for group in groups:
+        parts = []
+        for layer in group.producers:
+            name = layer if layer not in taken else f"{layer} in {group.name}"
+            taken.add(name)
+            norms = group.norms if len(group.producers) == 1 else ()
+            parts.append(replace(group, name=name, producers=(layer,), norms=norms))
+        found[group.name] = parts
+    return found
+
+
+def _joined(parts: Mapping[str, Sequence[CoupledGroup]], each: Mapping[str, Importance]) -> dict[str, Importance]:
+    """Return by group the mean over its layers of scores relative to the mean modulus of their layer.
+
+    Units and sizes differ between layers. Filters that are dead in every layer have the least score in each, so they
+    have it in the mean.
+    """
+    found: dict[str, Importance] = {}
+    for name, layers in parts.items():
+        answers = [each[layer.name] for layer in layers]
+        if len(answers) == 1:
+            found[name] = answers[0]
+            continue
+        sizes = [float(one.scores.abs().mean()) or 1.0 for one in answers]
+        scores = torch.stack([one.scores / size for one, size in zip(answers, sizes, strict=True)]).mean(dim=0)
+        out_by = torch.stack([one.out_by / size for one, size in zip(answers, sizes, strict=True)]).mean(dim=0)
+        found[name] = Importance(scores, rounding=out_by + default_bound(scores))
+    return found
 
 
 @dataclass(frozen=True)

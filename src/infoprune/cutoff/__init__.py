@@ -10,6 +10,7 @@ from infoprune.cutoff.ratio import cut_by_ratio
 from infoprune.cutoff.rules import (
     acceleration,  # noqa: F401 - they register
     coordinates,  # noqa: F401 - they register
+    cumulative,  # noqa: F401 - they register
     grid,  # noqa: F401 - they register
     permutation,  # noqa: F401 - they register
     scree,  # noqa: F401 - they register

@@ -47,6 +47,22 @@ def default_bound(scores: Tensor) -> Tensor:
     return rounding(torch.float64, _TERMS) * scores.detach().to("cpu", torch.float64).abs()
 
 
+def bound_of_maps(scores: Tensor, largest: Tensor | float | None = None) -> Tensor:
+    """Return what ``(C,)`` scores may be out by that are computed from single-precision feature maps or gradients.
+
+    Args:
+        scores: ``(C,)``.
+        largest: Size of what the scores are made of or differences of, in their unit; by default the largest score.
+
+    Example:
+        >>> bound_of_maps(torch.tensor([0.5, -1.0])).tolist() == [rounding(torch.float32, 1)] * 2
+        True
+    """
+    found = scores.detach().to("cpu", torch.float64)
+    size = float(found.abs().max() if largest is None and len(found) else largest or 0.0)
+    return torch.full_like(found, rounding(torch.float32, 1) * size)
+
+
 def snapped(scores: Tensor, bound: Tensor | float | None = None) -> Tensor:
     """Return scores among which near-ties are ties.
 

@@ -33,6 +33,7 @@ from infoprune.plan import LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair import find as find_repair
 from infoprune.repair import repaired
+from infoprune.training.penalties import Parting, make_penalty
 from infoprune.training.recipe import Epoch, Recipe
 from infoprune.training.train import Training, make_fabric, train
 
@@ -179,6 +180,22 @@ def scheduled_layers(groups: Groups, schedule: PruningSchedule) -> dict[str, Sch
     return found
 
 
+def _parting(model: nn.Module, groups: Groups, plan: Plan, kept_in_the_end: Mapping[str, int]) -> Parting:
+    """Return which outputs of the layers a plan removes, and which have the largest L1 norms."""
+    removed: dict[str, tuple[int, ...]] = {}
+    important: dict[str, tuple[int, ...]] = {}
+    chosen = [group for group in groups.groups if group.name in plan.decisions]
+    norms = score(model, chosen, None, criteria.find("l1"))
+    for group in chosen:
+        largest = norms[group.name].order[: kept_in_the_end[group.name]]
+        for member in group.members:
+            if member.side == "out" and member.layer in group.producers:
+                gone = plan.decisions[group.name].removed
+                removed[member.layer] = tuple(channel for one in gone for channel in member.channels[one])
+                important[member.layer] = tuple(channel for one in largest for channel in member.channels[one])
+    return Parting(removed, important)
+
+
 def _tell(on_round: OnRound | None, work: _Work) -> None:
     if on_round is not None:
         on_round(work.state.rounds[-1], work.last_round())
@@ -216,6 +233,7 @@ class _Work:
             if self.state.pending is None:
                 self.state.note_plan(self._plan(before, groups, number))
         plan = self.state.pending or Plan({})
+        before = self._prepared(before, groups, plan, number)
         with self.watch.stage("cut"):
             cut = surgery.apply(plan, before, self.example, groups=groups)
         if (method := self.schedule.repair) is not None:
@@ -228,6 +246,23 @@ class _Work:
         training = self._train(cut, number, self.schedule.recipe(number, is_last=over))
         measured = self._measured(training.model, number, widths, training)
         self.state.finish(*self._judged(measured, training.model, over))
+
+    def _prepared(self, network: nn.Module, groups: Groups, plan: Plan, number: int) -> nn.Module:
+        """Return the network trained with the schedule's penalty on the filters that the plan removes."""
+        if self.schedule.before is None or self.schedule.penalty is None:
+            return network
+        important = {name: layer.pace.least(layer.first) for name, layer in self.layers.items()}
+        penalty = make_penalty(
+            self.schedule.penalty, _parting(network, groups, plan, important), self.schedule.penalty_options
+        )
+        recipe = replace(self.schedule.before, seed=1009 * self.schedule.before.seed + number)
+        augmentation = self.images.augmentation if self.schedule.augmentation else None
+        with self.watch.stage("train"):
+            # Without held-out images, so that the last weights are taken: the penalty is not to be chosen away.
+            return train(
+                network, self.images.train, None, recipe, augmentation=augmentation, penalty=penalty,
+                fabric=self.fabric, progress=self.progress, on_epoch=self.on_epoch,
+            ).model  # fmt: skip
 
     def last_round(self) -> int:
         """Return the number of the last round that there will be at most."""

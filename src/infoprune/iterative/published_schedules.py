@@ -1,4 +1,7 @@
-"""HRel's own schedules (Sarvani et al. 2022, arXiv 2202.10716), as published and shortened, by name.
+"""The schedules of HRel (Sarvani et al. 2022, arXiv 2202.10716), UFKT (2022) and PRF (2024) by name.
+
+Those of HRel are as published and shortened; those of UFKT and PRF follow the published code, and no run of them is
+claimed to reach the published figures.
 
 "x 0.1 at epoch 20 of 40" is a step at the share 0.5.
 """
@@ -111,6 +114,39 @@ def _resnet50(kept: tuple[int, int, int, int]) -> PruningSchedule:
     )
 
 
+def _ufkt_lenet5() -> PruningSchedule:
+    recipe = replace(_PAPER, epochs=30, learning_rate=0.01, step_at=(1 / 3, 2 / 3))
+    return PruningSchedule(
+        layers=(LayerPace("conv1", Pace(0.04, 1), 3), LayerPace("conv2", Pace(0.1, 1), 3)),
+        retraining=recipe,
+        before=replace(_PAPER, epochs=15, learning_rate=1e-4, schedule="constant", weight_decay=0.0),
+        penalty="ufkt",
+        penalty_options={"strength": 1e-2, "form": "code"},
+        criterion="l1",
+        batch_size=100,
+        augmentation=False,
+    )
+
+
+def _ufkt_resnet56() -> PruningSchedule:
+    return PruningSchedule(
+        layers=tuple(
+            LayerPace(f"layer{stage}.*.conv1", Pace(plus=goes), 6) for stage, goes in ((1, 1), (2, 2), (3, 4))
+        ),
+        retraining=replace(_PAPER, epochs=80, learning_rate=0.01, step_at=(20 / 80, 70 / 80)),
+        before=replace(_PAPER, epochs=15, learning_rate=1e-4, schedule="constant", weight_decay=0.0),
+        penalty="ufkt",
+        penalty_options={"strength": 1e-3, "form": "code"},
+        criterion="l1",
+        batch_size=100,
+    )
+
+
+def _prf_vgg16() -> PruningSchedule:
+    published = _vgg16()
+    return replace(published, initial=None, criterion="prf", options={"similarity": 0.46})
+
+
 def in_rounds(filters: int, limit: int, rounds: int) -> Pace:
     """Return the pace that brings a layer from ``filters`` to ``limit`` in about so many rounds, each the same share.
 
@@ -171,6 +207,18 @@ _NAMED = {
     ),
     "hrel-resnet50-small": NamedSchedule(
         lambda: _resnet50((25, 45, 85, 219)), "resnet50", "folder", "66.42 % of the MACs, as published"
+    ),
+    "ufkt-lenet5": NamedSchedule(
+        _ufkt_lenet5, "lenet5_hrel", "mnist", "L1 norms, the filters to be cut shrunk first, for a trained network"
+    ),
+    "ufkt-resnet56": NamedSchedule(
+        _ufkt_resnet56, "resnet56", "cifar10", "as ufkt-lenet5, the first convolutions of the blocks down to 6 filters"
+    ),
+    "prf-vgg16": NamedSchedule(
+        _prf_vgg16,
+        "vgg16_hrel",
+        "cifar10",
+        "clusters of similar filters, pace and limits of hrel-vgg16, for a trained network",
     ),
 }
 

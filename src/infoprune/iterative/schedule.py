@@ -13,6 +13,7 @@ from infoprune.declarations.option_values import check_fields
 from infoprune.declarations.validation import validated
 from infoprune.errors import InputError
 from infoprune.network.taps import Tap
+from infoprune.training.penalties import all_penalties, check_penalty
 from infoprune.training.recipe import Recipe
 
 _PACE = re.compile(r"(?:(?P<share>\d+(?:\.\d+)?)%)?(?:\+?(?P<plus>\d+))?")
@@ -141,6 +142,23 @@ class PruningSchedule:
     repair: Annotated[
         str | None, Option("Repair of every cut network before it is retrained.", names=Names("repair", _repairs))
     ] = None
+    before: Annotated[
+        Recipe | None,
+        Option(
+            "How the network is trained between scoring and cutting, with the penalty on the filters to be cut.",
+            default="not at all",
+            on_command_line=False,
+        ),
+    ] = None
+    penalty: Annotated[
+        str | None,
+        Option(
+            "What is added to the loss of that training.", names=Names("penalty", _penalties), on_command_line=False
+        ),
+    ] = None
+    penalty_options: Annotated[Mapping[str, Any], Option("Options of the penalty.", on_command_line=False)] = field(
+        default_factory=dict
+    )
     rounds: Annotated[
         int | None, Option("Largest number of rounds.", ge=1, default="until every layer is at its limit")
     ] = None
@@ -162,6 +180,12 @@ class PruningSchedule:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if (self.penalty is None) != (self.before is None):
+            raise InputError(
+                "a penalty acts in the training before a cut: give both 'before' and 'penalty', or neither"
+            )
+        if self.penalty is not None:
+            check_penalty(self.penalty, self.penalty_options)
 
     def pace_of(self, layers: tuple[str, ...]) -> LayerPace | None:
         """Return what goes of a coupled group of these layers, ``None`` where it stays whole."""
@@ -174,13 +198,17 @@ class PruningSchedule:
 
     def seeded(self, seed: int) -> PruningSchedule:
         """Return the schedule with another seed, that of all its trainings too."""
-        initial, last = (None if one is None else replace(one, seed=seed) for one in (self.initial, self.last))
-        return replace(self, seed=seed, retraining=replace(self.retraining, seed=seed), initial=initial, last=last)
+        names = ("retraining", "initial", "last", "before")
+        recipes = {name: replace(one, seed=seed) for name in names if (one := getattr(self, name)) is not None}
+        return replace(self, seed=seed, **recipes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schedule as JSON values."""
         paces = [{"layers": one.layers, "pace": str(one.pace), "limit": one.limit} for one in self.layers]
-        return {**asdict(self), "options": dict(self.options), "layers": paces}
+        values = {**asdict(self), "options": dict(self.options), "layers": paces}
+        # Runs that were begun before there were penalties go on.
+        absent = ("before", "penalty", "penalty_options") if self.penalty is None else ()
+        return {name: value for name, value in values.items() if name not in absent}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, criterion: str | None = None) -> PruningSchedule:
@@ -216,6 +244,10 @@ def _with_pace(one: Any) -> Any:
     pace = one.get("pace") if isinstance(one, Mapping) else None
     written = isinstance(pace, str) or type(pace) is int
     return {**one, "pace": Pace.parse(str(pace))} if written else one
+
+
+def _penalties() -> list[str]:
+    return [info.name for info in all_penalties()]
 
 
 def _repairs() -> list[str]:

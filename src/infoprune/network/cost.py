@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -53,6 +53,37 @@ def macs_by_layer(model: nn.Module, example: Tensor) -> dict[str, int]:
         InputError: The network does not run on the example.
     """
     return {name: layer.macs() for name, layer in _run(model, example).items()}
+
+
+def output_values(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """Return how many values every convolution and linear layer gives for one image, over all its calls.
+
+    Raises:
+        InputError: The network does not run on the example.
+
+    Example:
+        >>> output_values(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)), torch.zeros(1, 3, 5, 5))
+        {'0': 100}
+    """
+    runner = equivalence.copied(model)
+    values: dict[str, int] = {}
+
+    def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            values[name] = values.get(name, 0) + output.numel()
+
+        return note
+
+    for name, module in runner.named_modules():
+        if is_producer(module):
+            module.register_forward_hook(noting(name))
+    one = equivalence.placed(example, runner)[:1]
+    try:
+        equivalence.outputs(runner, one)
+    except Exception as error:
+        reason = equivalence.one_line(error)
+        raise InputError(f"the network does not run on an example of shape {tuple(one.shape)}: {reason}") from error
+    return values
 
 
 class CostModel:

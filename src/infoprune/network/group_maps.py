@@ -146,6 +146,17 @@ def weights_of(model: nn.Module, group: CoupledGroup) -> tuple[tuple[Tensor, ...
     return tuple(weights), tuple(scales)
 
 
+def shapes_of(model: nn.Module, group: CoupledGroup) -> tuple[tuple[int, ...], ...]:
+    """Return by layer of a coupled group the shape of one filter's weights, inputs first, such as ``(16, 3, 3)``."""
+    rows = [
+        weight_rows(module, cast(Tensor, module.weight).detach(), group, layer)
+        for layer in group.producers
+        for module in [model.get_submodule(layer)]
+    ]
+    # The channels of one filter lie side by side with its inputs.
+    return tuple(tuple(row.flatten(1, 2).shape[1:]) for row in rows)
+
+
 def weight_rows(module: nn.Module, values: Tensor, group: CoupledGroup, layer: str) -> Tensor:
     """Return ``(C, k, ...)``: the rows of ``values``, of the shape of a layer's weight, of each filter of a group."""
     return _rows(_by_output(module, values), _channels(group, layer))

@@ -23,6 +23,7 @@ from infoprune.errors import InputError
 from infoprune.measure.accuracy import Evaluation, evaluate, labels_within
 from infoprune.network.memory_format import fastest_layout
 from infoprune.progress import Progress, silent
+from infoprune.training.penalties import Penalty
 from infoprune.training.recipe import Epoch, Precision, Recipe
 from infoprune.training.train_state import TrainState
 
@@ -52,6 +53,7 @@ def train(
     *,
     teacher: nn.Module | None = None,
     augmentation: Augmentation | None = None,
+    penalty: Penalty | None = None,
     fabric: Fabric | None = None,
     resume: Path | None = None,
     progress: Progress = silent,
@@ -67,6 +69,8 @@ def train(
         recipe: How to train.
         teacher: Network whose soft targets are mixed in with the weight ``recipe.distillation``.
         augmentation: Changes a batch of images at random.
+        penalty: Added to the loss of every step, a function of the network, such as
+            :func:`infoprune.training.penalties.make_penalty` returns.
         fabric: Devices and precision; by default one device and the recipe's precision.
         resume: File in which the state after each epoch is kept; where it exists, the training goes on from there and
             ends with the same weights as one that was never interrupted.
@@ -89,6 +93,7 @@ def train(
         loop = _Loop(state, fabric.setup_dataloaders(batches, move_to_device=False), recipe, augmentation, progress)
         loop.teacher = None if teacher is None else fabric.to_device(copy.deepcopy(teacher).eval())
         loop.on_step = on_step
+        loop.penalty = penalty
         for number in range(len(state.epochs), recipe.epochs):
             epoch = loop.run(number, held_out)
             state.note(epoch)
@@ -130,6 +135,7 @@ class _Loop:
     progress: Progress
     teacher: nn.Module | None = None
     on_step: OnStep | None = None
+    penalty: Penalty | None = None
 
     def run(self, number: int, held_out: Batches | None) -> Epoch:
         """Train one epoch. All that is random in it follows from the seed and its number, so it can be repeated."""
@@ -173,6 +179,8 @@ class _Loop:
             group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(state.model(images).float(), images, labels)
+        if self.penalty is not None:
+            loss = loss + self.penalty(state.plain_model())
         state.fabric.backward(loss)
         if norm := self.recipe.clip:
             # What is not finite is told by the loss, and in float16 the scaler passes over it.

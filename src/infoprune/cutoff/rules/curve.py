@@ -77,6 +77,7 @@ class RuleInfo:
         description: One line.
         paper: Where it was published.
         tests: Whether it needs ``Curve.p_value``.
+        from_scores: Whether it also cuts the curve of scores of a criterion that has no curve of its own.
     """
 
     name: str
@@ -84,6 +85,7 @@ class RuleInfo:
     description: str
     paper: str = ""
     tests: bool = False
+    from_scores: bool = False
 
 
 _REGISTRY: dict[str, RuleInfo] = {}

@@ -159,8 +159,17 @@ def plan_layer_by_layer(
 
 def _check_curves(choice: PruneOptions, found: Mapping[str, criteria.Importance]) -> None:
     rule = choice.layerwise.cutoff
+    assert rule is not None
+    if cutoff.find_rule(rule).from_scores:
+        negative = next((name for name, one in found.items() if one.curve is None and one.scores.min() < 0), None)
+        if negative is not None:
+            raise InputError(
+                f"the cut-off '{rule}' adds up scores, and the criterion '{choice.criterion}' has negative ones in "
+                f"layer '{negative}': take another criterion"
+            )
+        return
     if rule != "grid" and any(importance.curve is None for importance in found.values()):
         raise InputError(
             f"the criterion '{choice.criterion}' gives no curve for the cut-off '{rule}' to cut: take the criterion "
-            "'cmi' or the cut-off 'grid'"
+            "'cmi', or the cut-off 'grid' or 'cumulative'"
         )

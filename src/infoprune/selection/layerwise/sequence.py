@@ -47,9 +47,9 @@ class Ready:
     importances: Mapping[str, Importance]
 
     def __call__(self, group: CoupledGroup, maps: LayerMaps, given: Sequence[Tensor]) -> tuple[Importance, Curve]:
-        """Return what is known of a group; where there is no curve, one of which only the length means anything."""
+        """Return what is known of a group; where there is no curve, that of its scores."""
         found = self.importances[group.name]
-        return found, Curve((0.0,) * group.filters) if found.curve is None else curve_of(found)
+        return found, curve_of_scores(found) if found.curve is None else curve_of(found)
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,17 @@ class Outcome:
     decided: Mapping[str, Decided]
     model: nn.Module | None = None
     start: str | None = None
+
+
+def curve_of_scores(importance: Importance) -> Curve:
+    """Return the curve of a criterion that has none: the sum of the scores of all but the first 1, 2, ... filters.
+
+    Example:
+        >>> curve_of_scores(Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))).left
+        (6.0, 3.0, 1.0, 0.0)
+    """
+    left = importance.scores[list(importance.order)].double().flip(0).cumsum(0).flip(0).tolist()
+    return Curve((*left[1:], 0.0), whole=left[0])
 
 
 def curve_of(importance: Importance) -> Curve:
