@@ -43,6 +43,8 @@ AIMS = {"hrel": 2, "qsfm-ssim": 1.5, "cmi": 4, "reconstruction": 6, "least-squar
 
 @dataclass(frozen=True)
 class Task:
+    """One stage on one network and its images."""
+
     network: str
     weights: Path | None
     data_dir: Path
