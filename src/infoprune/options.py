@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -183,16 +183,26 @@ class PruneOptions:
         return Limits(self.keep_at_least, self.keep_share, self.multiple)
 
 
+def check_words(words: Iterable[str]) -> None:
+    """Refuse words that are no options of pruning.
+
+    Raises:
+        InputError: A word is unknown; the nearest one is named.
+    """
+    known = [one.name for kind in (PruneOptions, LayerwiseOptions) for one in fields(kind) if one.name != "layerwise"]
+    for word in words:
+        if word not in known:
+            raise unknown("option of pruning", word, known)
+
+
 def chosen(**words: Any) -> PruneOptions:
     """Return the choice that these words make, those of ``LayerwiseOptions`` among them.
 
     Raises:
         InputError: A word is unknown, or a value is out of range.
     """
+    check_words(words)
     of_layers = [one.name for one in fields(LayerwiseOptions)]
-    own = [one.name for one in fields(PruneOptions) if one.name != "layerwise"]
-    for word in words:
-        if word not in (*own, *of_layers):
-            raise unknown("option of pruning", word, (*own, *of_layers))
     layerwise = LayerwiseOptions(**{word: value for word, value in words.items() if word in of_layers})
-    return PruneOptions(**{word: value for word, value in words.items() if word in own}, layerwise=layerwise)
+    own = {word: value for word, value in words.items() if word not in of_layers}
+    return PruneOptions(**own, layerwise=layerwise)

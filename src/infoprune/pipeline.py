@@ -19,12 +19,13 @@ from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import find_groups
 from infoprune.network.origin import origin_of, set_origin
 from infoprune.network.verify import verify as verify_cut
-from infoprune.options import PruneOptions, chosen
+from infoprune.options import PruneOptions, check_words, chosen
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair import find as find_repair
 from infoprune.repair import repaired
 from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
+from infoprune.repair.distil_state import remove_state as remove_repair_state
 from infoprune.selection.layerwise.state import remove_state
 from infoprune.selection.planning import Planned, make_plan
 
@@ -84,15 +85,18 @@ def plan(
         batches: Calibration images: ``(images, labels)`` pairs, iterable more than once.
         held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
         resume: File in which layers that are done are kept, so that the same call goes on after an interruption;
-            removed once the plan is made.
+            removed once the plan is made. It is written only where layers are cut one after the other; any other file
+            is left alone.
         choice: The words of ``PruneOptions``: ``criterion="hrel", budget=Budget(macs=0.5)``.
 
     Raises:
         InputError: The network has no convolutions or nothing that can be removed, a name is unknown, the budget
             cannot be met, or the images do not fit.
     """
-    planned = make_plan(model, batches, chosen(**choice), held_out=held_out, resume=resume)
-    remove_state(resume)
+    asked = chosen(**choice)
+    planned = make_plan(model, batches, asked, held_out=held_out, resume=resume)
+    if asked.layerwise.is_asked_for:
+        remove_state(resume)
     return planned.plan
 
 
@@ -137,6 +141,7 @@ def prune(
     repair_batches: Batches | None = None,
     repair_minutes: float | None = None,
     remove_constant: bool = False,
+    keep_resume: bool = False,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
     **choice: Any,
@@ -149,19 +154,22 @@ def prune(
         plan: What stays, where it is known already; then there is no further choice.
         held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
         test: Images to measure accuracy on. They choose nothing.
-        resume: File in which layers that are done are kept, as in ``plan``; removed at the end.
+        resume: File in which layers that are done are kept, as in ``plan``, and beside it the state of the repair
+            ``distil``; removed at the end.
         repair: How the cut network is repaired, a name of ``infoprune.all_repairs()``; by default it is not.
         repair_batches: Images to repair with; their labels are not read. By default the calibration images.
         repair_minutes: How long the repair ``distil`` may take, by default as long as its epochs need.
         remove_constant: Whether filters whose output is constant on these images are removed first, as in
             ``remove_constant_filters``. A budget is of the whole network; a ratio and a threshold are of the
             network without them.
+        keep_resume: Whether ``resume`` stays, for a caller that has more to do before the result is safe.
         progress: Told while feature maps are scored and images are evaluated.
         on_reach: Told, before anything is scored, how small the network can get and which layers bind.
         choice: The words of ``PruneOptions``: ``criterion="hrel", budget=Budget(macs=0.5)``.
 
     Raises:
-        InputError: As in ``plan`` and ``apply``; a plan or listed filters are given together with ``remove_constant``.
+        InputError: As in ``plan`` and ``apply``; a plan is given together with words of ``PruneOptions``; a plan or
+            listed filters are given together with ``remove_constant``.
         infoprune.VerificationError: The cut network would not compute what the masked one does.
     """
     watch = Stopwatch()
@@ -169,7 +177,9 @@ def prune(
         find_repair(repair)
     example = example_of(batches, model)
     images = batches if repair_batches is None else repair_batches
-    asked = None if plan is not None else chosen(**choice)
+    if plan is not None:
+        _check_nothing_but_the_plan(choice)
+    asked = chosen(**choice) if plan is None else None
     start, freed = model, None
     if remove_constant:
         with watch.stage("free"):
@@ -194,7 +204,7 @@ def prune(
     if repair is not None:
         with watch.stage("repair"):
             final = repaired(pruned, start, images, planned.plan, planned.groups, method=repair, minutes=repair_minutes,
-                             progress=progress)  # fmt: skip
+                             resume=resume, progress=progress)  # fmt: skip
     whole = planned.plan if freed is None else freed.then(planned.plan)
     with watch.stage("dead filters"):
         groups = planned.groups if freed is None else find_groups(model, example)
@@ -206,13 +216,35 @@ def prune(
         base = figures(model, example, times[0], test, dead=sum(map(len, dead.values())), progress=progress)
         after = figures(final, example, times[1], test, dead=left, progress=progress)
         as_cut = None if repair is None else figures(pruned, example, times[1], test, dead=left, progress=progress)
-    remove_state(resume)
+    if not keep_resume:
+        if asked is not None and asked.layerwise.is_asked_for:
+            remove_state(resume)
+        remove_repair_state(resume if repair is not None else None)
     importances, saved = planned.importances, None
     if freed is not None:
         # What a criterion shows of a layer is of the filters it was asked about.
         importances = {name: found for name, found in importances.items() if name not in freed.plan.decisions}
         saved = _saved(freed.filters, base, cost.count(start, example))
     return Result(final, whole, base, after, importances, watch.seconds, as_cut, repair, saved)
+
+
+def _check_nothing_but_the_plan(choice: Mapping[str, Any]) -> None:
+    """Refuse words that choose filters beside a plan that names them.
+
+    Raises:
+        InputError: There is such a word, or one that nothing knows.
+    """
+    if choice:
+        check_words(choice)
+        raise InputError(
+            f"a plan names the filters that stay already: leave out {', '.join(choice)}, or leave out the plan"
+        )
+
+
+def remove_states(resume: Path | None) -> None:
+    """Remove what ``prune`` keeps in and beside a file to go on from; a file of anybody else is left alone."""
+    remove_state(resume)
+    remove_repair_state(resume)
 
 
 def _saved(filters: int, base: Figures, left: Cost) -> dict[str, int]:

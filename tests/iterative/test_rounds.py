@@ -251,10 +251,10 @@ def test_resnet50_goes_through_a_round_of_its_published_schedule():
 def test_a_folder_of_another_run_is_refused(network, images, tmp_path):
     with pytest.raises(KilledError):
         iterate(network, images, SCHEDULE, folder=tmp_path, progress=killer(30))
-    with pytest.raises(InputError, match=r"by another schedule \(its criterion\)"):
+    with pytest.raises(InputError, match=r"a run with another criterion \(hrel, now l1\)"):
         iterate(network, images, changed(criterion="l1"), folder=tmp_path)
     torch.manual_seed(1)
-    with pytest.raises(InputError, match="started from another network"):
+    with pytest.raises(InputError, match="another set of weights to start from"):
         iterate(zoo.build("digits"), images, SCHEDULE, folder=tmp_path)
     (tmp_path / STATE).write_text("{")
     with pytest.raises(InputError, match="cannot be read"):

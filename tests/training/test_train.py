@@ -236,12 +236,12 @@ def test_the_state_of_another_training_is_refused(digits, tmp_path):
     with pytest.raises(InputError, match="another epochs"):
         run(digits, resume=state, recipe=Recipe(epochs=2, precision="32-true"))
     with pytest.raises(InputError, match="another network"):
-        train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits[0], None,
+        train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits[0], digits[1],
               Recipe(epochs=1, precision="32-true"), resume=state)  # fmt: skip
     other = network()
     with torch.no_grad():
         other[0].weight[0, 0, 0, 0] += 1
-    with pytest.raises(InputError, match="started from other weights"):
+    with pytest.raises(InputError, match="another set of weights to start from"):
         train(other, digits[0], digits[1], Recipe(epochs=1, precision="32-true"), resume=state)
     state.write_bytes(b"damaged")
     with pytest.raises(InputError, match="not the state of a training"):

@@ -28,7 +28,7 @@ from infoprune.cli.options import (
     Weights,
     Workers,
 )
-from infoprune.cli.parsing import check_outputs, chosen_tap, json_object, network_choice, write_record
+from infoprune.cli.parsing import chosen_tap, json_object, network_choice
 from infoprune.criteria.base import Tap
 from infoprune.errors import InputError
 from infoprune.experiment.images import DataOptions
@@ -92,7 +92,6 @@ def iterate(
     quiet: Quiet = False,
 ) -> None:
     """Prune in rounds: score, cut, retrain, until all layers are at their limits. After a kill the same goes on."""
-    check_outputs(out, json_out, plane, force=force)
     if plane is not None:
         check_points_file(plane)
     chosen = _schedule(schedule, remove or [])
@@ -123,6 +122,7 @@ def iterate(
             images,
             chosen,
             out=out,
+            record_out=json_out,
             train_images=train_images,
             state=state,
             plane=None if plane is None else (plane, InformationPlane(tap=_plane_tap(chosen), every=plane_every)),
@@ -131,7 +131,6 @@ def iterate(
             progress=progress,
             tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )
-    write_record(record, json_out, force=force)
     if not quiet:
         results().print(_rounds_table(record, str(out)))
         results().print(f"{record['ended']}: {out}")

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from infoprune import report
 from infoprune.cli.app import app
 from infoprune.cli.options import (
     BatchSize,
@@ -28,18 +27,16 @@ from infoprune.cli.options import (
     Weights,
     Workers,
 )
-from infoprune.cli.parsing import check_outputs, chosen_tap, json_object, network_choice, one_of, write_record
+from infoprune.cli.parsing import chosen_tap, json_object, network_choice, one_of
 from infoprune.cli.tables import reach_table, saturation_table, stability_table
 from infoprune.cutoff import all_rules
 from infoprune.experiment.images import DataOptions
 from infoprune.experiment.prune import RepairOptions, choice_or_plan, read_keep
 from infoprune.experiment.prune import prune as prune_network
-from infoprune.files import write_text
 from infoprune.measure.record import comparison
 from infoprune.options import Conditioning, Direction, PruneOptions
 from infoprune.plan import Budget
 from infoprune.repair import all_repairs
-from infoprune.report.run import RECORD
 from infoprune.report.terminal import messages, results, shown_progress
 
 _REPAIRS = ", ".join(info.name for info in all_repairs())
@@ -108,8 +105,6 @@ def prune(
     quiet: Quiet = False,
 ) -> None:
     """Remove filters and write the smaller network."""
-    check_outputs(out, json_out, report_out, force=force)
-    check_outputs(run_out and run_out / RECORD, force=force)
     shares = {"macs": macs, "parameters": parameters, "latency": latency}
     cuts = {
         "ratio": ratio,
@@ -150,7 +145,9 @@ def prune(
             choice,
             out=out,
             repair=None if repair is None else RepairOptions(repair, repair_images, repair_minutes),
-            keep_evidence=run_out is not None or report_out is not None,
+            record_out=json_out,
+            run_out=run_out,
+            report_out=report_out,
             held_out=held_out,
             stability=stability,
             remove_constant=remove_constant,
@@ -160,12 +157,6 @@ def prune(
             progress=progress,
             on_reach=lambda found: None if quiet else console.print(reach_table(found)),
         )
-    write_record(run.record, json_out, force=force)
-    if run.kept is not None:
-        if run_out is not None:
-            report.write_run(run.kept, run_out, force=force)
-        if report_out is not None:
-            write_text(report_out, report.page(run.kept), force=force)
     if not quiet:
         if run.result.free is not None:
             gone = run.result.free

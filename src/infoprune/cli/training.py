@@ -32,7 +32,7 @@ from infoprune.cli.options import (
     Weights,
     Workers,
 )
-from infoprune.cli.parsing import check_outputs, network_choice, numbers, one_of, write_record
+from infoprune.cli.parsing import network_choice, numbers, one_of
 from infoprune.cli.tables import figures_table
 from infoprune.experiment.images import DataOptions
 from infoprune.experiment.network import NetworkOptions
@@ -139,7 +139,6 @@ def _train(
     force: bool,
     quiet: bool,
 ) -> None:
-    check_outputs(out, json_out, force=force)
     images = DataOptions(data, data_dir, batch_size=batch_size, workers=workers)
     console = messages()
     with shown_progress(console, quiet=quiet) as progress:
@@ -148,6 +147,7 @@ def _train(
             images,
             choice,
             out=out,
+            record_out=json_out,
             device=device,
             force=force,
             progress=progress,
@@ -155,7 +155,6 @@ def _train(
         )
     if record is None:
         return
-    write_record(record, json_out, force=force)
     if not quiet:
         results().print(figures_table(record["figures"], str(out)))
 

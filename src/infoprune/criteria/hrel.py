@@ -75,11 +75,13 @@ class Relevance:
         self.used: list[Tensor] = []
         self.scores: list[Tensor] = []
         self.extremes: tuple[Tensor, Tensor] | None = None
+        self.classes: set[int] = set()
         self.settled = False
 
     def update(self, maps: Tensor, labels: Tensor) -> None:
         """Take in ``(n, C, H, W)`` maps and ``(n,)`` labels."""
         self._note_extremes(maps.amin(dim=(0, 2, 3)), maps.amax(dim=(0, 2, 3)))
+        self.classes |= set(labels.tolist())
         self.waiting.append((maps, labels))
         if sum(len(some) for _, some in self.waiting) >= self.batch * (HELD if self._holds else 1):
             self._score_whole_batches()
@@ -88,6 +90,7 @@ class Relevance:
         """Take in what another instance has seen."""
         if other.extremes is not None:
             self._note_extremes(*other.extremes)
+        self.classes |= other.classes
         for name in ("waiting", "found", "used", "scores"):
             getattr(self, name).extend(getattr(other, name))
         self._settle()
@@ -98,10 +101,15 @@ class Relevance:
         Widths are ``(batches,)`` or, one for each filter, ``(batches, C)``; relevances are ``(batches, C)``.
 
         Raises:
-            InputError: There were no maps.
+            InputError: There were no maps, or all images are of one class.
         """
         if self.extremes is None:
             raise InputError(f"layer '{self.name}' cannot be scored: there are no feature maps")
+        if len(self.classes) < 2:
+            raise InputError(
+                f"all calibration images are of class {next(iter(self.classes))}: the criterion 'hrel' needs images of "
+                "at least two classes"
+            )
         self._score_whole_batches()
         if not self.scores:
             self._score([self._joined()])

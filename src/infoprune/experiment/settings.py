@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import Any
 from torch import nn
 
 from infoprune.device import device_of
+from infoprune.errors import InputError
 from infoprune.experiment.images import DataOptions
 from infoprune.experiment.network import NetworkOptions, preprocessing_of
+from infoprune.files import write_text
 from infoprune.measure import environment
 from infoprune.measure.figures import example_of, figures, latencies
 from infoprune.network.origin import origin_of
+from infoprune.outputs import Outputs
 from infoprune.progress import Progress
 from infoprune.zoo import registry
+
+LARGEST_SEED = 2**32 - 1
 
 
 def measured(model: nn.Module, batches: Any, progress: Progress) -> dict[str, Any]:
@@ -38,9 +44,25 @@ def settings_of(network: NetworkOptions, images: DataOptions, model: nn.Module) 
     }
 
 
+def check_seed(seed: int) -> None:
+    """Refuse seeds that not every generator takes.
+
+    Raises:
+        InputError: The seed is out of range.
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"the seed is a whole number from 0 to {LARGEST_SEED}, not {seed}")
+
+
 def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values with paths as text."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def write_record(record: Mapping[str, Any], written: Outputs, path: Path | None) -> None:
+    """Write a record as JSON, with the other outputs of a run, where a file was asked for."""
+    if path is not None:
+        write_text(written.staged(path), json.dumps(record, indent=1) + "\n")
 
 
 def text_or_none(path: Path | None) -> str | None:

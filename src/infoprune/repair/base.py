@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class Pair:
         removal: What went, by layer and side, in the numbering of the original.
         batches: Images, with or without labels, iterable more than once. Labels are not read.
         minutes: How long the repair may take, ``None`` for as long as it needs. Only those by gradient can stop early.
+        resume: Beside this file a long repair keeps its state, so that it can go on after an interruption.
     """
 
     original: nn.Module
@@ -40,6 +42,7 @@ class Pair:
     removal: Removal
     batches: Iterable[Any]
     minutes: float | None = None
+    resume: Path | None = None
 
     def images(self) -> Iterator[Tensor]:
         """Yield the images of every batch, where the networks are and in their precision."""

@@ -27,6 +27,7 @@ from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.progress import Progress
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.combined import HeldOut, divergence, normed_if_nearer
+from infoprune.repair.distil_state import DistilState, moments_of, restore_moments
 from infoprune.repair.least_squares import HELD_OUT_EVERY, least_squares
 
 EPOCHS = 20
@@ -50,6 +51,7 @@ def distil(
     epochs: int = EPOCHS,
     learning_rate: float = LEARNING_RATE,
     seconds: float | None = None,
+    state: DistilState | None = None,
 ) -> nn.Module:
     """Return a copy of a pruned network after label-free training towards the original.
 
@@ -61,9 +63,11 @@ def distil(
         learning_rate: Of Adam, relative to the root mean square of each weight tensor; it falls along a cosine to zero.
         seconds: How long it may take. The cosine then ends with the time, if the epochs do not end before. By default
             all epochs run, however long they take.
+        state: Where the state after every epoch is kept, and what lies there already: without a time limit the result
+            is the same, bit for bit, however often it was interrupted; with one the time that is left is used.
     """
     with _quickly(pair, start) as (quick, student):
-        best = _drawn(quick, student, _Clock(seconds), epochs, learning_rate, progress)
+        best = _drawn(quick, student, _Clock(seconds), epochs, learning_rate, progress, state)
     better = duplicate(start)
     better.load_state_dict(best)
     return better
@@ -82,7 +86,13 @@ def _quickly(pair: Pair, start: nn.Module) -> Iterator[tuple[Pair, nn.Module]]:
 
 
 def _drawn(
-    pair: Pair, student: nn.Module, clock: _Clock, epochs: int, learning_rate: float, progress: Progress
+    pair: Pair,
+    student: nn.Module,
+    clock: _Clock,
+    epochs: int,
+    learning_rate: float,
+    progress: Progress,
+    state: DistilState | None,
 ) -> dict[str, Tensor]:
     """Train the student and return its weights where they were nearest to the original."""
     modules = _alike(pair, student)
@@ -92,7 +102,11 @@ def _drawn(
     best, least = copy.deepcopy(student.state_dict()), divergence(choosing, student)
     clock.keep_free_as_long_as_now()
     steps = epochs * sum(1 for _ in _batches(pair))
-    step, share = 0, clock.share(0, steps)
+    step = 0
+    if state is not None and state.parts:
+        step, least, best = int(state.figures["step"]), state.figures["least"], _restored(state, student, optimiser)
+        clock.go_on(state.figures["seconds"])
+    share = clock.share(step, steps)
     while share < 1:
         for images in _batches(pair):
             for some in optimiser.param_groups:
@@ -111,7 +125,17 @@ def _drawn(
         found = divergence(choosing, student)
         if found < least:
             best, least = copy.deepcopy(student.state_dict()), found
+        if state is not None:
+            parts = {"weights": student.state_dict(), "best": best, "moments": moments_of(optimiser)}
+            state.note(parts, step=step, least=least, seconds=clock.spent())
     return best
+
+
+def _restored(state: DistilState, student: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Put the student and its optimiser where they were, and return the best weights until then."""
+    student.load_state_dict(state.parts["weights"])
+    restore_moments(optimiser, state.parts["moments"])
+    return state.parts["best"]
 
 
 def _size(weight: Tensor) -> float:
@@ -125,16 +149,21 @@ class _Clock:
         self.begun = time.perf_counter()
         self.seconds = math.inf if seconds is None else seconds
 
-    def _spent(self) -> float:
+    def spent(self) -> float:
+        """Return the seconds since the beginning."""
         return time.perf_counter() - self.begun
+
+    def go_on(self, seconds: float) -> None:
+        """Count these seconds, spent before an interruption, as spent."""
+        self.begun -= seconds
 
     def keep_free_as_long_as_now(self) -> None:
         """Keep as much time as was spent so far for the end."""
-        self.seconds -= self._spent()
+        self.seconds -= self.spent()
 
     def share(self, step: int, steps: int) -> float:
         """Return the share, 1 at the end, after so many of all steps."""
-        in_time = 1.0 if self.seconds <= 0 else self._spent() / self.seconds
+        in_time = 1.0 if self.seconds <= 0 else self.spent() / self.seconds
         return min(1.0, max(step / steps, in_time))
 
 
@@ -212,10 +241,17 @@ def _first(pair: Pair, count: int) -> Pair:
 
 def _repair(pair: Pair, progress: Progress) -> nn.Module:
     begun = time.perf_counter()
-    few = _first(pair, _LEAST_SQUARES_IMAGES)
-    refitted = normed_if_nearer(few, least_squares(few, progress), progress)
-    left = None if pair.minutes is None else 60 * pair.minutes - (time.perf_counter() - begun)
-    return distil(pair, progress, start=refitted, seconds=left)
+    settings = {"repair": "distil", "epochs": EPOCHS, "learning rate": LEARNING_RATE, "minutes": pair.minutes}
+    state = DistilState(pair, settings)
+    if state.start is None:
+        few = _first(pair, _LEAST_SQUARES_IMAGES)
+        refitted = normed_if_nearer(few, least_squares(few, progress), progress)
+        state.note_start(refitted.state_dict(), time.perf_counter() - begun)
+    else:
+        refitted = duplicate(pair.small)
+        refitted.load_state_dict(state.start)
+    left = None if pair.minutes is None else 60 * pair.minutes - state.figures["seconds before"]
+    return distil(pair, progress, start=refitted, seconds=left, state=state)
 
 
 register(RepairInfo("distil", _repair, "least squares, then label-free training towards the original (gradient)"))

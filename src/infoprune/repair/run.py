@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from infoprune.network.origin import origin_of, set_origin
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair.base import Pair, find, images_of
+from infoprune.repair.distil_state import remove_state
 
 
 def repair(
@@ -27,6 +29,7 @@ def repair(
     *,
     method: str = "bn",
     minutes: float | None = None,
+    resume: Path | None = None,
     progress: Progress = silent,
 ) -> nn.Module:
     """Return a better pruned network of the same shape: closed form, no labels, no gradient.
@@ -39,6 +42,8 @@ def repair(
         method: A name of ``infoprune.repair.all_repairs()``.
         minutes: How long ``distil`` may take altogether, by default as long as its epochs need; least squares, which it
             starts from, and the other repairs take what they take.
+        resume: Beside this file ``distil`` keeps its state, under the same name and ``.distil``: the same call goes on
+            after an interruption. It is removed at the end.
         progress: Told how far the repair is.
 
     Returns:
@@ -56,7 +61,10 @@ def repair(
         plan = origin.plan
     example = next(iter(images_of(batches, model)))[:2]
     groups = find_groups(model, example)
-    return repaired(small, model, batches, plan, groups, method=method, minutes=minutes, progress=progress)
+    found = repaired(small, model, batches, plan, groups, method=method, minutes=minutes, resume=resume,
+                     progress=progress)  # fmt: skip
+    remove_state(resume)
+    return found
 
 
 def repaired(
@@ -68,9 +76,12 @@ def repaired(
     *,
     method: str,
     minutes: float | None = None,
+    resume: Path | None = None,
     progress: Progress = silent,
 ) -> nn.Module:
     """Return a better pruned network, as ``repair``, where the groups of the original are known already.
+
+    The state beside ``resume`` stays.
 
     Raises:
         InputError: As for ``repair``.
@@ -81,7 +92,7 @@ def repaired(
     check_repeatable(batches)
     removal = surgery.removal_of(plan, groups, model)
     modes = {name: module.training for name, module in small.named_modules()}
-    pair = Pair(copied(model), copied(small), plan, groups, removal, batches, minutes)
+    pair = Pair(copied(model), copied(small), plan, groups, removal, batches, minutes, resume)
     with torch.no_grad():
         better = info.function(pair, progress)
     stored = next((p.dtype for p in small.parameters() if p.is_floating_point()), torch.float32)
