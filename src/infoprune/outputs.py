@@ -102,7 +102,7 @@ def outputs(*files: Path | None, run: str, force: bool = False) -> Iterator[Outp
         check_writable(path, force=True, longest=LONGEST_NAME)
     _check_apart(wanted)
     with ExitStack() as held:
-        for path in sorted({path.resolve() for path in wanted}):
+        for path in sorted(wanted, key=Path.resolve):
             held.enter_context(locked(path))
         mine = _own(wanted, run)
         for path in wanted:

@@ -16,6 +16,7 @@ from infoprune.errors import InputError
 
 _PARENT = "INFOPRUNE_PARENT"
 _POLL_SECONDS = 0.1
+_GRACE_SECONDS = 3.0
 ENDED = 1
 
 
@@ -29,7 +30,12 @@ def launched_processes_end_with_this_one() -> Iterator[None]:
     parent = os.environ.get(_PARENT)
     if parent is not None and os.environ.get("LOCAL_RANK", "0") != "0":
         threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
-        yield
+        try:
+            yield
+        except Exception:
+            # Where the first process ends, the others lose their connection to it; it alone reports why.
+            time.sleep(_GRACE_SECONDS)
+            raise
         return
     os.environ[_PARENT] = str(os.getpid())
     try:
@@ -88,8 +94,10 @@ def _answer(there: Connection, function: Callable[..., Any], arguments: tuple[An
         answer: tuple[bool, Any] = (True, function(*arguments))
     except Exception as error:  # it is raised where the answer is awaited
         answer = (False, error)
-    with suppress(BrokenPipeError):
+    with suppress(OSError, EOFError):
         there.send(answer)
+        # Tensors are handed over by a process that still runs: the one that asked ends it.
+        there.recv()
 
 
 def _received(answer: Connection) -> Any:

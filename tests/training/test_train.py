@@ -11,6 +11,7 @@ from torch import nn
 from infoprune.data import Preprocessing, held_out_split, loader, open_source, shift
 from infoprune.errors import InputError
 from infoprune.measure.accuracy import evaluate
+from infoprune.network.origin import Origin, set_origin
 from infoprune.training.recipe import Recipe
 from infoprune.training.train import train
 
@@ -246,3 +247,48 @@ def test_the_state_of_another_training_is_refused(digits, tmp_path):
     state.write_bytes(b"damaged")
     with pytest.raises(InputError, match="not the state of a training"):
         run(digits, resume=state)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"batch_size": 32}, r"batch size \(64, now 32\)"),
+        ({"workers": 1}, r"number of workers \(0, now 1\)"),
+        ({"mean": 0.5}, r"mean \(preprocessing\)"),
+        ({"teacher": True}, "another teacher"),
+    ],
+)
+def test_a_training_goes_on_only_under_the_same_conditions(digits, tmp_path, changed, named):
+    images, _ = held_out_split(open_source("digits").train)
+
+    def one(batch_size=64, workers=0, mean=0.0, teacher=False):
+        model = network()
+        set_origin(model, Origin("digits", (1, 8, 8), {}, Preprocessing((mean,), (1.0,))))
+        given = loader(images, PLAIN, batch_size=batch_size, shuffle=True, workers=workers)
+        recipe = Recipe(epochs=1, precision="32-true", distillation=0.5)
+        train(model, given, None, recipe, teacher=network() if teacher else None, resume=tmp_path / "state")
+
+    one()
+    one()
+    with pytest.raises(InputError, match=named):
+        one(**changed)
+
+
+def test_workers_that_stay_cannot_be_resumed(digits, tmp_path):
+    given = torch.utils.data.DataLoader(
+        digits[0].dataset, batch_size=64, num_workers=1, persistent_workers=True, collate_fn=digits[0].collate_fn
+    )
+    with pytest.raises(InputError, match="persistent_workers=False"):
+        train(network(), given, None, Recipe(epochs=1, precision="32-true"), resume=tmp_path / "state")
+
+
+def test_sizes_are_checked_before_the_first_epoch(digits):
+    with pytest.raises(InputError, match="1 or more, not 0"):
+        train(network(), digits[0], None, Recipe(epochs=2, precision="32-true", sizes=(8, 0)))
+    with pytest.raises(InputError, match=r"cannot read images of shape \(1, 1, 1\)"):
+        train(network(), digits[0], None, Recipe(epochs=2, precision="32-true", sizes=(8, 1)))
+
+
+def test_any_seed_trains(digits):
+    trained = run(digits, recipe=Recipe(epochs=1, precision="32-true", seed=2**63))
+    assert len(trained.epochs) == 1

@@ -74,7 +74,7 @@ class TrainState:
         wrapped, optimizer = fabric.setup(trained, optimizer)
         state = cls(fabric, wrapped, optimizer, recipe, layout)
         state.best_weights = state.weights()
-        shapes = {name: list(value.shape) for name, value in state.best_weights.items()}
+        shapes = [[name, list(value.shape)] for name, value in state.best_weights.items()]
         weights = {"network": shapes, "set of weights to start from": fingerprint(state.best_weights)}
         state.run = as_noted({**asdict(recipe), **(conditions or {}), **weights})
         return state
