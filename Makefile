@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo test soak lint format docs clean
 
 $(BIN)/infoprune: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,9 @@ demo: $(BIN)/infoprune  ## Train a small network on the digits, prune it by five
 
 test: $(BIN)/infoprune  ## Everything, offline, without a GPU.
 	$(BIN)/python -m pytest
+
+soak: $(BIN)/infoprune  ## Every kind of run killed 100 times at random moments, and all other faults.
+	INFOPRUNE_KILLS=100 $(BIN)/python -m pytest tests/faults
 
 lint: $(BIN)/infoprune
 	$(BIN)/ruff check .

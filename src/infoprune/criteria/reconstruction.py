@@ -35,6 +35,8 @@ from infoprune.repair.base import batches_in, images_of
 from infoprune.repair.least_squares import POSITIONS, as_matrix, norm_scale, patches, some_positions
 
 RIDGE = 1e-4
+# Share of the mean square below which a variance is rounding error of float64.
+_CONSTANT = 1e-12
 MEMORY = 1 << 30
 # Images on which the variance of a layer's result is measured.
 _PROBE = 16
@@ -273,7 +275,7 @@ def _shares(
     module = model.get_submodule(layer)
     weights = as_matrix(module) * behind.scale
     member = next(one for one in group.members if one.layer == layer and one.side == "in")
-    inverses = [inverse_of(gram, moments.count, ridge) for gram in moments.moments(centred=True)]
+    inverses = [inverse_of(gram, moments.count, ridge) for gram in _varying(moments)]
     shares = []
     for number, (inverse, mine) in enumerate(zip(inverses, weights, strict=True)):
         first = number * len(inverse)
@@ -284,6 +286,16 @@ def _shares(
             rows.append(features[(features >= 0) & (features < len(inverse))].to(inverse.device))
         shares.append(Share(inverse, mine, rows, behind.worth))
     return shares
+
+
+def _varying(moments: NormalEquations) -> Tensor:
+    """Return ``(g, F, F)``: the covariance of the features, zero for those that never change.
+
+    What centring leaves of a constant is rounding error, which is no covariance and has no inverse.
+    """
+    gram, whole = moments.moments(centred=True), moments.moments(centred=False)
+    varies = gram.diagonal(dim1=1, dim2=2) > _CONSTANT * whole.diagonal(dim1=1, dim2=2)
+    return gram * (varies[:, :, None] & varies[:, None, :])
 
 
 def features_of(module: nn.Module, channels: Iterable[int]) -> Tensor:
