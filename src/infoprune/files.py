@@ -39,7 +39,7 @@ def check_writable(path: Path, *, force: bool = False, longest: int = LONGEST_NA
         >>> from pathlib import Path
         >>> folder = Path(tempfile.mkdtemp())
         >>> check_writable(folder / "small.safetensors")
-        >>> check_writable(folder)
+        >>> check_writable(folder)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         infoprune.errors.InputError: '...' is a folder: name a file
     """
@@ -128,7 +128,7 @@ def locked(path: Path) -> Iterator[None]:
         >>> import tempfile
         >>> from pathlib import Path
         >>> file = Path(tempfile.mkdtemp()) / "small.safetensors"
-        >>> with locked(file), locked(file):
+        >>> with locked(file), locked(file):  # doctest: +ELLIPSIS
         ...     pass
         Traceback (most recent call last):
         infoprune.errors.InputError: '...' is being written by another run: wait for its end, or name another output

@@ -35,9 +35,9 @@ def check_same_run(path: Path, theirs: Any, ours: Mapping[str, Any]) -> None:
         InputError: They differ; the first difference is named.
 
     Example:
-        >>> check_same_run(Path("small.resume"), {"batch size": 64}, {"batch size": 32})
+        >>> check_same_run(Path("small"), {"batch size": 64}, {"batch size": 32})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        infoprune.errors.InputError: 'small.resume' is the state of a run with another batch size (64, now 32): ...
+        infoprune.errors.InputError: 'small' is the state of a run with another batch size (64, now 32): ...
     """
     ours = as_noted(ours)
     if theirs == ours:

@@ -1,11 +1,13 @@
 """Training learns, repeats bit for bit, and ends the same however often it is interrupted."""
 
 import copy
+import shutil
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from infoprune.data import Preprocessing, held_out_split, loader, open_source, shift
@@ -292,3 +294,27 @@ def test_sizes_are_checked_before_the_first_epoch(digits):
 def test_any_seed_trains(digits):
     trained = run(digits, recipe=Recipe(epochs=1, precision="32-true", seed=2**63))
     assert len(trained.epochs) == 1
+
+
+def test_workers_that_crop_at_random_end_with_the_same_weights(tmp_path):
+    drawn = torch.Generator().manual_seed(0)
+    for label in ("a", "b"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for i in range(12):
+            pixels = torch.randint(0, 256, (12, 12), generator=drawn, dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / "train" / label / f"{i}.png")
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    given = loader(open_source("folder", tmp_path).train, Preprocessing((0.0,), (1.0,), 12, 8), batch_size=8,
+                   shuffle=True, random_crop=True, workers=2)  # fmt: skip
+    recipe = Recipe(epochs=3, precision="32-true", learning_rate=0.05)
+
+    def interrupt(epoch):
+        if epoch.number == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), given, None, recipe, resume=tmp_path / "state", on_epoch=interrupt)
+    resumed = train(network(), given, None, recipe, resume=tmp_path / "state")
+    whole = train(network(), given, None, recipe)
+    assert [one.loss for one in resumed.epochs] == [one.loss for one in whole.epochs]
+    assert same(resumed.model, whole.model)
