@@ -38,9 +38,10 @@ class Commands:
             [sys.executable, FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def start(self, words, folder):
-        """Start a command and return its process number."""
-        request = {"words": [str(word) for word in words], "folder": str(folder), "log": str(self.log)}
+    def start(self, words, folder, *, largest=None):
+        """Start a command that may write files of so many bytes at most, and return its process number."""
+        words = [str(word) for word in words]
+        request = {"words": words, "folder": str(folder), "log": str(self.log), "largest": largest}
         self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
         return int(self.server.stdout.readline())
@@ -49,10 +50,10 @@ class Commands:
         """Wait for the end of the command and return its exit code."""
         return int(self.server.stdout.readline())
 
-    def __call__(self, words, folder, *, kill=None, after=0.0):
+    def __call__(self, words, folder, *, kill=None, after=0.0, largest=None):
         """Run a command to its end, or send it a signal after so many seconds, and check that nothing of it stays."""
         start = time.perf_counter()
-        process = self.start(words, folder)
+        process = self.start(words, folder, largest=largest)
         timer = threading.Timer(after, lambda: send(process, kill))
         if kill is not None:
             timer.start()

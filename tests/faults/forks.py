@@ -5,6 +5,7 @@ Lines of JSON come in, each a command; for each its process number goes out at o
 
 import json
 import os
+import resource
 import sys
 import traceback
 from pathlib import Path
@@ -22,6 +23,8 @@ def run(request):
         os.dup2(log, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(request["folder"])
+    if request["largest"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest"], request["largest"]))
     sys.argv = [str(COMMAND), *request["words"]]
     code = 1
     try:

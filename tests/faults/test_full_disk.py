@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from faults.conftest import contents
+from infoprune.report import read_run
 
 PRUNE = ("prune", "--weights", "base.safetensors", "--data", "digits", "--calibration", 100, "-q")
 L1 = ("--criterion", "l1", "--ratio", 0.5)
@@ -46,10 +47,12 @@ def test_a_run_replaced_on_a_full_disk_is_the_old_run_or_the_new_one(command, ba
     outputs = ("--out", "out.safetensors", "--json", "out.json", "--run", "run")
     assert command([*PRUNE, *L1, *outputs], small_disk).code == 0
     filled(small_disk, spare)
-    before = state_of(small_disk)
+    before, old = state_of(small_disk), contents(small_disk / "out.safetensors")
     ended = command([*PRUNE, *CMI, *outputs, "--force"], small_disk)
-    if ended.code == 0:
-        pytest.skip("it fits")
+    if ended.code == 0:  # it fits
+        assert contents(small_disk / "out.safetensors")[1]["features.0"]["kept"] != old[1]["features.0"]["kept"]
+        assert read_run(small_disk / "run").plan.decisions["features.0"].curve is not None
+        return
     assert ended.code == 2
     assert ended.said.count("Error:") == 1
     assert "no space is left on the disk" in ended.said
@@ -70,3 +73,15 @@ def test_a_training_goes_on_once_there_is_room(command, small_disk, tmp_path):
     assert command(words, small_disk).code == 0
     assert contents(small_disk / "out.safetensors") == contents(whole / "out.safetensors")
     assert [path.name for path in small_disk.iterdir()] == ["out.safetensors"]
+
+
+@pytest.mark.parametrize("largest", [2_000, 20_000])
+def test_a_run_whose_files_find_no_room_leaves_the_old_run(command, base, tmp_path, largest):
+    (tmp_path / "base.safetensors").write_bytes((base / "base.safetensors").read_bytes())
+    outputs = ("--out", "out.safetensors", "--json", "out.json", "--run", "run")
+    assert command([*PRUNE, *L1, *outputs], tmp_path).code == 0
+    before = state_of(tmp_path)
+    ended = command([*PRUNE, *CMI, *outputs, "--force"], tmp_path, largest=largest)
+    assert (ended.code, ended.said.count("Error:")) == (2, 1), ended.said
+    assert "cannot be written" in ended.said
+    assert state_of(tmp_path) == before
