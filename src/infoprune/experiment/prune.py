@@ -20,11 +20,11 @@ from infoprune.experiment.settings import check_seed, paper_tap, settings_of, wr
 from infoprune.files import write_text
 from infoprune.json_files import read_given
 from infoprune.options import LayerwiseOptions, PruneOptions, check_words, chosen
-from infoprune.outputs import outputs
+from infoprune.outputs import Outputs, outputs
 from infoprune.pipeline import Result
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
-from infoprune.report import kept_run, page
+from infoprune.report import Run, kept_run, page
 from infoprune.report.page import check_pages
 from infoprune.report.run import run_files, stage_run
 from infoprune.selection.stability import further_plans, spread
@@ -113,41 +113,41 @@ def prune(
         given: dict[str, Any] = {"plan": choice} if isinstance(choice, Plan) else choice.words()
         given |= _repair_words(repair, parts, model, images, seed, remove_constant)
         if isinstance(choice, PruneOptions) and choice.layerwise.is_asked_for:
-            judges = parts.calibration if parts.held_out is None else data.balanced_sample(
-                parts.held_out, min(held_out, len(parts.held_out)), seed)  # fmt: skip
-            given["held_out"] = run_images.batches(judges, model, images)
-        result = pipeline.prune(
-            model,
-            calibration,
-            test=test,
-            resume=resume,
-            keep_resume=True,
-            progress=progress,
-            on_reach=on_reach,
-            **given,
-        )
+            given["held_out"] = run_images.batches(_judging(parts, held_out, seed), model, images)
+        result = pipeline.prune(model, calibration, test=test, resume=resume, keep_resume=True, progress=progress,
+                                on_reach=on_reach, **given)  # fmt: skip
         record = result.record()
         record["settings"] |= {**settings_of(network, images, model), "seed": seed, **_repair_settings(repair, parts)}
         if isinstance(choice, PruneOptions) and stability > 1:
             samples = [data.balanced_sample(parts.train, len(parts.calibration), seed + i) for i in range(1, stability)]
             others = [run_images.batches(sample, model, images) for sample in samples]
-            plans = further_plans(
-                model, others, choice, held_out=given.get("held_out"), resume=resume, progress=progress
-            )
+            plans = further_plans(model, others, choice, held_out=given.get("held_out"), resume=resume,
+                                  progress=progress)  # fmt: skip
             record["stability"] = spread([result.plan, *plans])
+        shown = run_out is not None or report_out is not None
+        kept = kept_run(model, result, record, calibration, name=out.stem) if shown else None
         told = ("base", "free", "as_cut", "pruned", "seconds")
         figures: dict[str, Any] = {name: record[name] for name in told if name in record}
         checkpoint.save(result.model, written.staged(out), settings=record["settings"], figures=figures)
         write_record(record, written, record_out)
-        shown = run_out is not None or report_out is not None
-        kept = kept_run(model, result, record, calibration, name=out.stem) if shown else None
-        if kept is not None and report_out is not None:
-            write_text(written.staged(report_out), page(kept))
-        if kept is not None and run_out is not None:
-            stage_run(kept, run_out, written)
+        _stage_shown(kept, written, run_out, report_out)
         written.commit()
         pipeline.remove_states(resume)
     return PruneRun(result, record)
+
+
+def _stage_shown(kept: Run | None, written: Outputs, run_out: Path | None, report_out: Path | None) -> None:
+    if kept is not None and report_out is not None:
+        write_text(written.staged(report_out), page(kept))
+    if kept is not None and run_out is not None:
+        stage_run(kept, run_out, written)
+
+
+def _judging(parts: Parts, most: int, seed: int) -> data.Images:
+    """Return the images that choose among the candidates of a cut-off rule."""
+    if parts.held_out is None:
+        return parts.calibration
+    return data.balanced_sample(parts.held_out, min(most, len(parts.held_out)), seed)
 
 
 def _repair_words(
