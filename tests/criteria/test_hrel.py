@@ -171,7 +171,10 @@ def test_wrong_options_are_named():
     maps, labels = draw()
     with pytest.raises(InputError, match="option 'width' of the criterion 'hrel' .* not 'averages'.* mean 'average'"):
         computed(maps, labels, width="averages")
-    with pytest.raises(InputError, match="unknown width_of of the criterion 'hrel' 'layers': did you mean 'layer'"):
+    with pytest.raises(
+        InputError,
+        match="option 'width_of' of the criterion 'hrel' takes one of layer, filter, not 'layers': did you mean 'layer'",
+    ):
         computed(maps, labels, width_of="layers")
     with pytest.raises(InputError, match="above 0 and at most 1, not 1.5"):
         computed(maps, labels, stable=1.5)

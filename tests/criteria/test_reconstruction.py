@@ -124,7 +124,7 @@ def test_it_is_a_criterion_like_any_other():
     choice = {"keep": {"inner1.0": 5, "inner2.0": 5}, "repair": "least-squares"}
     losses = {}
     for criterion in ("reconstruction", "random"):
-        result = infoprune.prune(model, batches, criterion=criterion, **choice, repair=None)
+        result = infoprune.prune(model, batches, criterion=criterion, **choice)
         wanted, found = (torch.cat([m(x) for x, _ in batches]).detach() for m in (model, result.model))
         losses[criterion] = float((wanted - found).norm())
     assert losses["reconstruction"] < losses["random"]

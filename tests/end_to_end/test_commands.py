@@ -1,5 +1,6 @@
 """Each command does the whole of what it promises, on a real network and real digits."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -235,7 +236,7 @@ def test_show_says_what_is_inside(infoprune, base, folder):
     assert record_of(folder / "show.json")["plan"]["layers"]["features.0"]["filters"] == 16
 
 
-def test_a_users_own_network_and_criterion(infoprune, folder):
+def test_a_users_own_network_and_criterion(infoprune, folder, monkeypatch):
     (folder / "mine.py").write_text(
         """
 from torch import nn
@@ -254,7 +255,10 @@ def energy(maps, labels):
                      "--json", "out.json")  # fmt: skip
     assert done.code == 0, done.err
     assert len(record_of(folder / "out.json")["plan"]["0"]) == 6
-    assert package.load(folder / "small.safetensors")[0].out_channels == 6
+    monkeypatch.syspath_prepend(folder)
+    network = importlib.import_module("mine").network
+    small = package.load(folder / "small.safetensors", build=lambda: network(width=12))
+    assert small[0].out_channels == 6
 
 
 def test_criteria_and_networks_are_listed(infoprune):
@@ -303,7 +307,7 @@ def test_a_repaired_network_is_recorded_beside_the_cut_one(infoprune, base, fold
     assert done.code == 0, done.err
     record = record_of(folder / "out.json")
     assert record["pruned"]["loss"] < record["as_cut"]["loss"]
-    assert record["settings"]["repair"] == {"method": "bn", "images": 300}
+    assert record["settings"]["repair"] == {"method": "bn", "images": 300, "epochs": 20}
     assert record["seconds"]["repair"] > 0
     assert "as cut" in done.out
     stored = infoprune("evaluate", folder / "small.safetensors", *DIGITS, "--json", "again.json")

@@ -288,7 +288,7 @@ def test_everything_is_checked_before_the_first_training_and_nothing_stays(netwo
         ({"options": {"batches": 50}}, "did you mean 'batch'"),
         ({"options": {"width": "avrage"}}, "did you mean 'average'"),
         ({"repair": "least-square"}, "did you mean 'least-squares'"),
-        ({"retraining": dataclasses.replace(RECIPE, sizes=(0,))}, "1 or more, not 0"),
+        ({"retraining": dataclasses.replace(RECIPE, sizes=(8, 1))}, "cannot read images of shape"),
     )
     for words, message in mistakes:
         with pytest.raises(InputError, match=message):

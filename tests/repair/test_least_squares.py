@@ -337,3 +337,16 @@ def test_a_head_that_is_not_returned_is_left_bit_for_bit(method):
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     assert not torch.equal(found.used.weight, pair.small.used.weight)
     assert gap(pair.original, found, pair.batches) < gap(pair.original, pair.small, pair.batches)
+
+
+def test_a_convolution_that_feeds_the_next_one_directly_is_scored_and_refitted():
+    """Linear bottlenecks: nothing stands between the projection of one block and the expansion of the next."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 8, 1), nn.Conv2d(8, 12, 1), nn.ReLU()]
+    model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4)).eval()
+    some = [torch.randn(32, 3, 8, 8) for _ in range(4)]
+    choice = {"criterion": "reconstruction", "ratio": 0.25}
+    cut, repaired = (infoprune.prune(model, some, repair=how, **choice).model for how in (None, "least-squares"))
+    wanted = torch.cat([model(x) for x in some])
+    apart = [float((torch.cat([small(x) for x in some]) - wanted).square().mean()) for small in (cut, repaired)]
+    assert apart[1] < 0.5 * apart[0]
