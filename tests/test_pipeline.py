@@ -188,6 +188,7 @@ def test_a_file_that_is_no_state_is_left_alone(network, batches, tmp_path):
         (tmp_path / name).write_text("precious")
     infoprune.plan(network, batches, criterion="l1", ratio=0.5, resume=tmp_path / "small")
     infoprune.prune(network, batches, criterion="l1", ratio=0.5, resume=tmp_path / "small")
+    infoprune.prune(network, batches, macs=0.7, effort="quick", resume=tmp_path / "small")
     with pytest.raises(InputError, match="not the state of a plan"):
         infoprune.plan(network, batches, criterion="cmi", cutoff="scree", resume=tmp_path / "small")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "precious")

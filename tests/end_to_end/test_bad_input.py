@@ -168,6 +168,12 @@ def test_a_plan_with_words_that_choose_filters(prune, folder, words, named):
     assert f"leave out {named}" in sentence.replace("the stability", "stability")
 
 
+def test_a_largest_loss_with_words_that_choose_filters(prune, folder):
+    (folder / "plan.json").write_text(json.dumps({"format": 1, "layers": {}}))
+    for words in (("--criterion", "l1"), ("--keep", "plan.json"), ("--repair", "bn")):
+        assert "max_loss finds its own criterion" in prune("--max-loss", 1, *words)
+
+
 def test_unknown_networks_and_data(refused):
     assert "did you mean 'vgg16'" in refused("evaluate", "--model", "vgg61", *DIGITS)
     assert "did you mean 'digits'" in refused("evaluate", "--model", "digits", "--data", "digit")

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from infoprune.declarations.validation import parsed_object, validated
+from infoprune.declarations.validation import check_regular, parsed_object, validated
 from infoprune.errors import InputError
 from infoprune.files import written_whole
 from infoprune.network.fingerprint import fingerprint
@@ -78,6 +78,7 @@ class DistilState:
             save_file(tensors, temporary, metadata=notes)
 
     def _read(self, path: Path) -> None:
+        check_regular(path)
         notes = _notes(path)
         if notes.get("what") != _MARK:
             raise InputError(f"'{path}' is not the state of a repair: delete it, or name another output")

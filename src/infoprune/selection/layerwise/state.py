@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from infoprune.data.batches import Batches, parsed
+from infoprune.declarations.validation import check_regular
 from infoprune.errors import InputError
 from infoprune.files import write_text
 from infoprune.network.fingerprint import add_values, fingerprint
@@ -135,11 +136,12 @@ def from_json(values: Mapping[str, Any]) -> Tensor:
 
 
 def _read(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    check_regular(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         theirs, found = data["run"], data["found"]
         right = data["what"] == _MARK and isinstance(found, dict)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         right = False
     if not right:
         raise InputError(f"'{path}' is not the state of a plan: delete it, or name another file to resume from")
