@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral
 from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from torch import Tensor
 
 from infoprune.criteria.base import Tap
 from infoprune.cutoff import Limits, check_rule
@@ -90,12 +94,14 @@ class PruneOptions:
     Args:
         criterion: Name of a criterion, or ``package.module:function``.
         ratio: Share of the filters removed from every layer, below 1.
-        keep: By layer, how many filters stay or which; layers not named are left alone.
+        keep: By layer or pattern, how many filters are kept or which; layers not named are left alone. Any layer of
+            a coupled group stands for it, in its own numbering.
         budget: What may remain of the whole network.
         threshold: Filters that score below it go from every layer, in the criterion's own unit. Exactly one of
             ``ratio``, ``keep``, ``budget``, ``threshold`` and a cut-off rule is given.
         layerwise: How layers are cut one after the other, where they are not all cut at once.
-        layers: Patterns of layer names that may lose filters; by default every convolution.
+        layers: Patterns of layer names that may lose filters, one or several; by default every convolution, and every
+            linear layer that runs at each position of a map.
         skip: Patterns of layer names that may not.
         tap: Where the feature maps are read; by default where the criterion's paper reads them.
         multiple: Kept counts are multiples of this: a layer of 52 filters keeps 48 or fewer with 8. Layers that are not
@@ -139,6 +145,11 @@ class PruneOptions:
             raise InputError("budget_by shares a budget out between the layers: give a budget with it")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise InputError(f"the ratio is the share of the filters to remove, from 0 to below 1, not {self.ratio}")
+        for name in ("layers", "skip"):
+            given_names = getattr(self, name)
+            object.__setattr__(self, name, (given_names,) if isinstance(given_names, str) else tuple(given_names))
+        if self.keep is not None:
+            object.__setattr__(self, "keep", {layer: _whole(some) for layer, some in self.keep.items()})
         self.limits()  # refuses what cannot be
         if self.layerwise.is_asked_for:
             self._check_layer_by_layer()
@@ -182,6 +193,17 @@ class PruneOptions:
     def limits(self) -> Limits:
         """Return how far a layer may be cut."""
         return Limits(self.keep_at_least, self.keep_share, self.multiple)
+
+
+def _whole(some: Any) -> Any:
+    """Return counts and lists of NumPy or PyTorch as Python's own; anything else is for the cut-off to refuse."""
+    if isinstance(some, bool | str):
+        return some
+    if isinstance(some, Tensor | np.ndarray):
+        return some.tolist()
+    if isinstance(some, list | tuple):
+        return [_whole(one) for one in some]
+    return int(some) if isinstance(some, Integral) else some
 
 
 def chosen(**words: Any) -> PruneOptions:

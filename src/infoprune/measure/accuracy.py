@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.network.memory_format import fastest_layout, laid_out
+from infoprune.network.modes import eval_mode
 from infoprune.progress import Progress, silent
 
 
@@ -79,18 +79,6 @@ def evaluate(
 def _in_fastest_layout(model: nn.Module, image: Tensor) -> nn.Module:
     logits_of(model, image)  # what does not fit is refused here
     return laid_out(copy.deepcopy(model), fastest_layout(image.repeat(2, 1, 1, 1), model))
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode for a while; afterwards every module is in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def labelled(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:

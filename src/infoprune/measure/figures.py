@@ -12,11 +12,12 @@ from infoprune import criteria
 from infoprune.criteria.scoring import score
 from infoprune.device import device_of
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import check_repeatable, eval_mode, evaluate, labelled, logits_of
+from infoprune.measure.accuracy import check_repeatable, evaluate, labelled, logits_of
 from infoprune.measure.record import Figures
 from infoprune.network import cost
 from infoprune.network.coupled_groups import CoupledGroup
 from infoprune.network.layers import is_convolution
+from infoprune.network.modes import eval_mode
 from infoprune.network.origin import origin_of
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent

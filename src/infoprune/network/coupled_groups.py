@@ -311,7 +311,7 @@ def _checked(
     waiting = [groups] if groups else []
     while waiting:
         some = waiting.pop()
-        problem = test.problem(_drawn([*right, *some]), quickly=some is not groups)
+        problem = test.problem(*_draws([*right, *some]), quickly=some is not groups)
         if not problem:
             right += some
         elif len(some) > 1:
@@ -322,19 +322,22 @@ def _checked(
     return sorted(right, key=groups.index), refused
 
 
-def _drawn(groups: Sequence[CoupledGroup]) -> Removal:
-    """Remove about half of the units of each group at random, an odd number; each part of a group keeps a filter."""
+def _draws(groups: Sequence[CoupledGroup]) -> Iterator[Removal]:
+    """Remove one unit of each group, then about half of them, at random; each part of a group keeps a filter."""
     random = np.random.default_rng(0)
-    removed = {}
-    for group in groups:
-        half = len(group.units) // 2
-        gone: set[int] = set()
-        for unit in random.permutation(len(group.units))[: half - (half % 2 == 0 and half > 1)]:
-            more = gone | set(group.units[unit])
-            if not any(set(part) <= more for part in group.parts):
-                gone = more
-        removed[group.name] = sorted(gone)
-    return Groups(tuple(groups), {}).removal(removed)
+    for share in (0.0, 0.5):
+        removed = {}
+        for group in groups:
+            count = min(max(1, round(share * len(group.units))), len(group.units) - 1)
+            gone: set[int] = set()
+            for unit in random.permutation(len(group.units)):
+                more = gone | set(group.units[unit])
+                if not any(set(part) <= more for part in group.parts):
+                    gone, count = more, count - 1
+                if not count:
+                    break
+            removed[group.name] = sorted(gone)
+        yield Groups(tuple(groups), {}).removal(removed)
 
 
 def _on_the_way(group: CoupledGroup, channels: Channels) -> str:
