@@ -9,14 +9,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from infoprune import criteria
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
+from infoprune.data.pairs import as_pairs
 from infoprune.errors import InputError
-from infoprune.measure.figures import dead_filters, example_for, example_of, figures, latencies
+from infoprune.measure.figures import all_examples, dead_filters, example_for, figures, latencies
 from infoprune.measure.record import Figures, Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import find_groups
+from infoprune.network.intake import check_network
 from infoprune.network.origin import origin_of, set_origin
 from infoprune.network.verify import verify as verify_cut
 from infoprune.options import PruneOptions, chosen
@@ -91,7 +94,9 @@ def plan(
         InputError: The network has no convolutions or nothing that can be removed, a name is unknown, the budget
             cannot be met, or the images do not fit.
     """
-    planned = make_plan(model, batches, chosen(**choice), held_out=held_out, resume=resume)
+    asked = chosen(**choice)
+    batches = as_pairs(batches, labels=_reads_labels(asked))
+    planned = make_plan(model, batches, asked, held_out=held_out, resume=resume)
     remove_state(resume)
     return planned.plan
 
@@ -167,9 +172,13 @@ def prune(
     watch = Stopwatch()
     if repair is not None:
         find_repair(repair)
-    example = example_of(batches, model)
-    images = batches if repair_batches is None else repair_batches
     asked = None if plan is not None else chosen(**choice)
+    batches = as_pairs(batches, labels=asked is not None and _reads_labels(asked))
+    images = batches if repair_batches is None else as_pairs(repair_batches, labels=False)
+    test = None if test is None else as_pairs(test, labels=True)
+    check_network(model)
+    examples = all_examples(batches, model)
+    example = examples[0]
     start, freed = model, None
     if remove_constant:
         with watch.stage("free"):
@@ -183,11 +192,11 @@ def prune(
                                 on_reach=on_reach)  # fmt: skip
         else:
             assert plan is not None
-            planned = Planned(plan, {}, find_groups(model, example))
+            planned = Planned(plan, {}, find_groups(model, examples))
     with watch.stage("cut"):
-        pruned = _with_origin(surgery.apply(planned.plan, start, example, groups=planned.groups), start, planned.plan)
+        pruned = _with_origin(surgery.apply(planned.plan, start, examples, groups=planned.groups), start, planned.plan)
     with watch.stage("verify"):
-        verify_cut(planned.plan, start, example, pruned, groups=planned.groups)
+        verify_cut(planned.plan, start, examples, pruned, groups=planned.groups)
     if planned.model is not None:
         pruned = _with_origin(planned.model, start, planned.plan)
     final = pruned
@@ -197,7 +206,7 @@ def prune(
                              progress=progress)  # fmt: skip
     whole = planned.plan if freed is None else freed.then(planned.plan)
     with watch.stage("dead filters"):
-        groups = planned.groups if freed is None else find_groups(model, example)
+        groups = planned.groups if freed is None else find_groups(model, examples)
         dead = dead_filters(model, batches, groups.groups)
     with watch.stage("latency"):
         times = latencies((model, final), example)
@@ -213,6 +222,12 @@ def prune(
         importances = {name: found for name, found in importances.items() if name not in freed.plan.decisions}
         saved = _saved(freed.filters, base, cost.count(start, example))
     return Result(final, whole, base, after, importances, watch.seconds, as_cut, repair, saved)
+
+
+def _reads_labels(asked: PruneOptions) -> bool:
+    """Return whether anything that chooses filters reads labels: a criterion, or a rule that measures accuracy."""
+    names = [asked.criterion, *([] if asked.budget_by is None else [asked.budget_by])]
+    return asked.layerwise.is_asked_for or any(criteria.resolve(name).needs_labels for name in names)
 
 
 def _saved(filters: int, base: Figures, left: Cost) -> dict[str, int]:

@@ -91,7 +91,7 @@ def labelled(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(b, Tensor) for b in batch):
             raise InputError("each batch must be a pair of tensors, images and labels")
         images, labels = batch
-        if images.ndim != 4 or labels.shape != images.shape[:1]:
+        if images.ndim < 3 or labels.shape != images.shape[:1]:
             shapes = f"{tuple(images.shape)} and {tuple(labels.shape)}"
             raise InputError(f"a batch needs (n, C, H, W) images and (n,) labels, not {shapes}")
         yield images, labels

@@ -64,7 +64,8 @@ def capture(
         consume: Called as ``consume(layer, maps, labels)`` once per layer and batch. ``maps`` is ``(n, C, H, W)``;
             ``(n, C, 1, 1)`` for linear layers; ``(n, C, 1, D)`` where the maps have another number of axes or where
             the layer runs several times in one forward pass: then the maps of all calls, side by side. ``labels``
-            is ``(n,)`` on the device of the maps, ``None`` where the batches have none.
+            is ``(n,)`` on the device of the maps, ``None`` where the batches have none. Layers that do not run on
+            images of some size are not handed over for them.
         device: Where the batches are moved; by default to the device of the network.
 
     Returns:
@@ -81,14 +82,21 @@ def capture(
     place = torch.device(device) if device is not None else place
     images_seen = 0
     with _left_as_it_was(model), torch.no_grad():
-        calls: Counter[str] | None = None
+        calls: dict[torch.Size, Counter[str]] = {}
         for batch in batches:
             images, labels = _images_and_labels(batch, place, dtype)
-            calls = calls or _calls_per_layer(model, modules, images)
-            _run(model, modules, images, _Delivery(tap, calls, labels, len(images), consume))
+            # Which layers run, and how often, may depend on the size of the images.
+            if images.shape[1:] not in calls:
+                calls[images.shape[1:]] = _calls_per_layer(model, modules, images)
+            running = calls[images.shape[1:]]
+            here = {layer: modules[layer] for layer in modules if running[layer]}
+            _run(model, here, images, _Delivery(tap, running, labels, len(images), consume))
             images_seen += len(images)
     if not images_seen:
         raise InputError("there are no images: the loader is empty, give at least one batch")
+    for layer in modules:
+        if not any(counted[layer] for counted in calls.values()):
+            raise InputError(f"layer '{layer}' does not run in the network's forward pass: leave it out")
     return images_seen
 
 
@@ -160,9 +168,6 @@ def _calls_per_layer(model: nn.Module, modules: dict[str, nn.Module], images: Te
             count = partial(_count, calls, layer)
             hooks.callback(module.register_forward_hook(count).remove)
         model(images[:2])
-    for layer in modules:
-        if not calls[layer]:
-            raise InputError(f"layer '{layer}' does not run in the network's forward pass: leave it out")
     return calls
 
 

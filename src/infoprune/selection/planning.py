@@ -16,9 +16,9 @@ from infoprune.criteria import reconstruction  # noqa: F401 - it registers
 from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
 from infoprune.cutoff import Cut, Reach
+from infoprune.data.pairs import number_of_images
 from infoprune.errors import InputError, unknown
-from infoprune.measure.accuracy import labelled
-from infoprune.measure.figures import check_runs, example_of, latencies
+from infoprune.measure.figures import all_examples, check_runs, latencies
 from infoprune.network import cost, surgery
 from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
 from infoprune.network.layers import is_convolution
@@ -74,9 +74,11 @@ def make_plan(
     Raises:
         InputError: As in ``plan``.
     """
-    example = example_of(batches, model)
-    check_runs(model, example)
-    groups = find_groups(model, example)
+    examples = all_examples(batches, model)
+    example = examples[0]
+    for one in examples:
+        check_runs(model, one)
+    groups = find_groups(model, examples)
     if choice.keep is not None:
         choice = replace(choice, keep=named_counts(choice.keep, groups))
     cut_groups = choose_groups(model, groups, choice)
@@ -103,6 +105,8 @@ def make_plan(
     }
     skipped = {g.name: "was not chosen to lose filters" for g in groups.groups if g.name not in decisions}
     settings = _settings(choice, example, batches)
+    if len(examples) > 1:
+        settings["input_shapes"] = [list(one.shape[1:]) for one in examples]
     touched = {member.layer for group in cut_groups for member in group.members}
     if computed := {layer: how for layer, how in groups.computed.items() if layer in touched}:
         settings["made_plain"] = computed
@@ -309,7 +313,7 @@ def _check_pattern(pattern: str, groups: Groups) -> None:
 def _settings(choice: PruneOptions, example: Tensor, batches: Batches) -> dict[str, Any]:
     return {
         **choice.settings(),
-        "calibration_images": sum(len(labels) for _, labels in labelled(batches)),
+        "calibration_images": number_of_images(batches),
         "input_shape": list(example.shape[1:]),
         "versions": {"infoprune": __version__, "torch": torch.__version__},
     }
