@@ -121,8 +121,8 @@ class Relevance:
     def _joined(self) -> tuple[Tensor, Tensor]:
         if len({maps.shape[1:] for maps, _ in self.waiting}) > 1:
             raise InputError(
-                f"layer '{self.name}' has maps of several sizes, because the images have, and 'hrel' compares maps of one "
-                "size: give images of one size, or choose 'l1', 'l2', 'bn-scale' or 'variance'"
+                f"layer '{self.name}' has maps of several sizes, because the images have, and hrel compares maps of "
+                "one size: give images of one size, or choose 'l1', 'l2', 'bn-scale' or 'variance'"
             )
         return torch.cat([maps for maps, _ in self.waiting]), torch.cat([labels for _, labels in self.waiting])
 
