@@ -108,7 +108,7 @@ def test_full_conditioning_is_on_all_layers_cut_before(three, images):
 
 
 def test_without_conditioning_it_is_the_criterion_alone(three, images):
-    alone = planned(three, images, ratio=0.5)
+    alone = planned(three, images, criterion="cmi", ratio=0.5)
     for direction in ("forward", "backward", "both"):
         one = planned(three, images, cutoff="grid", cutoff_options={"steps": 2}, direction=direction)
         assert {name: found.order for name, found in one.importances.items()} == {
