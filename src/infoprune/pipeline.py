@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from infoprune.automatic.effort import allowance
 from infoprune.automatic.max_loss import prune_within
@@ -23,9 +23,20 @@ from infoprune.measure.figures import dead_filters, example_for, figures, latenc
 from infoprune.measure.record import Figures, Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
+from infoprune.network.coupled_groups import Examples
+from infoprune.network.intake import check_network
 from infoprune.network.origin import note_cut, origin_of
 from infoprune.network.verify import verify as verify_cut
-from infoprune.options import AUTO, Effort, EffortOptions, PruneOptions, RepairOptions, check_words, chosen
+from infoprune.options import (
+    AUTO,
+    Effort,
+    EffortOptions,
+    PruneOptions,
+    RepairOptions,
+    check_words,
+    chosen,
+    plain_counts,
+)
 from infoprune.plan import Plan
 from infoprune.progress import Progress, reported
 from infoprune.repair import repair_options, repaired
@@ -33,7 +44,7 @@ from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_f
 from infoprune.repair.distil_state import remove_state as remove_repair_state
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.state import remove_state
-from infoprune.selection.planning import Planned, make_plan, plan_for
+from infoprune.selection.planning import Planned, make_plan, named_counts, plan_for
 
 
 @dataclass(frozen=True)
@@ -110,13 +121,14 @@ def plan(
     return planned.plan
 
 
-def apply(plan: Plan, model: nn.Module, example: Tensor | None = None) -> nn.Module:
+def apply(plan: Plan, model: nn.Module, example: Examples | None = None) -> nn.Module:
     """Return a new, really smaller network; the given one is left as it is.
 
     Args:
         plan: What stays.
         model: The network that the plan was made for.
-        example: A batch of ``(n, C, H, W)`` images to trace with; by default zeros of the shape noted in the plan.
+        example: A batch of ``(n, C, H, W)`` images to trace with, or a list with one of every shape that the network
+            reads; by default zeros of the shapes noted in the plan.
 
     Raises:
         InputError: The plan was made for another network; the layer is named.
@@ -125,7 +137,7 @@ def apply(plan: Plan, model: nn.Module, example: Tensor | None = None) -> nn.Mod
     return note_cut(pruned, model, plan)
 
 
-def verify(plan: Plan, model: nn.Module, example: Tensor | None = None) -> float:
+def verify(plan: Plan, model: nn.Module, example: Examples | None = None) -> float:
     """Prove that cutting a plan is right for a network: cut and masked network give the same outputs.
 
     Returns:
@@ -203,6 +215,7 @@ def prune(
     """
     mending = None if repair is None else repair_options(repair)
     how = EffortOptions(effort, minutes, max_loss)
+    check_network(model)
     batches = as_batches(images, preprocessing or _known_preprocessing(model))
     repairing = batches if repair_images is None else as_batches(repair_images, preprocessing)
     watch = Stopwatch()
@@ -254,7 +267,8 @@ def chooses_everything(words: Mapping[str, Any], repair: RepairOptions | None) -
     """
     budget = words.get("budget")
     by_latency = words.get("latency") is not None or (budget is not None and budget.latency is not None)
-    listed = any(not isinstance(kept, int) for kept in (words.get("keep") or {}).values())
+    keep = plain_counts(words.get("keep"))
+    listed = isinstance(keep, Mapping) and any(not isinstance(kept, int) for kept in keep.values())
     automatic = repair is not None and repair.method == AUTO
     return automatic and set(words) <= _LEFT_TO_A_CHOICE and not by_latency and not listed
 
@@ -276,9 +290,9 @@ def _automatic(
             found = prune_within(model, batches, how.max_loss, words, spend, progress=progress)
     whole = Calibration.of(model, batches)
     with watch.stage("cut"):
-        cut = surgery.apply(found.plan, model, whole.example, groups=whole.groups)
+        cut = surgery.apply(found.plan, model, whole.examples, groups=whole.groups)
     with watch.stage("verify"):
-        verify_cut(found.plan, model, whole.example, cut, groups=whole.groups)
+        verify_cut(found.plan, model, whole.examples, cut, groups=whole.groups)
     modes = {name: module.training for name, module in cut.named_modules()}
     for name, module in found.model.named_modules():
         module.training = modes.get(name, model.training)
@@ -311,8 +325,8 @@ def _chosen(
     if remove_constant:
         with watch.stage("free"):
             freed = remove_constant_filters(model, repairing, progress=progress)
-            begun = Calibration.of(freed.model, batches)
-            asked = _of_what_is_left(asked, freed, whole.costs.base, begun.costs.base)
+            begun = whole.of_network(freed.model)
+            asked = _of_what_is_left(asked, freed, whole, begun.costs.base)
     with watch.stage("plan"):
         if asked is not None:
             planned = plan_for(begun, asked, held_out=held_out, resume=resume, progress=progress, on_reach=on_reach)
@@ -388,11 +402,11 @@ def _known_preprocessing(model: nn.Module) -> Preprocessing | None:
 
 def _cut(begun: Calibration, planned: Planned, watch: Stopwatch) -> nn.Module:
     """Return the cut network, checked; the one of the iterative form where there is one."""
-    model, example, groups = begun.model, begun.example, planned.groups
+    model, examples, groups = begun.model, begun.examples, planned.groups
     with watch.stage("cut"):
-        pruned = note_cut(surgery.apply(planned.plan, model, example, groups=groups), model, planned.plan)
+        pruned = note_cut(surgery.apply(planned.plan, model, examples, groups=groups), model, planned.plan)
     with watch.stage("verify"):
-        verify_cut(planned.plan, model, example, pruned, groups=groups)
+        verify_cut(planned.plan, model, examples, pruned, groups=groups)
     return pruned if planned.model is None else note_cut(planned.model, model, planned.plan)
 
 
@@ -409,16 +423,17 @@ def _check_can_be_freed(asked: PruneOptions | None) -> None:
 
 
 def _of_what_is_left(
-    asked: PruneOptions | None, freed: ConstantRemoval, whole: Cost, left: Cost
+    asked: PruneOptions | None, freed: ConstantRemoval, whole: Calibration, left: Cost
 ) -> PruneOptions | None:
     """Return the choice for the network without its free filters, that asks for what was asked of the whole one."""
     if asked is None:
         return None
     if asked.budget is not None:
-        return replace(asked, budget=freed.budget(asked.budget, whole, left))
+        return replace(asked, budget=freed.budget(asked.budget, whole.costs.base, left))
     if asked.keep is not None:
         there = {name: len(kept) for name, kept in freed.plan.kept.items()}
-        return replace(asked, keep={name: min(count, there.get(name, count)) for name, count in asked.keep.items()
+        counts = named_counts(asked.keep, whole.groups)
+        return replace(asked, keep={name: min(count, there.get(name, count)) for name, count in counts.items()
                                     if isinstance(count, int)})  # fmt: skip
     return asked
 

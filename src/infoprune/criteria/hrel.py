@@ -145,6 +145,11 @@ class Relevance:
         self.extremes = low, high
 
     def _joined(self) -> tuple[Tensor, Tensor]:
+        if len({maps.shape[1:] for maps, _ in self.waiting}) > 1:
+            raise InputError(
+                f"layer '{self.name}' has maps of several sizes, because the images have, and hrel compares maps of "
+                "one size: give images of one size, or choose 'l1', 'l2', 'bn-scale' or 'variance'"
+            )
         return torch.cat([maps for maps, _ in self.waiting]), torch.cat([labels for _, labels in self.waiting])
 
     def _score_whole_batches(self) -> None:

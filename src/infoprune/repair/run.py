@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from infoprune.data.batches import Batches, check_repeatable, example_of, images_of
+from infoprune.data.batches import Batches, check_repeatable, examples_of, images_of
 from infoprune.declarations.option_values import words_of
 from infoprune.errors import InputError, unknown
 from infoprune.network import surgery
@@ -59,8 +59,7 @@ def repair(
         plan = plan_of(small)
         if plan is None:
             raise InputError("nothing is noted on the pruned network: give the plan it was cut by")
-    example = example_of(batches, model)
-    groups = find_groups(model, example)
+    groups = find_groups(model, examples_of(batches, model))
     found = repaired(small, model, batches, plan, groups, how=how, resume=resume, progress=progress)
     remove_state(resume)
     return found

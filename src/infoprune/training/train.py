@@ -20,9 +20,10 @@ from infoprune.data.augmentation import Augmentation, cutout, turn_and_scale
 from infoprune.data.batches import Batches, labelled
 from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import Evaluation, eval_mode, evaluate, labels_within, logits_of
+from infoprune.measure.accuracy import Evaluation, evaluate, labels_within, logits_of
 from infoprune.network.fingerprint import fingerprint
 from infoprune.network.memory_format import fastest_layout
+from infoprune.network.modes import eval_mode
 from infoprune.network.origin import origin_of
 from infoprune.progress import Progress, silent
 from infoprune.training.recipe import Epoch, Precision, Recipe

@@ -319,7 +319,7 @@ class _Branch:
             return
         model = self.cutting.between(layers.judge, {name: kept})
         judge = layers.judge
-        groups = find_groups(model, judge.example, check=False)
+        groups = find_groups(model, judge.examples, check=False)
         by_name = groups.by_name()
         chosen = tuple(by_name[group.name] for group in layers.groups if group.name in by_name)
         maps = replace(layers.maps, model=model, groups=chosen)
