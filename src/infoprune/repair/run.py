@@ -59,8 +59,10 @@ def repair(
         plan = plan_of(small)
         if plan is None:
             raise InputError("nothing is noted on the pruned network: give the plan it was cut by")
-    groups = find_groups(model, examples_of(batches, model))
-    found = repaired(small, model, batches, plan, groups, how=how, resume=resume, progress=progress)
+    check_repeatable(batches)
+    images = list(images_of(batches, model))
+    groups = find_groups(model, examples_of(images, model))
+    found = repaired(small, model, images, plan, groups, how=how, resume=resume, progress=progress)
     remove_state(resume)
     return found
 
