@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from infoprune.data.augmentation import crop_and_flip
 from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.network.equivalence import duplicate
 from infoprune.network.memory_format import fastest_layout, laid_out
@@ -113,7 +114,7 @@ def _drawn(
             for some in optimiser.param_groups:
                 some["lr"] = some["size"] * learning_rate * (1 + math.cos(math.pi * share)) / 2
             with torch.enable_grad():
-                loss = _loss(pair.original, student, modules, images, logits=share >= _MAPS_ALONE)
+                loss = _loss(pair.original, student, modules, _changed(images, step), logits=share >= _MAPS_ALONE)
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(weights, 1.0)
@@ -137,6 +138,18 @@ def _restored(state: DistilState, student: nn.Module, optimiser: torch.optim.Opt
     student.load_state_dict(state.parts["weights"])
     restore_moments(optimiser, state.parts["moments"])
     return state.parts["best"]
+
+
+def _changed(images: Tensor, step: int) -> Tensor:
+    """Return ``(n, C, H, W)`` images moved and mirrored at random, the same for the same step; others as they are.
+
+    The original answers for whatever it is shown, so that few images become many.
+    """
+    if images.dim() != 4:
+        return images
+    with torch.random.fork_rng([]):
+        torch.manual_seed(step)
+        return crop_and_flip(images, max(1, min(images.shape[-2:]) // 8))
 
 
 def _size(weight: Tensor) -> float:
