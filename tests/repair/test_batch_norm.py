@@ -91,7 +91,7 @@ def test_wrong_input_is_said_in_one_sentence():
     with pytest.raises(InputError, match="did you mean"):
         infoprune.repair(small, model, batches, plan, method="bnn")
     with pytest.raises(InputError, match="give the plan"):
-        infoprune.repair(small, model, batches)
+        infoprune.repair(net(), model, batches)
     with pytest.raises(InputError, match="no images"):
         reestimate(model, [])
     with pytest.raises(InputError, match="more than once"):

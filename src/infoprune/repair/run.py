@@ -54,8 +54,11 @@ def repair(
         plan = plan_of(small)
         if plan is None:
             raise InputError("nothing is noted on the pruned network: give the plan it was cut by")
-    groups = find_groups(model, examples_of(batches, model))
-    return repaired(small, model, batches, plan, groups, how=how, progress=progress)
+    check_repeatable(batches)
+    # Read and decoded once, however often a repair looks at them.
+    images = list(images_of(batches, model))
+    groups = find_groups(model, examples_of(images, model))
+    return repaired(small, model, images, plan, groups, how=how, progress=progress)
 
 
 def repaired(
