@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -282,6 +282,18 @@ class PruneOptions:
         return Limits(self.keep_at_least, self.keep_share, self.multiple)
 
 
+def check_words(words: Iterable[str]) -> None:
+    """Refuse words that are no options of pruning.
+
+    Raises:
+        InputError: A word is unknown; the nearest one is named.
+    """
+    known = (*words_of(PruneOptions), "budget", "layerwise")
+    for word in words:
+        if word not in known:
+            raise unknown("option of pruning", word, known)
+
+
 def plain_counts(keep: Any) -> Any:
     """Return the counts and lists of ``keep``, where they are of NumPy or PyTorch, as Python's own.
 
@@ -312,8 +324,5 @@ def chosen(**words: Any) -> PruneOptions:
         >>> chosen(macs=0.5, criterion="l1").budget
         Budget(macs=0.5, parameters=None, latency=None)
     """
-    known = (*words_of(PruneOptions), "budget", "layerwise")
-    for word in words:
-        if word not in known:
-            raise unknown("option of pruning", word, known)
+    check_words(words)
     return assembled(PruneOptions, words)

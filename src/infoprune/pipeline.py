@@ -27,11 +27,21 @@ from infoprune.network.coupled_groups import Examples
 from infoprune.network.intake import check_network
 from infoprune.network.origin import note_cut, origin_of
 from infoprune.network.verify import verify as verify_cut
-from infoprune.options import AUTO, Effort, EffortOptions, PruneOptions, RepairOptions, chosen, plain_counts
+from infoprune.options import (
+    AUTO,
+    Effort,
+    EffortOptions,
+    PruneOptions,
+    RepairOptions,
+    check_words,
+    chosen,
+    plain_counts,
+)
 from infoprune.plan import Plan
 from infoprune.progress import Progress, reported
 from infoprune.repair import repair_options, repaired
 from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
+from infoprune.repair.distil_state import remove_state as remove_repair_state
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.state import remove_state
 from infoprune.selection.planning import Planned, make_plan, named_counts, plan_for
@@ -96,15 +106,18 @@ def plan(
         batches: Calibration images: ``(images, labels)`` pairs, iterable more than once.
         held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
         resume: File in which layers that are done are kept, so that the same call goes on after an interruption;
-            removed once the plan is made.
+            removed once the plan is made. It is written only where layers are cut one after the other; any other file
+            is left alone.
         choice: The words of ``PruneOptions``: ``criterion="hrel", budget=Budget(macs=0.5)``.
 
     Raises:
         InputError: The network has no convolutions or nothing that can be removed, a name is unknown, the budget
             cannot be met, or the images do not fit.
     """
-    planned = make_plan(model, batches, chosen(**choice), held_out=held_out, resume=resume)
-    remove_state(resume)
+    asked = chosen(**choice)
+    planned = make_plan(model, batches, asked, held_out=held_out, resume=resume)
+    if asked.layerwise.is_asked_for:
+        remove_state(resume)
     return planned.plan
 
 
@@ -153,6 +166,7 @@ def prune(
     held_out: Batches | None = None,
     test: Batches | None = None,
     resume: Path | None = None,
+    keep_resume: bool = False,
     progress: Progress | None = None,
     on_reach: Callable[[Reach], None] | None = None,
     **choice: Any,
@@ -180,13 +194,16 @@ def prune(
         preprocessing: How image files of a folder become tensors; by default as is known of the network.
         held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
         test: Labelled images to measure accuracy on. They choose nothing.
-        resume: File in which layers that are done are kept, as in ``plan``; removed at the end.
+        resume: File in which layers that are done are kept, as in ``plan``, and beside it the state of the repair
+            ``distil``; removed at the end. Where everything is chosen for the network, nothing is kept.
+        keep_resume: Whether ``resume`` stays, for a caller that has more to do before the result is safe.
         progress: Called in every stage; by default a bar is drawn on a terminal and in a notebook.
         on_reach: Called, before anything is scored, with how small the network can get and which layers bind.
         choice: The words of ``PruneOptions``: ``macs=0.5``, ``criterion="hrel"``, ``skip=("stem",)``.
 
     Raises:
-        InputError: As in ``plan`` and ``apply``; a plan or listed filters are given together with ``remove_constant``.
+        InputError: As in ``plan`` and ``apply``; a plan is given together with words of ``PruneOptions``; a plan or
+            listed filters are given together with ``remove_constant``.
         infoprune.VerificationError: The cut network would not compute what the masked one does.
 
     Example:
@@ -202,6 +219,8 @@ def prune(
     batches = as_batches(images, preprocessing or _known_preprocessing(model))
     repairing = batches if repair_images is None else as_batches(repair_images, preprocessing)
     watch = Stopwatch()
+    if plan is not None:
+        _check_nothing_but_the_plan(choice)
     with reported(progress) as shown:
         if plan is None and not remove_constant and chooses_everything(choice, mending):
             made = _automatic(model, repairing, how, choice, watch, shown, on_reach)
@@ -211,7 +230,10 @@ def prune(
             made = _chosen(model, batches, repairing, plan, choice, mending, remove_constant, held_out,
                            resume, watch, shown, on_reach)  # fmt: skip
         result = _measured(model, batches, made, test, watch, shown)
-    remove_state(resume)
+    if not keep_resume:
+        if made.layer_by_layer:
+            remove_state(resume)
+        remove_repair_state(None if made.repair is None else resume)
     return result
 
 
@@ -228,6 +250,7 @@ class _Made:
     free: Mapping[str, int] | None = None
     automatic: Mapping[str, Any] | None = None
     effort: str | None = None
+    layer_by_layer: bool = False
 
 
 _LEFT_TO_A_CHOICE = {"budget", "macs", "parameters", "ratio", "keep", "layers", "skip", "multiple", "keep_at_least",
@@ -316,14 +339,19 @@ def _chosen(
         repair, method = replace(repair, method=LEAST_SQUARES), LEAST_SQUARES
     if repair is not None:
         with watch.stage("repair"):
-            final = repaired(cut, begun.model, repairing, planned.plan, planned.groups, how=repair, progress=progress)
+            final = repaired(cut, begun.model, repairing, planned.plan, planned.groups, how=repair, resume=resume,
+                             progress=progress)  # fmt: skip
+    by_layer = asked is not None and asked.layerwise.is_asked_for
     if freed is None:
-        return _Made(whole, planned.plan, final, None if method is None else cut, planned.importances, method)
+        return _Made(whole, planned.plan, final, None if method is None else cut, planned.importances, method,
+                     layer_by_layer=by_layer)  # fmt: skip
     # What a criterion shows of a layer is of the filters it was asked about.
     importances = {name: found for name, found in planned.importances.items() if name not in freed.plan.decisions}
     saved = _saved(freed.filters, whole.costs.base, begun.costs.base)
     joined = freed.then(planned.plan)
-    return _Made(whole, joined, final, None if method is None else cut, importances, method, saved)
+    return _Made(
+        whole, joined, final, None if method is None else cut, importances, method, saved, layer_by_layer=by_layer
+    )
 
 
 def _measured(
@@ -346,6 +374,25 @@ def _measured(
     spent = Spent(whole.count, made.repair, made.effort, classes)
     return Result(final, made.plan, base, after, made.importances, watch.seconds, as_cut, made.repair, made.free,
                   made.automatic, advice(base, after, spent))  # fmt: skip
+
+
+def _check_nothing_but_the_plan(choice: Mapping[str, Any]) -> None:
+    """Refuse words that choose filters beside a plan that names them.
+
+    Raises:
+        InputError: There is such a word, or one that nothing knows.
+    """
+    if choice:
+        check_words(choice)
+        raise InputError(
+            f"a plan names the filters that stay already: leave out {', '.join(choice)}, or leave out the plan"
+        )
+
+
+def remove_states(resume: Path | None) -> None:
+    """Remove what ``prune`` keeps in and beside a file to go on from; a file of anybody else is left alone."""
+    remove_state(resume)
+    remove_repair_state(resume)
 
 
 def _known_preprocessing(model: nn.Module) -> Preprocessing | None:

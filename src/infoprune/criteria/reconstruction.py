@@ -38,6 +38,8 @@ from infoprune.regression.patches import as_matrix, features_of
 from infoprune.regression.products import Products
 
 RIDGE = 1e-4
+# Share of the mean square below which a variance is rounding error of float64.
+_CONSTANT = 1e-12
 MEMORY = 1 << 30
 # Images on which the variance of a layer's result is measured.
 _PROBE = 16
@@ -291,7 +293,7 @@ def _shares(
     module = model.get_submodule(layer)
     weights = as_matrix(module) * behind.scale
     member = next(one for one in group.members if one.layer == layer and one.side == "in")
-    inverses = [inverse_of(gram, moments.count, ridge) for gram in moments.moments(centred=True)]
+    inverses = [inverse_of(gram, moments.count, ridge) for gram in _varying(moments)]
     shares = []
     for number, (inverse, mine) in enumerate(zip(inverses, weights, strict=True)):
         first = number * len(inverse)
@@ -302,6 +304,16 @@ def _shares(
             rows.append(features[(features >= 0) & (features < len(inverse))].to(inverse.device))
         shares.append(Share(inverse, mine, rows, behind.worth))
     return shares
+
+
+def _varying(moments: NormalEquations) -> Tensor:
+    """Return ``(g, F, F)``: the covariance of the features, zero for those that never change.
+
+    What centring leaves of a constant is rounding error, which is no covariance and has no inverse.
+    """
+    gram, whole = moments.moments(centred=True), moments.moments(centred=False)
+    varies = gram.diagonal(dim1=1, dim2=2) > _CONSTANT * whole.diagonal(dim1=1, dim2=2)
+    return gram * (varies[:, :, None] & varies[:, None, :])
 
 
 def score_network(

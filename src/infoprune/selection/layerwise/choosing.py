@@ -26,7 +26,7 @@ from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.judging import Judge, Kept
 from infoprune.selection.layerwise.maps import LayerMaps
 from infoprune.selection.layerwise.sequence import Conditional, Cutting, Layers, Orders, Outcome, Ready, in_sequence
-from infoprune.selection.layerwise.state import State, fingerprint_of_run
+from infoprune.selection.layerwise.state import State, conditions_of
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def plan_layer_by_layer(
     by_name = {group.name: group for group in chosen}
     in_order = tuple(by_name[name] for name in following.order)
     told = {name: value for name, value in choice.settings().items() if name != "parallel"}
-    state = State(resume, "" if resume is None else fingerprint_of_run(told, model, batches, judged))
+    state = State(resume, {} if resume is None else conditions_of(told, model, calibration=batches, judging=judged))
     judge = Judge(model, examples, calibration.groups, judged, how.candidate_repair, batches, half=how.candidate_bf16)
     maps = LayerMaps(model, in_order, batches, choice.tap or info.tap, info.images, progress=progress)
     orders: Orders
