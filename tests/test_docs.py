@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infoprune import cli, criteria, zoo
+from infoprune import cli, criteria, pipeline, zoo  # noqa: F401 - pipeline registers the criterion reconstruction
 from infoprune.cutoff.rules import curve
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
