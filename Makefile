@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-processors lint format docs clean
+.PHONY: demo test test-processors soak lint format docs clean
 
 $(BIN)/infoprune: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -13,11 +13,14 @@ $(BIN)/infoprune: pyproject.toml constraints.txt
 demo: $(BIN)/infoprune  ## Train a small network on the digits, prune it by five criteria, print one table and the path of its report.
 	$(BIN)/infoprune demo --out runs/demo
 
-test: $(BIN)/infoprune  ## Everything, offline, without a GPU.
-	$(BIN)/python -m pytest
+test: $(BIN)/infoprune  ## Everything, offline, without a GPU; one process a core, one thread each.
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-processors: $(BIN)/infoprune  ## The numeric tests under eight instruction sets, with one and two threads.
 	.ci/processors $(BIN)/python
+
+soak: $(BIN)/infoprune  ## Every kind of run killed 100 times at random moments, and all other faults.
+	INFOPRUNE_KILLS=100 $(BIN)/python -m pytest tests/faults
 
 lint: $(BIN)/infoprune
 	$(BIN)/ruff check .

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from infoprune.declarations.option import Field, Option, takes
 from infoprune.declarations.option_values import assembled, check_fields, check_keywords, checked, shown, words_of
 from infoprune.errors import InputError
-from infoprune.options import PruneOptions, RepairOptions
+from infoprune.experiment.options import DataOptions
+from infoprune.options import PruneOptions
 from infoprune.plan import Budget
 
 
@@ -91,8 +92,8 @@ def test_flat_words_make_the_dataclasses_inside():
     assert {"macs", "ratio", "cutoff", "tolerance"} <= set(words_of(PruneOptions))
     with pytest.raises(InputError, match="either budget or macs, not both"):
         assembled(PruneOptions, {"macs": 0.5, "budget": Budget(macs=0.3)})
-    with pytest.raises(InputError, match="method is missing"):
-        assembled(RepairOptions, {})
+    with pytest.raises(InputError, match="name is missing"):
+        assembled(DataOptions, {})
 
 
 def test_a_default_is_not_shared_between_instances():

@@ -172,3 +172,23 @@ def test_a_plan_needs_a_shape_to_be_applied(network):
     with pytest.raises(InputError, match="example"):
         infoprune.apply(plan, network)
     assert infoprune.apply(plan, network, torch.zeros(1, 3, 8, 8)).conv1.out_channels == 2
+
+
+def test_words_beside_a_plan_are_refused(network, batches):
+    plan = infoprune.plan(network, batches, criterion="l1", ratio=0.5)
+    with pytest.raises(InputError, match="leave out ratio, or leave out the plan"):
+        infoprune.prune(network, batches, plan, ratio=0.5)
+    with pytest.raises(InputError, match="unknown option of pruning 'nonsense'"):
+        infoprune.prune(network, batches, plan, ratio=0.5, nonsense=1)
+
+
+def test_a_file_that_is_no_state_is_left_alone(network, batches, tmp_path):
+    names = ("small", "small.safetensors", "small.json", "small.forward", "small.distil")
+    for name in names:
+        (tmp_path / name).write_text("precious")
+    infoprune.plan(network, batches, criterion="l1", ratio=0.5, resume=tmp_path / "small")
+    infoprune.prune(network, batches, criterion="l1", ratio=0.5, resume=tmp_path / "small")
+    infoprune.prune(network, batches, macs=0.7, effort="quick", resume=tmp_path / "small")
+    with pytest.raises(InputError, match="not the state of a plan"):
+        infoprune.plan(network, batches, criterion="cmi", cutoff="scree", resume=tmp_path / "small")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "precious")

@@ -1,32 +1,61 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and that one run at a time writes."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import platform
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from infoprune.errors import InputError
 
+# File systems take 255 bytes, and the name of a temporary file is longer than that of the file beside it.
+LONGEST_NAME = 215
+_LONGEST_SUFFIX = 16
 
-def check_writable(path: Path, *, force: bool = False) -> None:
+
+def check_writable(path: Path, *, force: bool = False, longest: int = LONGEST_NAME) -> None:
     """Refuse a path that cannot become a file, before any work is done for it.
 
+    Args:
+        path: The file to write. A link to a file stands for that file.
+        force: Whether a file that exists may be replaced. Nothing but a file ever is.
+        longest: Bytes that its name may have.
+
     Raises:
-        InputError: The path exists and ``force`` is not set, is a folder, or lies where nothing can be written.
+        InputError: The path exists and ``force`` is not set; it is a folder, a device, a pipe or a link to nothing; its
+            name is too long; or it lies where nothing can be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> check_writable(folder / "small.safetensors")
+        >>> check_writable(folder)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        infoprune.errors.InputError: '...' is a folder: name a file
     """
-    if path.is_dir():
-        raise InputError(f"'{path}' is a folder: name a file")
-    if path.exists() and not force:
-        raise InputError(f"'{path}' exists already: use --force to replace it")
+    if (size := len(os.fsencode(path.name))) > longest:
+        raise InputError(f"the name '{path.name}' has {size} bytes: use at most {longest}")
     try:
+        if path.is_dir():
+            raise InputError(f"'{path}' is a folder: name a file")
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"'{path}' is a link to '{path.readlink()}', which does not exist: name the file itself")
+        if path.exists() and not path.is_file():
+            raise InputError(f"'{path}' is a device, a pipe or a socket: name a file")
+        if path.exists() and not force:
+            raise InputError(f"'{path}' exists already: use --force to replace it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=path.resolve().parent):
             pass
     except OSError as error:
         raise InputError(f"'{path}' cannot be written: {error.strerror or error}") from error
@@ -34,22 +63,43 @@ def check_writable(path: Path, *, force: bool = False) -> None:
 
 @contextmanager
 def written_whole(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """Give a temporary path to write to, and rename it to ``path`` once everything is written.
+    """Yield a temporary path to write to; when the block ends, the file is on the disk and takes its place.
+
+    After a crash of the machine or a kill there is either the old file or the new one. A temporary file of a process of
+    this machine that was killed is removed.
+
+    Args:
+        path: The file to write. Where it is itself a temporary path of this process, it is written directly.
+        force: Whether a file that exists is replaced.
 
     Raises:
         InputError: The path cannot be written, or the disk is full; nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> file = Path(tempfile.mkdtemp()) / "record.json"
+        >>> with written_whole(file) as temporary:
+        ...     _ = temporary.write_text("{}")
+        >>> file.read_text(), len(list(file.parent.iterdir()))
+        ('{}', 1)
     """
+    if _is_temporary(path):
+        with as_one_sentence(path):
+            yield path
+        return
     check_writable(path, force=force)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path = path.resolve()
+    remove_abandoned(path)
+    temporary = temporary_of(path)
     try:
-        # Some writers make files that only their owner can read; the user's umask decides here.
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"'{path}' cannot be written: {_why(error)}") from error
+        with as_one_sentence(path):
+            # Some writers make files that only their owner can read; the user's umask decides here.
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            yield temporary
+            temporary.chmod(mode)
+            put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,6 +112,115 @@ def write_text(path: Path, text: str, *, force: bool = False) -> None:
     """
     with written_whole(path, force=force) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the right to write a file for as long as the block runs. The lock ends with the process, however it ends.
+
+    Args:
+        path: The file; the lock is a hidden file beside it, removed at the end.
+
+    Raises:
+        InputError: Another run holds it, or no file can be made beside ``path``.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> file = Path(tempfile.mkdtemp()) / "small.safetensors"
+        >>> with locked(file), locked(file):  # doctest: +ELLIPSIS
+        ...     pass
+        Traceback (most recent call last):
+        infoprune.errors.InputError: '...' is being written by another run: wait for its end, or name another output
+    """
+    beside = path.resolve().with_name(f".{path.name}.lock")
+    lock = FileLock(beside, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"'{path}' is being written by another run: wait for its end, or name another output"
+        ) from error
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        # Removed while it is held: who opens it from now on makes a file of its own.
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        lock.release()
+
+
+def temporary_of(path: Path) -> Path:
+    """Return the temporary path beside a file that this process writes to first; it ends like the file."""
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX else ""
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.part{suffix}")
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Make sure that a temporary file is on the disk, and rename it."""
+    _sync(temporary)
+    temporary.replace(path)
+    with suppress(OSError):  # not every file system can do this for a folder
+        _sync(path.parent)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of a path whose processes, on this machine, have ended."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.{_machine()}-(\d+)\.part(\..*)?")
+    for beside in path.parent.iterdir() if os.name == "posix" else ():
+        found = pattern.fullmatch(beside.name)
+        if found is not None and not _runs(int(found[1])):
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def as_one_sentence(path: Path) -> Iterator[None]:
+    """Turn an error of writing a file into one sentence that names it.
+
+    Raises:
+        InputError: There was such an error.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        found = _TEMPORARY.fullmatch(path.name)
+        named = path if found is None else path.with_name(found["name"])
+        raise InputError(f"'{named}' cannot be written: {_why(error)}") from error
+
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)\.part(\..*)?")
+
+
+def _is_temporary(path: Path) -> bool:
+    found = _TEMPORARY.fullmatch(path.name)
+    return found is not None and found["machine"] == _machine() and int(found["process"]) == os.getpid()
+
+
+def _machine() -> str:
+    # Process numbers mean nothing on another machine that writes to the same disk.
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _why(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -184,7 +184,8 @@ class PruneOptions:
     ratio: Annotated[float | None, Option("Share of the filters removed from every layer.", ge=0, lt=1)] = None
     keep: Annotated[
         Keep | None,
-        Option("By layer, how many filters are kept or which; other layers are left.", on_command_line=False,
+        Option("By layer or pattern, how many filters are kept or which; other layers are left. Any layer of a coupled "
+               "group stands for it, in its own numbering.", on_command_line=False,
                form="by layer the number or the list of the filters that stay"),
     ] = None  # fmt: skip
     budget: Budget | None = None
@@ -193,7 +194,11 @@ class PruneOptions:
     ] = None
     layerwise: LayerwiseOptions = AT_ONCE
     layers: Annotated[
-        tuple[str, ...], Option("Pattern of layers that may lose filters; repeatable.", default="all convolutions")
+        tuple[str, ...],
+        Option(
+            "Pattern of layers that may lose filters; repeatable.",
+            default="all convolutions, and linear layers run at each position",
+        ),
     ] = ()
     skip: Annotated[tuple[str, ...], Option("Pattern of layers that may not; repeatable.", default="none")] = ()
     tap: Annotated[Tap | None, Option("Where the feature maps are read.", default="as in the criterion's paper")] = None
@@ -216,6 +221,11 @@ class PruneOptions:
     )
 
     def __post_init__(self) -> None:
+        for name in ("layers", "skip"):
+            patterns = getattr(self, name)
+            if isinstance(patterns, str):
+                object.__setattr__(self, name, (patterns,))
+        object.__setattr__(self, "keep", plain_counts(self.keep))
         check_fields(self)
         if not self.criterion:
             by_curve = self.layerwise.is_asked_for or self.threshold is not None
@@ -272,6 +282,38 @@ class PruneOptions:
         return Limits(self.keep_at_least, self.keep_share, self.multiple)
 
 
+def check_words(words: Iterable[str]) -> None:
+    """Refuse words that are no options of pruning.
+
+    Raises:
+        InputError: A word is unknown; the nearest one is named.
+    """
+    known = (*words_of(PruneOptions), "budget", "layerwise")
+    for word in words:
+        if word not in known:
+            raise unknown("option of pruning", word, known)
+
+
+def plain_counts(keep: Any) -> Any:
+    """Return the counts and lists of ``keep``, where they are of NumPy or PyTorch, as Python's own.
+
+    Args:
+        keep: By layer how many filters are kept or which; anything else is returned as it is.
+
+    Example:
+        >>> import torch
+        >>> plain_counts({"conv1": torch.tensor(4), "conv2": torch.tensor([0, 2])})
+        {'conv1': 4, 'conv2': [0, 2]}
+    """
+    return {layer: _plain(some) for layer, some in keep.items()} if isinstance(keep, Mapping) else keep
+
+
+def _plain(some: Any) -> Any:
+    if isinstance(some, (list, tuple)):
+        return [_plain(one) for one in some]
+    return some.tolist() if hasattr(some, "tolist") else some
+
+
 def chosen(**words: Any) -> PruneOptions:
     """Return the options that these words make, those of ``LayerwiseOptions`` and ``Budget`` among them.
 
@@ -282,8 +324,5 @@ def chosen(**words: Any) -> PruneOptions:
         >>> chosen(macs=0.5, criterion="l1").budget
         Budget(macs=0.5, parameters=None, latency=None)
     """
-    known = (*words_of(PruneOptions), "budget", "layerwise")
-    for word in words:
-        if word not in known:
-            raise unknown("option of pruning", word, known)
+    check_words(words)
     return assembled(PruneOptions, words)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from infoprune.automatic.effort import allowance
 from infoprune.automatic.max_loss import prune_within
@@ -23,16 +23,28 @@ from infoprune.measure.figures import dead_filters, example_for, figures, latenc
 from infoprune.measure.record import Figures, Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
+from infoprune.network.coupled_groups import Examples
+from infoprune.network.intake import check_network
 from infoprune.network.origin import note_cut, origin_of
 from infoprune.network.verify import verify as verify_cut
-from infoprune.options import AUTO, Effort, EffortOptions, PruneOptions, RepairOptions, chosen
+from infoprune.options import (
+    AUTO,
+    Effort,
+    EffortOptions,
+    PruneOptions,
+    RepairOptions,
+    check_words,
+    chosen,
+    plain_counts,
+)
 from infoprune.plan import Plan
 from infoprune.progress import Progress, reported
 from infoprune.repair import repair_options, repaired
 from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
+from infoprune.repair.distil_state import remove_state as remove_repair_state
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.state import remove_state
-from infoprune.selection.planning import Planned, make_plan, plan_for
+from infoprune.selection.planning import Planned, make_plan, named_counts, plan_for
 
 
 @dataclass(frozen=True)
@@ -94,25 +106,29 @@ def plan(
         batches: Calibration images: ``(images, labels)`` pairs, iterable more than once.
         held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
         resume: File in which layers that are done are kept, so that the same call goes on after an interruption;
-            removed once the plan is made.
+            removed once the plan is made. It is written only where layers are cut one after the other; any other file
+            is left alone.
         choice: The words of ``PruneOptions``: ``criterion="hrel", budget=Budget(macs=0.5)``.
 
     Raises:
         InputError: The network has no convolutions or nothing that can be removed, a name is unknown, the budget
             cannot be met, or the images do not fit.
     """
-    planned = make_plan(model, batches, chosen(**choice), held_out=held_out, resume=resume)
-    remove_state(resume)
+    asked = chosen(**choice)
+    planned = make_plan(model, batches, asked, held_out=held_out, resume=resume)
+    if asked.layerwise.is_asked_for:
+        remove_state(resume)
     return planned.plan
 
 
-def apply(plan: Plan, model: nn.Module, example: Tensor | None = None) -> nn.Module:
+def apply(plan: Plan, model: nn.Module, example: Examples | None = None) -> nn.Module:
     """Return a new, really smaller network; the given one is left as it is.
 
     Args:
         plan: What stays.
         model: The network that the plan was made for.
-        example: A batch of ``(n, C, H, W)`` images to trace with; by default zeros of the shape noted in the plan.
+        example: A batch of ``(n, C, H, W)`` images to trace with, or a list with one of every shape that the network
+            reads; by default zeros of the shapes noted in the plan.
 
     Raises:
         InputError: The plan was made for another network; the layer is named.
@@ -121,7 +137,7 @@ def apply(plan: Plan, model: nn.Module, example: Tensor | None = None) -> nn.Mod
     return note_cut(pruned, model, plan)
 
 
-def verify(plan: Plan, model: nn.Module, example: Tensor | None = None) -> float:
+def verify(plan: Plan, model: nn.Module, example: Examples | None = None) -> float:
     """Prove that cutting a plan is right for a network: cut and masked network give the same outputs.
 
     Returns:
@@ -150,6 +166,7 @@ def prune(
     held_out: Batches | None = None,
     test: Batches | None = None,
     resume: Path | None = None,
+    keep_resume: bool = False,
     progress: Progress | None = None,
     on_reach: Callable[[Reach], None] | None = None,
     **choice: Any,
@@ -177,13 +194,16 @@ def prune(
         preprocessing: How image files of a folder become tensors; by default as is known of the network.
         held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
         test: Labelled images to measure accuracy on. They choose nothing.
-        resume: File in which layers that are done are kept, as in ``plan``; removed at the end.
+        resume: File in which layers that are done are kept, as in ``plan``, and beside it the state of the repair
+            ``distil``; removed at the end. Where everything is chosen for the network, nothing is kept.
+        keep_resume: Whether ``resume`` stays, for a caller that has more to do before the result is safe.
         progress: Called in every stage; by default a bar is drawn on a terminal and in a notebook.
         on_reach: Called, before anything is scored, with how small the network can get and which layers bind.
         choice: The words of ``PruneOptions``: ``macs=0.5``, ``criterion="hrel"``, ``skip=("stem",)``.
 
     Raises:
-        InputError: As in ``plan`` and ``apply``; a plan or listed filters are given together with ``remove_constant``.
+        InputError: As in ``plan`` and ``apply``; a plan is given together with words of ``PruneOptions``; a plan or
+            listed filters are given together with ``remove_constant``.
         infoprune.VerificationError: The cut network would not compute what the masked one does.
 
     Example:
@@ -195,9 +215,12 @@ def prune(
     """
     mending = None if repair is None else repair_options(repair)
     how = EffortOptions(effort, minutes, max_loss)
+    check_network(model)
     batches = as_batches(images, preprocessing or _known_preprocessing(model))
     repairing = batches if repair_images is None else as_batches(repair_images, preprocessing)
     watch = Stopwatch()
+    if plan is not None:
+        _check_nothing_but_the_plan(choice)
     with reported(progress) as shown:
         if plan is None and not remove_constant and chooses_everything(choice, mending):
             made = _automatic(model, repairing, how, choice, watch, shown, on_reach)
@@ -207,7 +230,10 @@ def prune(
             made = _chosen(model, batches, repairing, plan, choice, mending, remove_constant, held_out,
                            resume, watch, shown, on_reach)  # fmt: skip
         result = _measured(model, batches, made, test, watch, shown)
-    remove_state(resume)
+    if not keep_resume:
+        if made.layer_by_layer:
+            remove_state(resume)
+        remove_repair_state(None if made.repair is None else resume)
     return result
 
 
@@ -224,6 +250,7 @@ class _Made:
     free: Mapping[str, int] | None = None
     automatic: Mapping[str, Any] | None = None
     effort: str | None = None
+    layer_by_layer: bool = False
 
 
 _LEFT_TO_A_CHOICE = {"budget", "macs", "parameters", "ratio", "keep", "layers", "skip", "multiple", "keep_at_least",
@@ -240,7 +267,8 @@ def chooses_everything(words: Mapping[str, Any], repair: RepairOptions | None) -
     """
     budget = words.get("budget")
     by_latency = words.get("latency") is not None or (budget is not None and budget.latency is not None)
-    listed = any(not isinstance(kept, int) for kept in (words.get("keep") or {}).values())
+    keep = plain_counts(words.get("keep"))
+    listed = isinstance(keep, Mapping) and any(not isinstance(kept, int) for kept in keep.values())
     automatic = repair is not None and repair.method == AUTO
     return automatic and set(words) <= _LEFT_TO_A_CHOICE and not by_latency and not listed
 
@@ -262,9 +290,9 @@ def _automatic(
             found = prune_within(model, batches, how.max_loss, words, spend, progress=progress)
     whole = Calibration.of(model, batches)
     with watch.stage("cut"):
-        cut = surgery.apply(found.plan, model, whole.example, groups=whole.groups)
+        cut = surgery.apply(found.plan, model, whole.examples, groups=whole.groups)
     with watch.stage("verify"):
-        verify_cut(found.plan, model, whole.example, cut, groups=whole.groups)
+        verify_cut(found.plan, model, whole.examples, cut, groups=whole.groups)
     modes = {name: module.training for name, module in cut.named_modules()}
     for name, module in found.model.named_modules():
         module.training = modes.get(name, model.training)
@@ -297,8 +325,8 @@ def _chosen(
     if remove_constant:
         with watch.stage("free"):
             freed = remove_constant_filters(model, repairing, progress=progress)
-            begun = Calibration.of(freed.model, batches)
-            asked = _of_what_is_left(asked, freed, whole.costs.base, begun.costs.base)
+            begun = whole.of_network(freed.model)
+            asked = _of_what_is_left(asked, freed, whole, begun.costs.base)
     with watch.stage("plan"):
         if asked is not None:
             planned = plan_for(begun, asked, held_out=held_out, resume=resume, progress=progress, on_reach=on_reach)
@@ -311,14 +339,19 @@ def _chosen(
         repair, method = replace(repair, method=LEAST_SQUARES), LEAST_SQUARES
     if repair is not None:
         with watch.stage("repair"):
-            final = repaired(cut, begun.model, repairing, planned.plan, planned.groups, how=repair, progress=progress)
+            final = repaired(cut, begun.model, repairing, planned.plan, planned.groups, how=repair, resume=resume,
+                             progress=progress)  # fmt: skip
+    by_layer = asked is not None and asked.layerwise.is_asked_for
     if freed is None:
-        return _Made(whole, planned.plan, final, None if method is None else cut, planned.importances, method)
+        return _Made(whole, planned.plan, final, None if method is None else cut, planned.importances, method,
+                     layer_by_layer=by_layer)  # fmt: skip
     # What a criterion shows of a layer is of the filters it was asked about.
     importances = {name: found for name, found in planned.importances.items() if name not in freed.plan.decisions}
     saved = _saved(freed.filters, whole.costs.base, begun.costs.base)
     joined = freed.then(planned.plan)
-    return _Made(whole, joined, final, None if method is None else cut, importances, method, saved)
+    return _Made(
+        whole, joined, final, None if method is None else cut, importances, method, saved, layer_by_layer=by_layer
+    )
 
 
 def _measured(
@@ -343,6 +376,25 @@ def _measured(
                   made.automatic, advice(base, after, spent))  # fmt: skip
 
 
+def _check_nothing_but_the_plan(choice: Mapping[str, Any]) -> None:
+    """Refuse words that choose filters beside a plan that names them.
+
+    Raises:
+        InputError: There is such a word, or one that nothing knows.
+    """
+    if choice:
+        check_words(choice)
+        raise InputError(
+            f"a plan names the filters that stay already: leave out {', '.join(choice)}, or leave out the plan"
+        )
+
+
+def remove_states(resume: Path | None) -> None:
+    """Remove what ``prune`` keeps in and beside a file to go on from; a file of anybody else is left alone."""
+    remove_state(resume)
+    remove_repair_state(resume)
+
+
 def _known_preprocessing(model: nn.Module) -> Preprocessing | None:
     origin = origin_of(model)
     return None if origin is None else origin.preprocessing
@@ -350,11 +402,11 @@ def _known_preprocessing(model: nn.Module) -> Preprocessing | None:
 
 def _cut(begun: Calibration, planned: Planned, watch: Stopwatch) -> nn.Module:
     """Return the cut network, checked; the one of the iterative form where there is one."""
-    model, example, groups = begun.model, begun.example, planned.groups
+    model, examples, groups = begun.model, begun.examples, planned.groups
     with watch.stage("cut"):
-        pruned = note_cut(surgery.apply(planned.plan, model, example, groups=groups), model, planned.plan)
+        pruned = note_cut(surgery.apply(planned.plan, model, examples, groups=groups), model, planned.plan)
     with watch.stage("verify"):
-        verify_cut(planned.plan, model, example, pruned, groups=groups)
+        verify_cut(planned.plan, model, examples, pruned, groups=groups)
     return pruned if planned.model is None else note_cut(planned.model, model, planned.plan)
 
 
@@ -371,16 +423,17 @@ def _check_can_be_freed(asked: PruneOptions | None) -> None:
 
 
 def _of_what_is_left(
-    asked: PruneOptions | None, freed: ConstantRemoval, whole: Cost, left: Cost
+    asked: PruneOptions | None, freed: ConstantRemoval, whole: Calibration, left: Cost
 ) -> PruneOptions | None:
     """Return the choice for the network without its free filters, that asks for what was asked of the whole one."""
     if asked is None:
         return None
     if asked.budget is not None:
-        return replace(asked, budget=freed.budget(asked.budget, whole, left))
+        return replace(asked, budget=freed.budget(asked.budget, whole.costs.base, left))
     if asked.keep is not None:
         there = {name: len(kept) for name, kept in freed.plan.kept.items()}
-        return replace(asked, keep={name: min(count, there.get(name, count)) for name, count in asked.keep.items()
+        counts = named_counts(asked.keep, whole.groups)
+        return replace(asked, keep={name: min(count, there.get(name, count)) for name, count in counts.items()
                                     if isinstance(count, int)})  # fmt: skip
     return asked
 

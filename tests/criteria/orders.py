@@ -73,7 +73,7 @@ def network_plans(names):
 
 
 def main():
-    infos = criteria.all_criteria()
+    infos = list(criteria.all_criteria())
     seeded = [layer(seed) for seed in range(3)]
     found = {
         info.name: [scored(info.name, *drawn[:3]).order for drawn in seeded] for info in infos if not info.score_network

@@ -171,7 +171,10 @@ def test_wrong_options_are_named():
     maps, labels = draw()
     with pytest.raises(InputError, match="option 'width' of the criterion 'hrel' .* not 'averages'.* mean 'average'"):
         computed(maps, labels, width="averages")
-    with pytest.raises(InputError, match="unknown width_of of the criterion 'hrel' 'layers': did you mean 'layer'"):
+    with pytest.raises(
+        InputError,
+        match="option 'width_of' of the criterion 'hrel' takes one of layer, filter, not 'layers'",
+    ):
         computed(maps, labels, width_of="layers")
     with pytest.raises(InputError, match="above 0 and at most 1, not 1.5"):
         computed(maps, labels, stable=1.5)
@@ -179,3 +182,10 @@ def test_wrong_options_are_named():
         computed(maps, labels, batch=1)
     with pytest.raises(InputError, match="width must be a positive number"):
         computed(maps, labels, width=-1.0)
+
+
+def test_images_of_one_class_are_refused():
+    found = find("hrel").factory(Filters((torch.zeros(4, 3),), (), "conv"))
+    found.update(torch.randn(20, 4, 3, 3), torch.full((20,), 7))
+    with pytest.raises(InputError, match="all calibration images are of class 7"):
+        found.compute()

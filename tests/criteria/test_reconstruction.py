@@ -124,9 +124,20 @@ def test_it_is_a_criterion_like_any_other():
     choice = {"keep": {"inner1.0": 5, "inner2.0": 5}, "repair": "least-squares"}
     losses = {}
     for criterion in ("reconstruction", "random"):
-        result = infoprune.prune(model, batches, criterion=criterion, **choice, repair=None)
+        result = infoprune.prune(model, batches, criterion=criterion, **choice)
         wanted, found = (torch.cat([m(x) for x, _ in batches]).detach() for m in (model, result.model))
         losses[criterion] = float((wanted - found).norm())
     assert losses["reconstruction"] < losses["random"]
     with pytest.raises(InputError, match="option of the criterion 'reconstruction' 'ridg'"):
         infoprune.plan(model, batches, criterion="reconstruction", ratio=0.5, criterion_options={"ridg": 1})
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0])
+def test_images_that_are_all_the_same_are_scored(value):
+    same = [torch.full((8, 3, 8, 8), value)] * 2
+    for seed in range(10):
+        torch.manual_seed(seed)
+        rest = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), *rest).eval()
+        found = reconstruction(model, find_groups(model, same[0][:2]).groups, same)
+        assert all(torch.isfinite(one.scores).all() for one in found.values())

@@ -9,9 +9,11 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from infoprune.data.batches import (
     Batch,
+    EveryNth,
     FirstImages,
     check_repeatable,
     example_of,
+    examples_of,
     images_of,
     labelled,
     number_of_batches,
@@ -57,8 +59,9 @@ def test_labels_are_checked_only_where_they_are_read():
 @pytest.mark.parametrize(
     ("batch", "words"),
     [
-        ({"image": torch.zeros(1, 1)}, "not dict"),
-        ((torch.zeros(1, 1), 1, 2), "not tuple of Tensor, int, int"),
+        ("images", "not str"),
+        ({"labels": torch.zeros(1)}, "or a dict with 'pixel_values' or 'images', as tensors, not dict"),
+        ((1, torch.zeros(1, 1)), "not tuple of int, Tensor"),
         ([], "not list of nothing"),
         (torch.zeros(3), r"not a tensor of shape \(3,\)"),
         (torch.zeros(0, 1), "a batch has no images"),
@@ -67,6 +70,40 @@ def test_labels_are_checked_only_where_they_are_read():
 def test_anything_else_is_refused(batch, words):
     with pytest.raises(InputError, match=words):
         parse(batch)
+
+
+def test_dicts_hold_images_and_labels_and_what_else_is_in_a_batch_is_not_read():
+    images, labels = torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 1])
+    for batch in ({"pixel_values": images, "labels": labels}, {"id": 5, "image": images, "y": labels}):
+        assert parse(batch).images is images
+        assert parse(batch).classes() is labels
+    assert parse({"x": images}).labels is None
+    assert parse((images, labels, torch.arange(3), "more")).classes() is labels
+
+
+def test_labels_of_any_form_stay_with_their_images():
+    images = torch.arange(6.0)[:, None]
+    for labels in (torch.rand(6, 4), [f"class {number}" for number in range(6)]):
+        third = [one for batch in EveryNth([(images, labels)], 3, chosen=True) for one in batch.labels]
+        assert len(third) == 2
+        assert all(one is labels[at] or torch.equal(one, labels[at]) for one, at in zip(third, (2, 5), strict=True))
+        assert len(parse((images, labels)).first(4).labels) == 4
+    assert parse((images, {"boxes": 1})).first(4).labels is None
+    assert parse((images, torch.rand(6))).known_classes() is None
+
+
+def test_there_is_one_example_of_every_size_and_random_numbers_stay():
+    small, large = torch.zeros(3, 3, 8, 8), torch.zeros(3, 3, 16, 16)
+    loader = DataLoader(TensorDataset(torch.cat([small, small])), batch_size=3, shuffle=True)
+    model, numbers = nn.Conv2d(3, 1, 1), torch.rand(3)
+    state = torch.get_rng_state()
+    found = examples_of([small, (large, numbers), small], model)
+    assert [tuple(one.shape) for one in found] == [(2, 3, 8, 8), (2, 3, 16, 16)]
+    assert [tuple(one.shape) for one in examples_of(loader, model)] == [(2, 3, 8, 8)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(examples_of([torch.zeros(1, 3, side, 4) for side in range(1, 20)], model)) == 8
+    with pytest.raises(InputError, match="more than once"):
+        examples_of(iter([small]), model)
 
 
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=6), limit=st.one_of(st.none(), st.integers(1, 40)))
@@ -117,4 +154,6 @@ def test_empty_single_use_and_unlabelled_batches_are_refused():
         check_repeatable(iter(numbered(2)))
     with pytest.raises(InputError, match="images alone"):
         list(labelled(numbered(2, labels=False)))
+    with pytest.raises(InputError, match="images and"):
+        list(labelled([(torch.zeros(2, 6), torch.zeros(2).long())]))
     assert [labels.tolist() for _, labels in labelled(numbered(2, 1))] == [[0, 1], [2]]

@@ -80,9 +80,8 @@ def written(base, tmp_path_factory):
     from infoprune.options import PruneOptions
 
     choice = PruneOptions(criterion="cmi", ratio=0.5)
-    done = prune(NetworkOptions(weights=base), DataOptions("digits", calibration=64), choice,
-                 out=folder / "small.safetensors", keep_evidence=True)  # fmt: skip
-    report.write_run(done.kept, folder / "run")
+    prune(NetworkOptions(weights=base), DataOptions("digits", calibration=64), choice,
+                 out=folder / "small.safetensors", run_out=folder / "run")  # fmt: skip
     export = {"latency_ms": {"network": {"pytorch": 1.0}, "base": {"pytorch": 2.0}},
               "onnx": {"file": "a", "bytes": 3, "max_abs_difference": 0.1, "largest_output": 2.0}}  # fmt: skip
     (folder / "run" / "export.json").write_text(json.dumps(export))

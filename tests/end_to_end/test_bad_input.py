@@ -148,9 +148,30 @@ def test_the_plan_of_another_network_names_the_layer(prune, folder):
     assert "99" in sentence
 
 
-def test_a_plan_with_a_ratio(prune, folder):
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--ratio", 0.5), "ratio"),
+        (("--macs", 0.5), "macs"),
+        (("--criterion", "l1"), "criterion"),
+        (("--cutoff", "scree"), "cutoff"),
+        (("--layers", "features.*"), "layers"),
+        (("--reselect",), "reselect"),
+        (("--criterion-options", '{"alpha": 2}'), "criterion_options"),
+        (("--stability", 3), "stability"),
+    ],
+)
+def test_a_plan_with_words_that_choose_filters(prune, folder, words, named):
     (folder / "plan.json").write_text(json.dumps({"format": 1, "layers": {}}))
-    assert "without a ratio" in prune("--keep", "plan.json", "--ratio", 0.5)
+    sentence = prune("--keep", "plan.json", *words)
+    assert "a plan" in sentence
+    assert f"leave out {named}" in sentence.replace("the stability", "stability")
+
+
+def test_a_largest_loss_with_words_that_choose_filters(prune, folder):
+    (folder / "plan.json").write_text(json.dumps({"format": 1, "layers": {}}))
+    for words in (("--criterion", "l1"), ("--keep", "plan.json"), ("--repair", "bn")):
+        assert "max_loss finds its own criterion" in prune("--max-loss", 1, *words)
 
 
 def test_unknown_networks_and_data(refused):
@@ -168,7 +189,7 @@ def test_images_that_the_network_cannot_read(refused):
 
 def test_labels_out_of_range(prune, refused):
     sentence = refused("evaluate", "--model", "digits", "--model-args", '{"classes": 4}', *DIGITS)
-    assert "out of range: the network has classes 0 to 3" in sentence
+    assert "4 outputs (classes 0 to 3)" in sentence
 
 
 def test_a_model_without_convolutions(refused, folder):
@@ -188,7 +209,8 @@ def test_unreadable_images(refused, folder):
                 noise = np.random.default_rng(i).integers(0, 255, (8, 8), np.uint8)
                 Image.fromarray(noise).save(folder / "images" / split / name / f"{i}.png")
     (folder / "images" / "test" / "a" / "3.png").write_bytes(b"broken")
-    sentence = refused("evaluate", "--model", "digits", "--data", "folder", "--data-dir", "images")
+    sentence = refused("evaluate", "--model", "digits", "--model-args", '{"classes": 2}', "--data", "folder",
+                       "--data-dir", "images")  # fmt: skip
     assert "3.png' is not an image" in sentence
 
 
@@ -204,6 +226,41 @@ def test_outputs_that_exist_are_kept(refused, base, folder, command):
     out = ("--json", "there") if command == "evaluate" else ("--out", "there")
     extra = ("--ratio", 0.5) if command == "prune" else ()
     assert "use --force" in refused(command, "--weights", base, *DIGITS, *out, *extra)
+
+
+def test_one_file_for_two_outputs(refused, base, folder):
+    (folder / "x").write_text("precious")
+    for words in (("prune", "--ratio", 0.5), ("train",), ("iterate", "--remove", "features.0=1")):
+        sentence = refused(*words, "--weights", base, *DIGITS, "--out", "x", "--json", "x", "--force")
+        assert "two outputs" in sentence
+    assert "two outputs" in refused("prune", "--ratio", 0.5, "--weights", base, *DIGITS, "--out", "x", "--run", "run",
+                                    "--report", "run/record.json")  # fmt: skip
+    assert (folder / "x").read_text() == "precious"
+    assert [path.name for path in folder.iterdir() if path.name != "run"] == ["x"]
+
+
+@pytest.mark.parametrize("command", ["prune", "train", "iterate"])
+def test_seeds_that_no_generator_takes(refused, base, folder, command):
+    extra = {"prune": ("--ratio", 0.5), "iterate": ("--remove", "features.0=1"), "train": ()}[command]
+    for seed in (2**31, -1, 10**30):
+        sentence = refused(command, "--weights", base, *DIGITS, "--out", "o", *extra, "--seed", seed)
+        assert "--seed takes a whole number of 0 or more" in sentence
+    assert list(folder.iterdir()) == []
+
+
+def test_sizes_that_no_image_has(refused, base, folder):
+    for size in ("0", "-4", "8,0"):
+        assert "--sizes takes" in refused("train", "--weights", base, *DIGITS, "--out", "o", "--sizes", size)
+    assert "cannot read images of shape (1, 1, 1)" in refused("train", "--weights", base, *DIGITS, "--out", "o",
+                                                              "--sizes", "1,8")  # fmt: skip
+    assert list(folder.iterdir()) == []
+
+
+def test_devices_and_links_to_nothing_are_no_outputs(prune, folder):
+    (folder / "link").symlink_to("nowhere")
+    assert "which does not exist" in prune("--ratio", 0.5, "--json", "link", "--force")
+    assert "a device" in prune("--ratio", 0.5, "--json", "/dev/null", "--force")
+    assert "300 bytes" in prune("--ratio", 0.5, "--json", "x" * 300)
 
 
 def test_outputs_that_cannot_be_written(prune, folder):
@@ -246,10 +303,6 @@ def test_numbers_that_are_none(refused):
 )
 def test_recipes_that_cannot_be(refused, options, sentence):
     assert sentence in refused("train", "--model", "digits", *DIGITS, "--out", "o", *options)
-
-
-def test_options_of_a_repair_need_a_repair(prune):
-    assert "--repair-images goes with --repair" in prune("--ratio", 0.5, "--repair-images", 10)
 
 
 def test_words_the_command_line_does_not_know(refused):

@@ -1,5 +1,6 @@
 """Each command does the whole of what it promises, on a real network and real digits."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -110,14 +111,14 @@ def test_the_same_seed_gives_the_same_plan(infoprune, base, folder):
 
 
 def test_counts_lists_records_and_plans_can_be_kept(infoprune, base, folder):
-    def prune(keep):
+    def prune(keep, *criterion):
         (folder / "keep.json").write_text(json.dumps(keep))
-        done = infoprune("prune", "--no-repair", "--weights", base, *DIGITS, "--criterion", "l2", "--keep", "keep.json",
+        done = infoprune("prune", "--no-repair", "--weights", base, *DIGITS, *criterion, "--keep", "keep.json",
                          "--out", "small.safetensors", "--json", "out.json", "--force")  # fmt: skip
         assert done.code == 0, done.err
         return record_of(folder / "out.json")
 
-    counts = prune({"features.0": 5, "features.3": 7})
+    counts = prune({"features.0": 5, "features.3": 7}, "--criterion", "l2")
     assert {name: len(kept) for name, kept in counts["plan"].items()} == {"features.0": 5, "features.3": 7}
     listed = prune({"features.0": [0, 2, 3]})
     assert listed["plan"] == {"features.0": [0, 2, 3]}
@@ -187,13 +188,14 @@ def test_tuning_brings_accuracy_back(infoprune, base, folder):
 def test_an_interrupted_training_goes_on(infoprune, folder, monkeypatch):
     command = ("train", "--model", "digits", *DIGITS, "--epochs", 3, "--precision", "32-true", "--clip", 1,
                "--rotation", 5, "--scaling", 0.1, "--out")  # fmt: skip
-    from infoprune.experiment import train as train_run
+
+    from infoprune.experiment import train as commands
 
     def interrupt(epoch, recipe):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_run, "_told", interrupt)
+        patch.setattr(commands, "_told", interrupt)
         stopped = infoprune(*command, "a.safetensors")
     assert stopped.code == 130
     assert "goes on" in stopped.err
@@ -234,7 +236,7 @@ def test_show_says_what_is_inside(infoprune, base, folder):
     assert record_of(folder / "show.json")["plan"]["layers"]["features.0"]["filters"] == 16
 
 
-def test_a_users_own_network_and_criterion(infoprune, folder):
+def test_a_users_own_network_and_criterion(infoprune, folder, monkeypatch):
     (folder / "mine.py").write_text(
         """
 from torch import nn
@@ -253,7 +255,10 @@ def energy(maps, labels):
                      "--json", "out.json")  # fmt: skip
     assert done.code == 0, done.err
     assert len(record_of(folder / "out.json")["plan"]["0"]) == 6
-    assert package.load(folder / "small.safetensors")[0].out_channels == 6
+    monkeypatch.syspath_prepend(folder)
+    network = importlib.import_module("mine").network
+    small = package.load(folder / "small.safetensors", build=lambda: network(width=12))
+    assert small[0].out_channels == 6
 
 
 def test_criteria_and_networks_are_listed(infoprune):

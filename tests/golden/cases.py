@@ -95,7 +95,7 @@ def cases():
         "reselect": {"criterion": "l2", "budget": {"macs": 0.5}, "reselect": True},
         "threshold": {"criterion": "variance", "threshold": 0.2},
         "keep": {"criterion": "l1", "keep": {"stem.0": 5, "inner1.0": 4}},
-        "listed": {"keep": {"inner2.0": [0, 3, 5], "expand.0": [1, 2, 3, 4, 9]}},
+        "listed": {"criterion": "cmi", "keep": {"inner2.0": [0, 3, 5], "expand.0": [1, 2, 3, 4, 9]}},
         "limits": {"criterion": "l1", "ratio": 0.7, "multiple": 2, "keep_at_least": 4, "skip": ("inner1.*",)},
         "patterns": {"criterion": "l1", "ratio": 0.4, "layers": ("inner*", "project*")},
         "tap": {"criterion": "variance", "ratio": 0.4, "tap": "convolution"},

@@ -251,10 +251,10 @@ def test_resnet50_goes_through_a_round_of_its_published_schedule():
 def test_a_folder_of_another_run_is_refused(network, images, tmp_path):
     with pytest.raises(KilledError):
         iterate(network, images, SCHEDULE, folder=tmp_path, progress=killer(30))
-    with pytest.raises(InputError, match=r"by another schedule \(its criterion\)"):
+    with pytest.raises(InputError, match=r"a run with another criterion \(hrel, now l1\)"):
         iterate(network, images, changed(criterion="l1"), folder=tmp_path)
     torch.manual_seed(1)
-    with pytest.raises(InputError, match="started from another network"):
+    with pytest.raises(InputError, match="another set of weights to start from"):
         iterate(zoo.build("digits"), images, SCHEDULE, folder=tmp_path)
     (tmp_path / STATE).write_text("{")
     with pytest.raises(InputError, match="is not JSON"):
@@ -278,3 +278,28 @@ def test_what_cannot_be_done_is_told_in_one_sentence(network, images, words, mes
 def test_a_floor_without_held_out_images_is_refused(network, images):
     with pytest.raises(InputError, match="accuracy floor needs held-out images"):
         iterate(network, dataclasses.replace(images, held_out=None), changed(floor=90.0))
+
+
+def test_everything_is_checked_before_the_first_training_and_nothing_stays(network, images, tmp_path):
+    trained = []
+    folder = tmp_path / "state"
+    mistakes = (
+        ({"criterion": "hrell"}, "did you mean 'hrel'"),
+        ({"options": {"batches": 50}}, "did you mean 'batch'"),
+        ({"options": {"width": "avrage"}}, "did you mean 'average'"),
+        ({"repair": "least-square"}, "did you mean 'least-squares'"),
+        ({"retraining": dataclasses.replace(RECIPE, sizes=(8, 1))}, "cannot read images of shape"),
+    )
+    for words, message in mistakes:
+        with pytest.raises(InputError, match=message):
+            iterate(network, images, changed(initial=RECIPE, **words), folder=folder, on_epoch=trained.append)
+        assert not trained
+        assert not folder.exists()
+
+
+def test_rounds_go_on_only_under_the_same_conditions(network, images, tmp_path):
+    with pytest.raises(KilledError):
+        iterate(network, images, SCHEDULE, folder=tmp_path, progress=killer(30))
+    smaller = loader(images.train.dataset.images, PLAIN, batch_size=32, shuffle=True)
+    with pytest.raises(InputError, match=r"batch size \(64, now 32\)"):
+        iterate(network, dataclasses.replace(images, train=smaller), SCHEDULE, folder=tmp_path)

@@ -71,7 +71,7 @@ def test_half_precision_measures_nearly_the_same_and_leaves_the_network_alone(ki
     [
         ([], "the loader is empty"),
         ([torch.zeros(2, 1, 2, 3)], "pair of tensors"),
-        ([(torch.zeros(2, 2, 3), torch.zeros(2).long())], "images and"),
+        ([(torch.zeros(2, 6), torch.zeros(2).long())], "images and"),
         ([(torch.zeros(2, 1, 2, 3), torch.zeros(3).long())], "labels"),
         ([(torch.zeros(2, 1, 2, 3), torch.tensor([0, 6]))], "label 6 is out of range: the network has classes 0 to 5"),
         ([(torch.zeros(2, 1, 2, 3), torch.tensor([-1, 0]))], "label -1 is out of range"),

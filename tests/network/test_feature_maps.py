@@ -486,8 +486,9 @@ def fine(*_):
         ([images()], ["conv3"], "norm", r"unknown layer 'conv3': did you mean 'conv[12]'\?"),
         ([images()], [""], "norm", "unknown layer ''"),
         ([images()], ["conv1"], "norms", "unknown tap 'norms': did you mean 'norm'"),
-        ([{"image": images()}], ["conv1"], "norm", r"\(images, labels\) or images alone, as tensors, not dict"),
-        ([(images(), 1, 2)], ["conv1"], "norm", "not tuple of Tensor, int, int"),
+        ([{"labels": images()}], ["conv1"], "norm", "a dict with 'pixel_values' or 'images', as tensors, not dict"),
+        ([(1, images(), 2)], ["conv1"], "norm", "not tuple of int, Tensor, int"),
+        ([(images(), 1, 2)], ["conv1"], "norm", "labels are one class index per image"),
         ([[]], ["conv1"], "norm", "not list of nothing"),
         ([(images(), torch.zeros(2).long())], ["conv1"], "norm", "3 images came with torch.int64 labels of shape"),
         ([(images(), torch.zeros(3))], ["conv1"], "norm", "one class index per image"),
@@ -499,6 +500,35 @@ def fine(*_):
 def test_what_cannot_be_captured_is_said_in_one_sentence(batches, layers, tap, message):
     with pytest.raises(InputError, match=message):
         capture(Block(), batches, layers, tap, nothing)
+
+
+class BySize(nn.Module):
+    """A layer that only large images run through."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.big = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.big(x) if x.shape[-1] > 8 else x
+
+
+def test_which_layers_run_is_counted_for_every_size_of_the_images():
+    small, large, seen = torch.randn(2, 3, 8, 8), torch.randn(3, 3, 12, 12), []
+    batches = [small, large, small]
+    count = capture(BySize(), batches, ["conv", "big"], "norm", lambda layer, maps, _: seen.append((layer, len(maps))))
+    assert count == 7
+    assert seen == [("conv", 2), ("conv", 3), ("big", 3), ("conv", 2)]
+    with pytest.raises(InputError, match="layer 'big' does not run"):
+        capture(BySize(), [small, small], ["conv", "big"], "norm", fine)
+
+
+@pytest.mark.parametrize("labels", [torch.rand(3), torch.zeros(3, 10).long(), ["cat", "dog", "cow"]])
+def test_labels_of_any_form_count_as_missing_where_they_are_not_read(labels):
+    seen = []
+    capture(Block(), [(images(), labels)], ["conv1"], "norm", lambda _, __, y: seen.append(y), labelled=False)
+    assert seen == [None]
 
 
 def test_weights_that_are_not_finite_are_named():

@@ -1,5 +1,7 @@
 """Batch norm statistics counted anew."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -90,8 +92,9 @@ def test_wrong_input_is_said_in_one_sentence():
     small = infoprune.apply(plan, model, batches[0])
     with pytest.raises(InputError, match="did you mean"):
         infoprune.repair(small, model, batches, plan, method="bnn")
+    nothing_noted = copy.deepcopy(net())
     with pytest.raises(InputError, match="give the plan"):
-        infoprune.repair(small, model, batches)
+        infoprune.repair(nothing_noted, model, batches)
     with pytest.raises(InputError, match="no images"):
         reestimate(model, [])
     with pytest.raises(InputError, match="more than once"):

@@ -337,3 +337,33 @@ def test_a_head_that_is_not_returned_is_left_bit_for_bit(method):
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     assert not torch.equal(found.used.weight, pair.small.used.weight)
     assert gap(pair.original, found, pair.batches) < gap(pair.original, pair.small, pair.batches)
+
+
+def test_a_convolution_that_feeds_the_next_one_directly_is_scored_and_refitted():
+    """Linear bottlenecks: nothing stands between the projection of one block and the expansion of the next."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 8, 1), nn.Conv2d(8, 12, 1), nn.ReLU()]
+    model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4)).eval()
+    some = [torch.randn(32, 3, 8, 8) for _ in range(4)]
+    choice = {"criterion": "reconstruction", "ratio": 0.25}
+    cut, repaired = (infoprune.prune(model, some, repair=how, **choice).model for how in (None, "least-squares"))
+    wanted = torch.cat([model(x) for x in some])
+    apart = [(torch.cat([small(x) for x in some]) - wanted).square().mean().item() for small in (cut, repaired)]
+    assert apart[1] < 0.5 * apart[0]
+
+
+def test_batches_that_do_not_fit_into_memory_start_at_a_later_layer():
+    """Layers with large maps are fitted to fewer images; no map is written to a file, and the result hardly differs."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(4), nn.Conv2d(16, 16, 3), nn.ReLU()]
+    model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)).eval()
+    pair = pair_of(model, [torch.randn(32, 3, 32, 32) for _ in range(8)], {"0": range(12)})
+    seen = {}
+    with Walks.of(pair, pair.small, ["0", "3", "7"], memory=16 << 20, late=True) as walks:
+        for site in walks.sites:
+            seen[site.name] = sum(len(mine.inputs) for mine, _ in walks.towards(site.name))
+    assert 64 <= seen["0"] < 256
+    assert seen["7"] == 256
+    little, much = (least_squares(pair, quiet, memory=memory) for memory in (16 << 20, 1 << 30))
+    apart = [gap(model, small, pair.batches) for small in (pair.small, little, much)]
+    assert apart[1] < 1.1 * apart[2] < 0.5 * apart[0]

@@ -108,7 +108,7 @@ def test_full_conditioning_is_on_all_layers_cut_before(three, images):
 
 
 def test_without_conditioning_it_is_the_criterion_alone(three, images):
-    alone = planned(three, images, ratio=0.5)
+    alone = planned(three, images, criterion="cmi", ratio=0.5)
     for direction in ("forward", "backward", "both"):
         one = planned(three, images, cutoff="grid", cutoff_options={"steps": 2}, direction=direction)
         assert {name: found.order for name, found in one.importances.items()} == {
@@ -280,13 +280,13 @@ def test_the_state_of_another_run_is_refused(two, images, tmp_path):
     assert json.loads(state.read_text())["found"]
     make_plan(two, images, chosen(**words), held_out=images, resume=state)
     others = [(pictures + 0.1, labels) for pictures, labels in images]
-    with pytest.raises(InputError, match="state of another run"):
+    with pytest.raises(InputError, match="another set of calibration images"):
         make_plan(two, others, chosen(**words), held_out=images, resume=state)
-    with pytest.raises(InputError, match="state of another run"):
+    with pytest.raises(InputError, match=r"another seed \(0, now 1\)"):
         make_plan(two, images, chosen(**words, seed=1), held_out=images, resume=state)
     with torch.no_grad():
         two.head.bias.add_(1e-3)
-    with pytest.raises(InputError, match="state of another run"):
+    with pytest.raises(InputError, match="another network"):
         make_plan(two, images, chosen(**words), held_out=images, resume=state)
     state.write_text("{")
     with pytest.raises(InputError, match="not the state of a plan"):

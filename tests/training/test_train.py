@@ -1,16 +1,19 @@
 """Training learns, repeats bit for bit, and ends the same however often it is interrupted."""
 
 import copy
+import shutil
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from infoprune.data import Preprocessing, held_out_split, loader, open_source, shift
 from infoprune.errors import InputError
 from infoprune.measure.accuracy import evaluate
+from infoprune.network.origin import Origin, set_origin
 from infoprune.training.recipe import Recipe
 from infoprune.training.train import train
 
@@ -243,13 +246,82 @@ def test_the_state_of_another_training_is_refused(digits, tmp_path):
     with pytest.raises(InputError, match="another epochs"):
         run(digits, resume=state, recipe=Recipe(epochs=2, precision="32-true"))
     with pytest.raises(InputError, match="another network"):
-        train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits[0], None,
+        train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits[0], digits[1],
               Recipe(epochs=1, precision="32-true"), resume=state)  # fmt: skip
     other = network()
     with torch.no_grad():
         other[0].weight[0, 0, 0, 0] += 1
-    with pytest.raises(InputError, match="started from other weights"):
+    with pytest.raises(InputError, match="another set of weights to start from"):
         train(other, digits[0], digits[1], Recipe(epochs=1, precision="32-true"), resume=state)
     state.write_bytes(b"damaged")
     with pytest.raises(InputError, match="not the state of a training"):
         run(digits, resume=state)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"batch_size": 32}, r"batch size \(64, now 32\)"),
+        ({"workers": 1}, r"number of workers \(0, now 1\)"),
+        ({"mean": 0.5}, r"mean \(preprocessing\)"),
+        ({"teacher": True}, "another teacher"),
+    ],
+)
+def test_a_training_goes_on_only_under_the_same_conditions(digits, tmp_path, changed, named):
+    images, _ = held_out_split(open_source("digits").train)
+
+    def one(batch_size=64, workers=0, mean=0.0, teacher=False):
+        model = network()
+        set_origin(model, Origin("digits", (1, 8, 8), {}, Preprocessing((mean,), (1.0,))))
+        given = loader(images, PLAIN, batch_size=batch_size, shuffle=True, workers=workers)
+        recipe = Recipe(epochs=1, precision="32-true", distillation=0.5)
+        train(model, given, None, recipe, teacher=network() if teacher else None, resume=tmp_path / "state")
+
+    one()
+    one()
+    with pytest.raises(InputError, match=named):
+        one(**changed)
+
+
+def test_workers_that_stay_cannot_be_resumed(digits, tmp_path):
+    given = torch.utils.data.DataLoader(
+        digits[0].dataset, batch_size=64, num_workers=1, persistent_workers=True, collate_fn=digits[0].collate_fn
+    )
+    with pytest.raises(InputError, match="persistent_workers=False"):
+        train(network(), given, None, Recipe(epochs=1, precision="32-true"), resume=tmp_path / "state")
+
+
+def test_sizes_are_checked_before_the_first_epoch(digits):
+    with pytest.raises(InputError, match="sizes takes whole numbers from 1"):
+        Recipe(epochs=2, precision="32-true", sizes=(8, 0))
+    with pytest.raises(InputError, match=r"cannot read images of shape \(1, 1, 1\)"):
+        train(network(), digits[0], None, Recipe(epochs=2, precision="32-true", sizes=(8, 1)))
+
+
+def test_the_largest_seed_trains(digits):
+    trained = run(digits, recipe=Recipe(epochs=1, precision="32-true", seed=2**31 - 1))
+    assert len(trained.epochs) == 1
+
+
+def test_workers_that_crop_at_random_end_with_the_same_weights(tmp_path):
+    drawn = torch.Generator().manual_seed(0)
+    for label in ("a", "b"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for i in range(12):
+            pixels = torch.randint(0, 256, (12, 12), generator=drawn, dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / "train" / label / f"{i}.png")
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    given = loader(open_source("folder", tmp_path).train, Preprocessing((0.0,), (1.0,), 12, 8), batch_size=8,
+                   shuffle=True, random_crop=True, workers=2)  # fmt: skip
+    recipe = Recipe(epochs=3, precision="32-true", learning_rate=0.05)
+
+    def interrupt(epoch):
+        if epoch.number == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), given, None, recipe, resume=tmp_path / "state", on_epoch=interrupt)
+    resumed = train(network(), given, None, recipe, resume=tmp_path / "state")
+    whole = train(network(), given, None, recipe)
+    assert [one.loss for one in resumed.epochs] == [one.loss for one in whole.epochs]
+    assert same(resumed.model, whole.model)

@@ -75,11 +75,11 @@ class Descent:
             level: Where the cut starts from.
             budget: Shares of the original network that may remain; ``None`` where the choice says how much is removed.
         """
-        here = self.whole if level.plan is None else Calibration.of(level.model, self.whole.batches)
+        here = self.whole if level.plan is None else self.whole.of_network(level.model)
         importances = level.importances or scores_of(here, self.choice, (self.way,), self.progress)
         choice = self.choice if budget is None else replace(self.choice, budget=self._share_of(here, budget))
         plan = plan_for(here, with_way(choice, self.way), importances=importances).plan
-        smaller = surgery.apply(plan, here.model, here.example, groups=here.groups).eval()
+        smaller = surgery.apply(plan, here.model, here.examples, groups=here.groups).eval()
         total = plan if level.plan is None else level.plan.then(plan)
         return Level(replace(total, settings={**plan.settings, **self.choice.settings()}), smaller)
 

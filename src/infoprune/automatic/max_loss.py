@@ -81,7 +81,7 @@ def prune_within(
     setting = prepare(model, fitted, choice, spend, progress=progress)
     device, dtype = place_of(setting.descent.original)
     images = [some.placed(device, dtype) for some in judges]
-    labels = [some.classes() for some in judges]
+    labels = [some.known_classes() for some in judges]
     known = [one for one in labels if one is not None]
     score = accuracy_on(images, known) if len(known) == len(labels) else agreement_on(images, setting.descent.original)
     left = None if spend.minutes is None else spend.minutes - (time.perf_counter() - begun) / 60

@@ -159,7 +159,8 @@ def finish(setting: Setting, level: Level, spend: Allowance, minutes: float | No
 
     def try_it(method: str, start: Level, minutes: float | None = None) -> None:
         nonlocal best, kept
-        tried = descent.repair(start, method, minutes)
+        # The gradient moves and mirrors its images itself, every time otherwise.
+        tried = (descent if minutes is None else replace(descent, copies=0)).repair(start, method, minutes)
         found[method] = divergence_between(original, tried.model, judges)
         if not kept or found[method].value < found[kept].value:
             best, kept = tried, method

@@ -89,7 +89,7 @@ def nearest_way(
     tried = []
     for done, way in enumerate(ways, 1):
         plan = plan_for(calibration, with_way(choice, way), importances=importances).plan
-        small = surgery.apply(plan, model, calibration.example, groups=groups)
+        small = surgery.apply(plan, model, calibration.examples, groups=groups)
         small = repaired(small, model, fit, plan, groups, how=RepairOptions("least-squares"))
         tried.append(replace(way, found=divergence_between(model, small.eval(), held_out)))
         progress("comparing ways to share the budget out", done, len(ways))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -33,7 +37,8 @@ COMMANDS = {
     "schedules": ("listing:schedules", "List the schedules of 'infoprune iterate'."),
     "env": ("env:env", "Print versions and machine, for a bug report."),
 }
-INTERRUPTED = 130
+# As shells number a command that SIGINT or SIGTERM ended.
+INTERRUPTED, TERMINATED = 130, 143
 
 
 class LazyGroup(TyperGroup):
@@ -80,6 +85,10 @@ app = typer.Typer(
 )
 
 
+class _TerminatedError(BaseException):
+    """SIGTERM: batch systems send it some time before they kill."""
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
@@ -93,22 +102,40 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
-    # Lightning tells the precision on every start; the record holds it.
+    # Lightning reports the precision on every start; the record holds it.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    try:
-        code = app(standalone_mode=False, prog_name="infoprune")
-    except InputError as error:
-        _fail(f"Error: {error}", 2)
-    except TyperException as error:
-        _fail(f"Error: {error.format_message()}", 2)
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    if code == INTERRUPTED:  # typer turns some interrupts into this code by itself
-        _fail(
-            "Interrupted: nothing half-written is left; the same command of train, tune or iterate goes on.",
-            INTERRUPTED,
-        )
+    with _sigterm_interrupts():
+        try:
+            code = app(standalone_mode=False, prog_name="infoprune")
+        except InputError as error:
+            _fail(f"Error: {error}", 2)
+        except TyperException as error:
+            _fail(f"Error: {error.format_message()}", 2)
+        except _TerminatedError:
+            code = TERMINATED
+        except (KeyboardInterrupt, typer.Abort):
+            code = INTERRUPTED
+    if code in (INTERRUPTED, TERMINATED):  # typer turns some interrupts into this code by itself
+        _fail("Interrupted: nothing half-written is left; the same command goes on where its state was kept.", code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end a command as an interrupt from the keyboard does: by an exception that cleans up on its way."""
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would break the cleaning up
+        raise _TerminatedError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -84,12 +84,10 @@ def iterate(
 
     The same command resumes after an interruption.
     """
-    from infoprune.cli.output import check_outputs, write_record
     from infoprune.experiment.iterate import iterate as prune_in_rounds
     from infoprune.measure.information_plane import InformationPlane, check_points_file
     from infoprune.report.terminal import messages, results, shown_progress
 
-    check_outputs(out, json_out, plane, force=force)
     if plane is not None:
         check_points_file(plane)
     trained = "weights" in network.given
@@ -102,6 +100,7 @@ def iterate(
             replace(images, batch_size=chosen.batch_size),
             chosen,
             out=out,
+            record_out=json_out,
             train_images=train_images,
             state=state,
             plane=None if plane is None else (
@@ -111,7 +110,6 @@ def iterate(
             progress=progress,
             tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )  # fmt: skip
-    write_record(record, json_out, force=force)
     if not quiet:
         results().print(_rounds_table(record, str(out)))
         results().print(f"{record['ended']}: {out}")

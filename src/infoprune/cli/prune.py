@@ -43,17 +43,11 @@ def prune(
     quiet: Quiet = False,
 ) -> None:
     """Remove filters and write the smaller network."""
-    from infoprune import report
-    from infoprune.cli.output import check_outputs, write_record
     from infoprune.cli.tables import reach_table
     from infoprune.experiment.prune import choice_or_plan, read_keep
     from infoprune.experiment.prune import prune as prune_network
-    from infoprune.files import write_text
-    from infoprune.report.run import RECORD
     from infoprune.report.terminal import messages, shown_progress
 
-    check_outputs(out, json_out, report_out, force=force)
-    check_outputs(run_out and run_out / RECORD, force=force)
     kept = read_keep(keep)
     words = {**choice.given, **kept}
     if effort.max_loss is not None and not {"budget", "macs", "parameters", "latency", "ratio"} & set(words):
@@ -67,10 +61,12 @@ def prune(
             images,
             chosen,
             out=out,
+            record_out=json_out,
+            run_out=run_out,
+            report_out=report_out,
             words=None if isinstance(chosen, Plan) else words,
             repair=None if no_repair else repair,
             effort=effort,
-            keep_evidence=run_out is not None or report_out is not None,
             held_out=held_out,
             stability=stability,
             remove_constant=remove_constant,
@@ -80,12 +76,6 @@ def prune(
             progress=progress,
             on_reach=lambda found: None if quiet else console.print(reach_table(found)),
         )
-    write_record(run.record, json_out, force=force)
-    if run.kept is not None:
-        if run_out is not None:
-            report.write_run(run.kept, run_out, force=force)
-        if report_out is not None:
-            write_text(report_out, report.page(run.kept), force=force)
     if not quiet:
         _show(run, f"{out} by {_named(chosen)}" + ("" if run.result.repair is None else f", {run.result.repair}"))
 

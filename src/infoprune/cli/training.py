@@ -63,12 +63,10 @@ def _train(
     force: bool,
     quiet: bool,
 ) -> None:
-    from infoprune.cli.output import check_outputs, write_record
     from infoprune.cli.tables import figures_table
     from infoprune.experiment.train import train as train_network
     from infoprune.report.terminal import messages, results, shown_progress
 
-    check_outputs(out, json_out, force=force)
     console = messages()
     with shown_progress(console, quiet=quiet) as progress:
         record = train_network(
@@ -76,6 +74,7 @@ def _train(
             images,
             choice,
             out=out,
+            record_out=json_out,
             device=device,
             force=force,
             progress=progress,
@@ -83,6 +82,5 @@ def _train(
         )
     if record is None:
         return
-    write_record(record, json_out, force=force)
     if not quiet:
         results().print(figures_table(record["figures"], str(out)))

@@ -32,6 +32,11 @@ class Holding:
 
     def update(self, maps: Tensor, labels: Tensor) -> None:
         """Keep one batch: ``(n, C, H, W)`` maps and ``(n,)`` labels."""
+        if self.maps and maps.shape[1:] != self.maps[0].shape[1:]:
+            raise InputError(
+                f"layer '{self.name}' has maps of several sizes, because the images have, and this criterion compares "
+                "maps of one size: give images of one size, or choose 'l1', 'l2', 'bn-scale' or 'variance'"
+            )
         self.maps.append(maps)
         self.labels.append(labels)
 

@@ -79,6 +79,7 @@ class Relevance:
         self.copies = Copies()
         self.dtype = torch.float32
         self.extremes: tuple[Tensor, Tensor] | None = None
+        self.classes: set[int] = set()
         self.settled = False
 
     def update(self, maps: Tensor, labels: Tensor) -> None:
@@ -86,6 +87,7 @@ class Relevance:
         self._note_extremes(maps.amin(dim=(0, 2, 3)), maps.amax(dim=(0, 2, 3)))
         self.copies.update(variables(maps))
         self.dtype = maps.dtype
+        self.classes |= set(labels.tolist())
         self.waiting.append((maps, labels))
         if sum(len(some) for _, some in self.waiting) >= self.batch * (HELD if self._holds else 1):
             self._score_whole_batches()
@@ -96,6 +98,7 @@ class Relevance:
             self._note_extremes(*other.extremes)
             self.copies.merge(other.copies)
             self.dtype = other.dtype
+        self.classes |= other.classes
         for name in ("waiting", "found", "used", "scores"):
             getattr(self, name).extend(getattr(other, name))
         self._settle()
@@ -106,10 +109,15 @@ class Relevance:
         Widths are ``(batches,)`` or, one for each filter, ``(batches, C)``; relevances are ``(batches, C)``.
 
         Raises:
-            InputError: There were no maps.
+            InputError: There were no maps, or all images are of one class.
         """
         if self.extremes is None:
             raise InputError(f"layer '{self.name}' cannot be scored: there are no feature maps")
+        if len(self.classes) < 2:
+            raise InputError(
+                f"all calibration images are of class {next(iter(self.classes))}: the criterion 'hrel' needs images of "
+                "at least two classes"
+            )
         self._score_whole_batches()
         if not self.scores:
             self._score([self._joined()])
@@ -137,6 +145,11 @@ class Relevance:
         self.extremes = low, high
 
     def _joined(self) -> tuple[Tensor, Tensor]:
+        if len({maps.shape[1:] for maps, _ in self.waiting}) > 1:
+            raise InputError(
+                f"layer '{self.name}' has maps of several sizes, because the images have, and hrel compares maps of "
+                "one size: give images of one size, or choose 'l1', 'l2', 'bn-scale' or 'variance'"
+            )
         return torch.cat([maps for maps, _ in self.waiting]), torch.cat([labels for _, labels in self.waiting])
 
     def _score_whole_batches(self) -> None:

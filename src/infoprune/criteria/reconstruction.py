@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.criteria.base import CriterionInfo, Importance, register
-from infoprune.data.batches import Batches, images_of, number_of_batches
+from infoprune.data.batches import Batches, FirstImages, images_of, number_of_batches
 from infoprune.device import device_of
 from infoprune.entropy.ties import first_least, rounding
 from infoprune.errors import InputError, unknown
@@ -32,12 +32,14 @@ from infoprune.network.coupled_groups import CoupledGroup, in_passes
 from infoprune.network.equivalence import copied
 from infoprune.network.layer_io import Reading, Watch, is_convolution_without_window
 from infoprune.progress import Progress, silent
-from infoprune.regression.layer_fit import add_positions, norm_scale
+from infoprune.regression.layer_fit import add_positions, norm_scale, positions_of
 from infoprune.regression.normal_equations import NormalEquations
 from infoprune.regression.patches import as_matrix, features_of
 from infoprune.regression.products import Products
 
 RIDGE = 1e-4
+# Share of the mean square below which a variance is rounding error of float64.
+_CONSTANT = 1e-12
 MEMORY = 1 << 30
 # Images on which the variance of a layer's result is measured.
 _PROBE = 16
@@ -152,11 +154,12 @@ def reconstruction(
     """
     model = copied(model)
     probe = next(images_of(batches, model))[:_PROBE]
+    positions = positions_of(FirstImages(batches).most_images())
     found: dict[str, Importance] = {}
     passes = in_passes(groups, partial(_bytes_of_moments, model), memory)
     for number, some in enumerate(passes):
         layers = list(dict.fromkeys(layer for group in some for layer in _readers(model, group)))
-        moments = _moments(model, layers, batches, _Told(progress, number, len(passes)))
+        moments = _moments(model, layers, batches, positions, _Told(progress, number, len(passes)))
         behind = _behind(model, layers, probe)
         for group in some:
             shares = [one for layer in _readers(model, group)
@@ -204,8 +207,10 @@ def _bytes_of_moments(model: nn.Module, group: CoupledGroup) -> int:
     return sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
 
 
-def _moments(model: nn.Module, layers: Sequence[str], batches: Batches, told: _Told) -> dict[str, NormalEquations]:
-    """Return by layer the second moments of its features over all images, without targets."""
+def _moments(
+    model: nn.Module, layers: Sequence[str], batches: Batches, positions: int, told: _Told
+) -> dict[str, NormalEquations]:
+    """Return by layer the second moments of its features, at some positions of all images, without targets."""
     shapes = {layer: as_matrix(model.get_submodule(layer)).shape for layer in layers}
     found = {layer: Products(shape[0], shape[1], 0, device_of(model)) for layer, shape in shapes.items()}
     drawn = torch.Generator().manual_seed(0)
@@ -213,7 +218,7 @@ def _moments(model: nn.Module, layers: Sequence[str], batches: Batches, told: _T
     def take(layer: str, reading: Reading) -> None:
         _check(model, layer, reading)
         images = torch.arange(len(reading.inputs), device=reading.inputs.device)
-        add_positions(found[layer], reading.window, reading.inputs, None, images, drawn)
+        add_positions(found[layer], reading.window, reading.inputs, None, images, drawn, positions)
 
     watch = Watch(model, layers, take)
     with watch.hooks():
@@ -288,7 +293,7 @@ def _shares(
     module = model.get_submodule(layer)
     weights = as_matrix(module) * behind.scale
     member = next(one for one in group.members if one.layer == layer and one.side == "in")
-    inverses = [inverse_of(gram, moments.count, ridge) for gram in moments.moments(centred=True)]
+    inverses = [inverse_of(gram, moments.count, ridge) for gram in _varying(moments)]
     shares = []
     for number, (inverse, mine) in enumerate(zip(inverses, weights, strict=True)):
         first = number * len(inverse)
@@ -299,6 +304,16 @@ def _shares(
             rows.append(features[(features >= 0) & (features < len(inverse))].to(inverse.device))
         shares.append(Share(inverse, mine, rows, behind.worth))
     return shares
+
+
+def _varying(moments: NormalEquations) -> Tensor:
+    """Return ``(g, F, F)``: the covariance of the features, zero for those that never change.
+
+    What centring leaves of a constant is rounding error, which is no covariance and has no inverse.
+    """
+    gram, whole = moments.moments(centred=True), moments.moments(centred=False)
+    varies = gram.diagonal(dim1=1, dim2=2) > _CONSTANT * whole.diagonal(dim1=1, dim2=2)
+    return gram * (varies[:, :, None] & varies[:, None, :])
 
 
 def score_network(

@@ -252,7 +252,8 @@ class _Reading:
                 if all(_has_settled(states[group.name]) for group in groups):
                     return
 
-        capture_groups(self.model, until_settled(), groups, self.tap, consume, device=self.device)
+        labelled = self.info.needs_labels
+        capture_groups(self.model, until_settled(), groups, self.tap, consume, device=self.device, labelled=labelled)
 
 
 def _has_settled(criterion: Criterion) -> bool:

@@ -1,12 +1,12 @@
 """What a batch is: the one place that takes batches apart, limits them and counts them.
 
-A batch is a tensor of images, or a pair of images and labels. Everything else reads batches through :func:`parse`, so
-that another form of batch is added here and nowhere else.
+A batch is a tensor of images, a pair of images and labels, or a dict that holds them. Everything else reads batches
+through :func:`parse`, so that another form of batch is added here and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,6 +18,11 @@ from infoprune.errors import InputError
 
 Batches: TypeAlias = Iterable[Any]
 """Batches of images, with or without labels: a ``DataLoader``, a list, or anything else that yields batches."""
+
+_IMAGES = ("pixel_values", "images", "image", "inputs", "input", "x")
+_LABELS = ("labels", "label", "targets", "target", "y")
+# Networks are traced with one batch of each shape: of these shapes at most.
+_SHAPES = 8
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,23 @@ class Batch:
 
     def first(self, count: int) -> Batch:
         """Return the first ``count`` images with their labels, all where there are fewer."""
-        return Batch(self.images[:count], None if self.labels is None else self.labels[:count])
+        return self if count >= len(self) else self.chosen(torch.arange(len(self)) < count)
+
+    def chosen(self, mask: Tensor) -> Batch:
+        """Return the images that an ``(n,)`` mask chooses, and their labels where there is one per image.
+
+        Example:
+            >>> some = Batch(torch.zeros(3, 2), ["cat", "dog", "cow"]).chosen(torch.tensor([True, False, True]))
+            >>> len(some), some.labels
+            (2, ['cat', 'cow'])
+        """
+        images = self.images[mask.to(self.images.device)]
+        labels: Any = None
+        if isinstance(self.labels, Tensor) and self.labels.shape[:1] == (len(self),):
+            labels = self.labels[mask.to(self.labels.device)]
+        elif isinstance(self.labels, (list, tuple)) and len(self.labels) == len(self):
+            labels = [one for one, is_chosen in zip(self.labels, mask.tolist(), strict=True) if is_chosen]
+        return Batch(images, labels)
 
     def placed(self, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
         """Return the images on a device and, where they are real numbers, in a precision; ``None`` leaves it."""
@@ -64,12 +85,20 @@ class Batch:
             )
         return labels
 
+    def known_classes(self) -> Tensor | None:
+        """Return the ``(n,)`` class indices, ``None`` where there are no labels or these are something else."""
+        try:
+            return self.classes()
+        except InputError:
+            return None
+
 
 def parse(batch: Any) -> Batch:
     """Take one batch apart.
 
     Args:
-        batch: ``(n, ...)`` images, or a tuple or list of images and their labels.
+        batch: ``(n, ...)`` images; a tuple or list of images, their labels and anything more, which is not read; or a
+            dict with images under ``pixel_values``, ``images`` or the like, and labels under ``labels`` or the like.
 
     Raises:
         InputError: It is something else, or has no images.
@@ -80,15 +109,20 @@ def parse(batch: Any) -> Batch:
         4
         >>> parse(torch.zeros(4, 3, 8, 8)).labels is None
         True
+        >>> len(parse({"pixel_values": torch.zeros(2, 3, 8, 8), "labels": torch.tensor([0, 1])}))
+        2
     """
     if isinstance(batch, Batch):
         return batch
-    parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
-    if not parts or len(parts) > 2 or not isinstance(parts[0], Tensor) or parts[0].ndim < 2:
-        raise InputError(f"a batch is (images, labels) or images alone, as tensors, not {_form(batch)}")
+    parts = _parts(batch)
+    if not parts or not isinstance(parts[0], Tensor) or parts[0].ndim < 2:
+        raise InputError(
+            "a batch is (images, labels), images alone, or a dict with 'pixel_values' or 'images', as tensors, "
+            f"not {_form(batch)}"
+        )
     if not len(parts[0]):
         raise InputError("a batch has no images: drop the empty batches")
-    return Batch(*parts)
+    return Batch(*parts[:2])
 
 
 def parsed(batches: Batches) -> Iterator[Batch]:
@@ -106,7 +140,7 @@ def parsed(batches: Batches) -> Iterator[Batch]:
 
 
 def labelled(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the ``(n, C, H, W)`` images and ``(n,)`` class indices of every batch.
+    """Yield the ``(n, C, ...)`` images and ``(n,)`` class indices of every batch.
 
     Raises:
         InputError: A batch has another form, has no labels, or labels that are not one class index per image.
@@ -115,7 +149,7 @@ def labelled(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
         labels = batch.classes()
         if labels is None:
             raise InputError("each batch must be a pair of tensors, images and labels: these are images alone")
-        if batch.images.ndim != 4:
+        if batch.images.ndim < 3:
             raise InputError(
                 f"a batch needs (n, C, H, W) images and (n,) labels, not {tuple(batch.images.shape)} images"
             )
@@ -190,8 +224,7 @@ class EveryNth:
             seen += len(batch)
             mask = held if self.chosen else ~held
             if mask.any():
-                labels = batch.classes()
-                yield Batch(batch.images[mask.to(batch.images.device)], None if labels is None else labels[mask])
+                yield batch.chosen(mask)
 
 
 def number_of_batches(batches: Batches) -> int:
@@ -232,6 +265,53 @@ def example_of(batches: Batches, model: nn.Module, count: int = 2) -> Tensor:
     return next(images_of(batches, model))[:count]
 
 
+def examples_of(batches: Batches, model: nn.Module) -> list[Tensor]:
+    """Return two images of every shape that the batches have, where a network is and in its precision.
+
+    Args:
+        batches: Batches of any form, read once; of more than eight shapes, the first eight are returned.
+        model: The network that reads them.
+
+    Raises:
+        InputError: There are no batches, one has another form, or they can be read only once.
+    """
+    return surveyed(batches, model)[0]
+
+
+def surveyed(batches: Batches, model: nn.Module) -> tuple[list[Tensor], int]:
+    """Return what ``examples_of`` does, and the number of images, by reading the batches once.
+
+    The random state of PyTorch is as before, so that a loader that shuffles goes on as if it had not been read.
+
+    Example:
+        >>> images, count = surveyed([torch.zeros(3, 1, 8, 8), torch.zeros(4, 1, 6, 6)], nn.Conv2d(1, 2, 3))
+        >>> [tuple(one.shape) for one in images], count
+        ([(2, 1, 8, 8), (2, 1, 6, 6)], 7)
+    """
+    check_repeatable(batches)
+    device, dtype = place_of(model)
+    found: dict[torch.Size, Tensor] = {}
+    count = 0
+    with torch.random.fork_rng([]):
+        for batch in parsed(batches):
+            count += len(batch)
+            shape = batch.images.shape[1:]
+            if shape not in found and len(found) < _SHAPES:
+                found[shape] = batch.first(2).placed(device, dtype)
+    return list(found.values()), count
+
+
+def shapes_of(examples: Sequence[Tensor]) -> dict[str, Any]:
+    """Return the shapes of one image as a plan notes them: that of the first, and all where there are several.
+
+    Example:
+        >>> shapes_of([torch.zeros(2, 1, 8, 8)])
+        {'input_shape': [1, 8, 8]}
+    """
+    every = [list(one.shape[1:]) for one in examples]
+    return {"input_shape": every[0], **({"input_shapes": every} if len(every) > 1 else {})}
+
+
 def is_repeatable(batches: Batches) -> bool:
     """Return whether batches can be read more than once."""
     return not isinstance(batches, Iterator)
@@ -245,6 +325,14 @@ def check_repeatable(batches: Batches) -> None:
     """
     if not is_repeatable(batches):
         raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")
+
+
+def _parts(batch: Any) -> list[Any]:
+    """Return the images, the labels and the rest of a batch, the first of them that are there."""
+    if isinstance(batch, Mapping):
+        images = [batch[name] for name in _IMAGES if isinstance(batch.get(name), Tensor)]
+        return [*images[:1], *[batch[name] for name in _LABELS if name in batch][:1]] if images else []
+    return list(batch) if isinstance(batch, (tuple, list)) else [batch]
 
 
 def _form(batch: Any) -> str:

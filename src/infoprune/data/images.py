@@ -186,7 +186,8 @@ def loader(
         shuffle=shuffle,
         num_workers=workers,
         collate_fn=_as_read,
-        persistent_workers=workers > 0,
+        # Workers that stay keep their random numbers from pass to pass: a training could not be resumed.
+        persistent_workers=workers > 0 and not (shuffle or random_crop),
     )
 
 

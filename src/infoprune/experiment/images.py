@@ -15,7 +15,8 @@ from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.experiment.network import preprocessing_of
 from infoprune.experiment.options import CALIBRATION, DataOptions
-from infoprune.measure.accuracy import eval_mode, logits_of
+from infoprune.measure.accuracy import logits_of
+from infoprune.network.modes import eval_mode
 
 
 @dataclass(frozen=True)

@@ -7,31 +7,36 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from infoprune import data, pipeline
 from infoprune.cutoff import Reach
-from infoprune.declarations.option_values import words_of
 from infoprune.declarations.validation import read_json
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
+from infoprune.experiment.images import Parts
 from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, NetworkOptions
-from infoprune.experiment.settings import paper_tap, settings_of
-from infoprune.options import EffortOptions, PruneOptions, RepairOptions, chosen
+from infoprune.experiment.settings import paper_tap, settings_of, write_record
+from infoprune.files import write_text
+from infoprune.options import EffortOptions, PruneOptions, RepairOptions, check_words, chosen
 from infoprune.pipeline import Result
-from infoprune.plan import Budget, Plan
+from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
-from infoprune.report import Run, kept_run
+from infoprune.report import Run, kept_run, page
+from infoprune.report.page import check_pages
+from infoprune.report.run import run_files, stage_run
+from infoprune.runs.outputs import Outputs, outputs
 from infoprune.selection.stability import further_plans, spread
 from infoprune.storage import checkpoint
 
 
 @dataclass(frozen=True)
 class PruneRun:
-    """The result of a pruning command, its record, and what a report shows of it, where that was asked for."""
+    """The result of a pruning command and its record."""
 
     result: Result
     record: dict[str, Any]
-    kept: Run | None = None
 
 
 def prune(
@@ -40,10 +45,12 @@ def prune(
     choice: PruneOptions | Plan,
     *,
     out: Path,
+    record_out: Path | None = None,
+    run_out: Path | None = None,
+    report_out: Path | None = None,
     words: Mapping[str, Any] | None = None,
     repair: RepairOptions | None = None,
     effort: EffortOptions | None = None,
-    keep_evidence: bool = False,
     held_out: int = 1000,
     stability: int = 1,
     remove_constant: bool = False,
@@ -59,65 +66,109 @@ def prune(
         network: Which.
         images: Which images.
         choice: What is removed.
-        out: The checkpoint to write. Beside it lies, until the end, what is known of layers that are cut one by one.
+        out: The checkpoint to write. Beside it lies, until all is written, what is known of layers that are cut one by
+            one, and the state of the repair ``distil``: the same call goes on after an interruption.
+        record_out: Also write the record as JSON.
+        run_out: Folder for the record, the plan and the evidence.
+        report_out: Also write the page of this run.
         words: Where a user chose nothing but how much is removed: these words alone, so that the rest is chosen for
             the network.
         repair: How the cut network is repaired, ``None`` for not at all.
         effort: How much time may be spent where everything is chosen for the network.
-        keep_evidence: Whether what a report shows is kept.
         held_out: At most so many held-out training images choose among the candidates of a cut-off rule.
         stability: With this many samples of calibration images, this run's among them, the plan is made to see how far
             it depends on them.
         remove_constant: Whether filters that no repair image moves go first, at no loss.
         seed: Of every draw.
         device: Where it is done.
-        force: Whether a file at ``out`` is replaced.
+        force: Whether files that exist are replaced.
         progress: Told how far it is.
         on_reach: Told what a budget can reach.
 
     Raises:
-        InputError: As in ``pipeline.prune``; nothing is written then.
+        InputError: As in ``pipeline.prune``; a plan is given together with ``stability``. Nothing is written then.
     """
-    model = run_network.open_network(network, device)
-    method = None if repair is None else repair.method
-    everything = words is not None and pipeline.chooses_everything(words, repair) and not remove_constant
-    if everything and images.calibration is None:
-        images = replace(images, calibration=CALIBRATION_CHOSEN)
-    parts = run_images.open_parts(images, seed)
-    run_images.check_classes(parts.source, model, images)
-    if isinstance(choice, PruneOptions) and choice.tap is None:
-        choice = replace(choice, tap=paper_tap(model, choice.criterion))
-    calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
-    given: dict[str, Any] = {"plan": choice} if isinstance(choice, Plan) else choice.words()
-    if everything:
-        assert words is not None
-        given = {**words, **asdict(effort or EffortOptions())}
-    given |= {"repair": repair}
-    if method is not None or remove_constant:
-        count = RepairOptions.images if repair is None else repair.images
-        unlabelled = data.random_sample(parts.train, count, seed)
-        given |= {"remove_constant": remove_constant, "repair_images": run_images.batches(unlabelled, model, images)}
-    if isinstance(choice, PruneOptions) and choice.layerwise.is_asked_for:
-        judges = parts.calibration if parts.held_out is None else data.balanced_sample(
-            parts.held_out, min(held_out, len(parts.held_out)), seed)  # fmt: skip
-        given |= {"held_out": run_images.batches(judges, model, images), "resume": out.with_name(out.name + ".resume")}
-    result = pipeline.prune(model, calibration, test=test, progress=progress, on_reach=on_reach, **given)
-    settings = {**settings_of(network, images, model), "seed": seed}
-    if repair is not None and method is not None:
-        how = {**asdict(repair), "method": result.repair, "images": min(repair.images, len(parts.train))}
-        settings["repair"] = {name: value for name, value in how.items() if value is not None}
-    record = result.record()
-    record["settings"] = {**record["settings"], **settings}
-    if isinstance(choice, PruneOptions) and stability > 1:
-        samples = [data.balanced_sample(parts.train, len(parts.calibration), seed + i) for i in range(1, stability)]
-        others = [run_images.batches(sample, model, images) for sample in samples]
-        plans = further_plans(model, others, choice, held_out=given.get("held_out"), progress=progress)
-        record["stability"] = spread([result.plan, *plans])
-    told = ("base", "free", "as_cut", "automatic", "pruned", "seconds")
-    figures: dict[str, Any] = {name: record[name] for name in told if name in record}
-    checkpoint.save(result.model, out, settings=record["settings"], figures=figures, force=force)
-    kept = kept_run(model, result, record, calibration, name=out.stem) if keep_evidence else None
-    return PruneRun(result, record, kept)
+    if isinstance(choice, Plan) and stability > 1:
+        raise InputError("a plan that is given depends on no images: leave out the stability, or the plan")
+    check_pages(report_out)
+    files = () if run_out is None else run_files(run_out)
+    with outputs(out, record_out, report_out, *files, run="prune", force=force) as written:
+        model = run_network.open_network(network, device)
+        everything = words is not None and pipeline.chooses_everything(words, repair) and not remove_constant
+        if everything and images.calibration is None:
+            images = replace(images, calibration=CALIBRATION_CHOSEN)
+        parts = run_images.open_parts(images, seed)
+        run_images.check_classes(parts.source, model, images)
+        if isinstance(choice, PruneOptions) and choice.tap is None:
+            choice = replace(choice, tap=paper_tap(model, choice.criterion))
+        calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
+        resume = out.with_name(out.name + ".resume")
+        given = _words(choice, words if everything else None, effort or EffortOptions())
+        given |= _repair_words(repair, parts, model, images, seed, remove_constant)
+        if isinstance(choice, PruneOptions) and choice.layerwise.is_asked_for:
+            given["held_out"] = run_images.batches(_judging(parts, held_out, seed), model, images)
+        result = pipeline.prune(model, calibration, test=test, resume=resume, keep_resume=True, progress=progress,
+                                on_reach=on_reach, **given)  # fmt: skip
+        record = result.record()
+        settings = {**settings_of(network, images, model), "seed": seed, **_repair_settings(repair, result, parts)}
+        record["settings"] = {**record["settings"], **settings}
+        if isinstance(choice, PruneOptions) and stability > 1:
+            samples = [data.balanced_sample(parts.train, len(parts.calibration), seed + i) for i in range(1, stability)]
+            others = [run_images.batches(sample, model, images) for sample in samples]
+            plans = further_plans(model, others, choice, held_out=given.get("held_out"), resume=resume,
+                                  progress=progress)  # fmt: skip
+            record["stability"] = spread([result.plan, *plans])
+        shown = run_out is not None or report_out is not None
+        kept = kept_run(model, result, record, calibration, name=out.stem) if shown else None
+        told = ("base", "free", "as_cut", "automatic", "pruned", "seconds")
+        figures: dict[str, Any] = {name: record[name] for name in told if name in record}
+        checkpoint.save(result.model, written.staged(out), settings=record["settings"], figures=figures)
+        write_record(record, written, record_out)
+        _stage_shown(kept, written, run_out, report_out)
+        written.commit()
+        pipeline.remove_states(resume)
+    return PruneRun(result, record)
+
+
+def _words(choice: PruneOptions | Plan, words: Mapping[str, Any] | None, effort: EffortOptions) -> dict[str, Any]:
+    """Return what is removed in the words of ``pipeline.prune``: these alone where all else is chosen."""
+    if words is not None:
+        return {**words, **asdict(effort)}
+    found = {"plan": choice} if isinstance(choice, Plan) else choice.words()
+    return {**found, "max_loss": effort.max_loss}
+
+
+def _stage_shown(kept: Run | None, written: Outputs, run_out: Path | None, report_out: Path | None) -> None:
+    if kept is not None and report_out is not None:
+        write_text(written.staged(report_out), page(kept))
+    if kept is not None and run_out is not None:
+        stage_run(kept, run_out, written)
+
+
+def _judging(parts: Parts, most: int, seed: int) -> data.Images:
+    """Return the images that choose among the candidates of a cut-off rule."""
+    if parts.held_out is None:
+        return parts.calibration
+    return data.balanced_sample(parts.held_out, min(most, len(parts.held_out)), seed)
+
+
+def _repair_words(
+    repair: RepairOptions | None, parts: Parts, model: nn.Module, images: DataOptions, seed: int, remove_constant: bool
+) -> dict[str, Any]:
+    """Return how a network is repaired in the words of ``pipeline.prune``."""
+    if (repair is None or repair.method is None) and not remove_constant:
+        return {"repair": repair}
+    count = RepairOptions.images if repair is None else repair.images
+    unlabelled = data.random_sample(parts.train, count, seed)
+    batches = run_images.batches(unlabelled, model, images)
+    return {"repair": repair, "remove_constant": remove_constant, "repair_images": batches}
+
+
+def _repair_settings(repair: RepairOptions | None, result: Result, parts: Parts) -> dict[str, Any]:
+    if repair is None or repair.method is None:
+        return {}
+    how = {**asdict(repair), "method": result.repair, "images": min(repair.images, len(parts.train))}
+    return {"repair": {name: value for name, value in how.items() if value is not None}}
 
 
 def read_keep(path: Path | None) -> dict[str, Any]:
@@ -144,17 +195,19 @@ def choice_or_plan(
     """Return the plan that was given, else the options of pruning.
 
     Args:
-        words: What was given, as words of ``PruneOptions``.
+        words: What was given, as words of ``PruneOptions``; a seed may come with a plan, since images are drawn too.
         plan: A plan that was given.
         keep: Counts or filters by layer that were given.
 
     Raises:
-        InputError: A plan was given together with another way to say how much goes.
+        InputError: A plan was given together with a word that chooses filters.
     """
     if plan is None:
         return chosen(**words) if keep is None else chosen(**words, keep=keep)
-    if any(words.get(way) is not None for way in ("ratio", "budget", "threshold", *words_of(Budget))):
-        raise InputError("a plan says already how much goes: give it without a ratio and without a budget")
+    check_words(words)
+    said = [word for word, value in words.items() if word != "seed" and value is not None]
+    if said:
+        raise InputError(f"a plan names the filters that stay already: leave out {', '.join(said)}, or the plan")
     return plan
 
 

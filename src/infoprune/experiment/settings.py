@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +14,13 @@ from infoprune.data.batches import example_of
 from infoprune.device import device_of
 from infoprune.experiment.network import preprocessing_of
 from infoprune.experiment.options import DataOptions, NetworkOptions
+from infoprune.files import write_text
 from infoprune.measure import environment
 from infoprune.measure.figures import figures, latencies
 from infoprune.network import cost
 from infoprune.network.origin import origin_of
 from infoprune.progress import Progress
+from infoprune.runs.outputs import Outputs
 from infoprune.zoo import registry
 
 
@@ -45,6 +48,12 @@ def settings_of(network: NetworkOptions, images: DataOptions, model: nn.Module) 
 def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values with paths as text."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def write_record(record: Mapping[str, Any], written: Outputs, path: Path | None) -> None:
+    """Write a record as JSON, with the other outputs of a run, where a file was asked for."""
+    if path is not None:
+        write_text(written.staged(path), json.dumps(record, indent=1) + "\n")
 
 
 def text_or_none(path: Path | None) -> str | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from infoprune import data
@@ -16,13 +18,16 @@ from infoprune.device import pick_device
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
+from infoprune.experiment.images import Parts
 from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
-from infoprune.experiment.settings import measured, settings_of, text_or_none
+from infoprune.experiment.settings import measured, settings_of, text_or_none, write_record
 from infoprune.network.origin import Origin, origin_of
 from infoprune.progress import Progress, silent
+from infoprune.runs.outputs import outputs
+from infoprune.runs.processes import is_first_process, launched_processes_end_with_this_one
 from infoprune.storage import checkpoint
 from infoprune.training.recipe import Epoch, Recipe
-from infoprune.training.train import make_fabric
+from infoprune.training.train import Training, make_fabric
 from infoprune.training.train import train as train_network
 from infoprune.zoo.factory import is_listed
 
@@ -33,6 +38,7 @@ def train(
     choice: TuneOptions,
     *,
     out: Path,
+    record_out: Path | None = None,
     device: str = "auto",
     force: bool = False,
     progress: Progress = silent,
@@ -40,8 +46,19 @@ def train(
 ) -> dict[str, Any] | None:
     """Train a network, from fresh or given weights, and write the weights that did best on held-out images.
 
-    The state after every epoch is kept beside ``out`` until the end, so that the same command goes on after an
+    The state after every epoch is kept beside ``out`` until all is written, so that the same command goes on after an
     interruption.
+
+    Args:
+        network: Which network.
+        images: Which images.
+        choice: How it is trained.
+        out: The checkpoint to write.
+        record_out: Also write the record as JSON.
+        device: Where the network is.
+        force: Replace files that exist.
+        progress: Told after every step.
+        tell: Given a line after every epoch.
 
     Returns:
         The record; ``None`` in every process but the first, which alone writes.
@@ -50,13 +67,50 @@ def train(
         InputError: The network or the data cannot be used, or the training diverges.
     """
     pick_device(device)  # refuses what is not there, in a sentence
+    with ExitStack() as held:
+        held.enter_context(launched_processes_end_with_this_one())
+        written = None
+        if is_first_process():
+            written = held.enter_context(outputs(out, record_out, run="train", force=force))
+        state = out.with_name(out.name + ".resume")
+        parts = run_images.open_parts(images)
+        trained, fabric = _trained(network, images, parts, choice, state, device, progress, tell)
+        if written is None:
+            return None
+        best = run_network.stored_precision(trained.model, half=choice.half).to(fabric.device)
+        figures = measured(best, run_images.batches(parts.test, best, images), progress)
+        how = {"recipe": asdict(choice.recipe), "teacher": text_or_none(choice.teacher)}
+        settings = {**settings_of(network, images, best), **how, "processes": fabric.world_size}
+        record = {
+            "figures": figures,
+            "best_epoch": trained.best,
+            "epochs": [asdict(epoch) for epoch in trained.epochs],
+            "settings": settings,
+        }
+        checkpoint.save(best, written.staged(out), settings=settings, figures=figures, half=choice.half)
+        write_record(record, written, record_out)
+        written.commit()
+        state.unlink(missing_ok=True)
+        return record
+
+
+def _trained(
+    network: NetworkOptions,
+    images: DataOptions,
+    parts: Parts,
+    choice: TuneOptions,
+    state: Path,
+    device: str,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> tuple[Training, Fabric]:
     torch.manual_seed(choice.recipe.seed)
     model = run_network.open_network(network, "cpu")
-    parts = run_images.open_parts(images)
     run_images.check_classes(parts.source, model, images)
     if parts.held_out is None:
         raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
     folder = isinstance(parts.train, data.FolderImages)
+    teacher = _teacher(choice.teacher, network, model)
     fabric = make_fabric(
         accelerator=device.partition(":")[0],
         devices=choice.devices,
@@ -65,34 +119,19 @@ def train(
     )
     fabric.launch()
     first = fabric.is_global_zero
-    state = out.with_name(out.name + ".resume")
     trained = train_network(
         model,
         run_images.batches(parts.train, model, images, shuffle=True, random_crop=folder),
         run_images.batches(parts.held_out, model, images),
         choice.recipe,
-        teacher=_teacher(choice.teacher, network, model),
+        teacher=teacher,
         augmentation=usual_augmentation(images.name),
         fabric=fabric,
         resume=state,
         progress=progress if first else silent,
         on_epoch=lambda epoch: tell(_told(epoch, choice.recipe)) if first else None,
     )
-    if not first:
-        return None
-    best = run_network.stored_precision(trained.model, half=choice.half).to(fabric.device)
-    figures = measured(best, run_images.batches(parts.test, best, images), progress)
-    how = {"recipe": asdict(choice.recipe), "teacher": text_or_none(choice.teacher)}
-    settings = {**settings_of(network, images, best), **how}
-    settings["processes"] = fabric.world_size
-    checkpoint.save(best, out, settings=settings, figures=figures, half=choice.half, force=force)
-    state.unlink(missing_ok=True)
-    return {
-        "figures": figures,
-        "best_epoch": trained.best,
-        "epochs": [asdict(epoch) for epoch in trained.epochs],
-        "settings": settings,
-    }
+    return trained, fabric
 
 
 def _teacher(weights: Path | None, network: NetworkOptions, student: nn.Module) -> nn.Module | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from infoprune.repair import find as find_repair
 from infoprune.repair import repaired
 from infoprune.training.penalties import Parting, make_penalty
 from infoprune.training.recipe import Epoch, Recipe
-from infoprune.training.train import Training, make_fabric, train
+from infoprune.training.train import Training, check_sizes, conditions_of, make_fabric, train
 
 OnRound = Callable[[Round, int], None]
 
@@ -114,7 +114,8 @@ def iterate(
 
     Raises:
         InputError: Nothing that the schedule names can lose filters, there is a floor without held-out images, there
-            is no such repair, the folder belongs to another run, or training diverges.
+            is no such criterion, option or repair, the folder belongs to another run, or training diverges. All but
+            the last is found before anything is trained or written.
     """
     example = example_of(images.calibration, model)
     check_runs(model, example)
@@ -122,11 +123,17 @@ def iterate(
         raise InputError("an accuracy floor needs held-out images: give some that are not trained on")
     if schedule.repair is not None:
         find_repair(schedule.repair)
-    layers = scheduled_layers(find_groups(model, example), schedule)
+    groups = find_groups(model, example)
+    layers = scheduled_layers(groups, schedule)
+    criteria.resolve(schedule.criterion)
+    for recipe in (schedule.initial, schedule.retraining, schedule.last):
+        check_sizes(model, images.train, recipe)
     fabric = fabric or make_fabric(precision=schedule.retraining.precision)
-    state = Rounds(model, schedule, folder, plane, writes=fabric.is_global_zero)
+    conditions = conditions_of(model, images.train, images.held_out, fabric=fabric)
+    state = Rounds(model, schedule, folder, plane, writes=fabric.is_global_zero, conditions=conditions)
     work = _Work(state, images, schedule, layers, example, fabric, progress, on_epoch)
     if not state.rounds:
+        work.rehearse(groups)
         work.begin()
         _tell(on_round, work)
     while not state.ended:
@@ -215,6 +222,15 @@ class _Work:
     on_epoch: Callable[[Epoch], None] | None
     watch: Stopwatch = field(default_factory=Stopwatch)
 
+    def rehearse(self, found: Groups) -> None:
+        """Score the smallest layer once, so that what a criterion refuses is refused before the first training.
+
+        Raises:
+            InputError: The criterion refuses an option, the images or the network.
+        """
+        smallest = min((one for one in found.groups if one.name in self.layers), key=lambda one: one.filters)
+        self._scored(self.state.model, [smallest], 0)
+
     def begin(self) -> None:
         """Train the first network, where the schedule says so, and measure it."""
         network, training = self.state.model, None
@@ -287,7 +303,11 @@ class _Work:
             for group in found.groups
             if group.name in self.layers and self.layers[group.name].left(group.filters) < group.filters
         ]
-        importances = score(
+        importances = self._scored(model, groups, number)
+        return Plan({group.name: self._decision(group, importances[group.name], number) for group in groups})
+
+    def _scored(self, model: nn.Module, groups: Sequence[CoupledGroup], number: int) -> dict[str, Importance]:
+        return score(
             model,
             groups,
             self.images.calibration,
@@ -297,7 +317,6 @@ class _Work:
             options=self.schedule.options,
             progress=self.progress,
         )
-        return Plan({group.name: self._decision(group, importances[group.name], number) for group in groups})
 
     def _decision(self, group: CoupledGroup, importance: Importance, number: int) -> LayerDecision:
         layer = self.layers[group.name]

@@ -20,9 +20,10 @@ from infoprune.measure.information_plane import InformationPlane, read_points, w
 from infoprune.network import surgery
 from infoprune.network.fingerprint import fingerprint
 from infoprune.plan import Plan
+from infoprune.runs.resuming import as_noted, check_same_run
 
 STATE, PLANE = "state.json", "plane.csv"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ class _Written:
     """The state as it is written in JSON."""
 
     format: int
-    schedule: dict[str, Any]
-    started_from: str
+    run: dict[str, Any]
     rounds: tuple[Round, ...]
     plans: tuple[dict[str, Any], ...]
     pending: dict[str, Any] | None
@@ -83,9 +83,10 @@ class Rounds:
         folder: Where the state is kept; ``None`` for nowhere.
         plane: Its points are kept too.
         writes: Whether this process is the one that writes.
+        conditions: What the result follows from besides network and schedule, by name, as JSON values.
 
     Raises:
-        InputError: The folder holds the state of another schedule or network, or cannot be read.
+        InputError: The folder holds the state of another run, or cannot be read.
     """
 
     def __init__(
@@ -96,14 +97,15 @@ class Rounds:
         plane: InformationPlane | None = None,
         *,
         writes: bool = True,
+        conditions: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.folder = folder
         self.plane = plane
         self.writes = writes and folder is not None
-        # Through JSON, so that it compares with what is read.
-        self.settings = json.loads(json.dumps(schedule.to_dict()))
-        self.started_from = fingerprint(model.state_dict())
+        self.settings = as_noted(schedule.to_dict())
+        weights = {"set of weights to start from": fingerprint(model.state_dict())}
+        self.run = as_noted({**self.settings, **(conditions or {}), **weights})
         self.rounds: list[Round] = []
         self.plans: list[Plan] = []
         self.pending: Plan | None = None
@@ -180,8 +182,7 @@ class Rounds:
             return
         values = {
             "format": FORMAT,
-            "schedule": self.settings,
-            "started_from": self.started_from,
+            "run": self.run,
             "rounds": [asdict(one) for one in self.rounds],
             "plans": [plan.to_dict() for plan in self.plans],
             "pending": None if self.pending is None else self.pending.to_dict(),
@@ -192,7 +193,9 @@ class Rounds:
 
     def _read(self, folder: Path) -> None:
         values = read_object(folder / STATE, "the state")
-        self._check(folder, values)
+        if values.get("format") != FORMAT:
+            raise InputError(f"'{folder}' holds no run in rounds that this version can go on with: name another folder")
+        check_same_run(folder, values.get("run"), self.run)
         found = validated(_Written, values, f"the state '{folder / STATE}'")
         self.rounds = list(found.rounds)
         self.plans = [Plan.from_dict(one) for one in found.plans]
@@ -204,18 +207,6 @@ class Rounds:
             )
         if self.plane is not None and (folder / PLANE).is_file():
             self.plane.points = read_points(folder / PLANE)
-
-    def _check(self, folder: Path, values: Mapping[str, Any]) -> None:
-        if values.get("format") != FORMAT:
-            raise InputError(f"'{folder}' holds no run in rounds that this version can go on with: name another folder")
-        theirs = values.get("schedule")
-        if not isinstance(theirs, Mapping):
-            raise InputError(f"'{folder}' holds no run in rounds: its state has no schedule")
-        if theirs != self.settings:
-            changed = next(word for word in {**theirs, **self.settings} if theirs.get(word) != self.settings.get(word))
-            raise InputError(f"'{folder}' holds a run by another schedule (its {changed}): name another folder")
-        if values.get("started_from") != self.started_from:
-            raise InputError(f"'{folder}' holds a run that started from another network: name another folder")
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

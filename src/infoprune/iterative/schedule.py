@@ -13,7 +13,6 @@ from infoprune.declarations.option_values import check_fields
 from infoprune.declarations.validation import validated
 from infoprune.errors import InputError
 from infoprune.network.taps import Tap
-from infoprune.training.penalties import all_penalties, check_penalty
 from infoprune.training.recipe import Recipe
 
 _PACE = re.compile(r"(?:(?P<share>\d+(?:\.\d+)?)%)?(?:\+?(?P<plus>\d+))?")
@@ -185,6 +184,8 @@ class PruningSchedule:
                 "a penalty acts in the training before a cut: give both 'before' and 'penalty', or neither"
             )
         if self.penalty is not None:
+            from infoprune.training.penalties import check_penalty  # needs torch, which the options do not
+
             check_penalty(self.penalty, self.penalty_options)
 
     def pace_of(self, layers: tuple[str, ...]) -> LayerPace | None:
@@ -247,6 +248,8 @@ def _with_pace(one: Any) -> Any:
 
 
 def _penalties() -> list[str]:
+    from infoprune.training.penalties import all_penalties
+
     return [info.name for info in all_penalties()]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +14,7 @@ from infoprune.data.batches import Batches, labelled, number_of_batches
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.network.memory_format import fastest_layout, laid_out
+from infoprune.network.modes import eval_mode
 from infoprune.progress import Progress, silent
 
 
@@ -77,18 +76,6 @@ def evaluate(model: nn.Module, batches: Batches, *, half: bool = False, progress
 def _in_fastest_layout(model: nn.Module, image: Tensor) -> nn.Module:
     logits_of(model, image)  # what does not fit is refused here
     return laid_out(copy.deepcopy(model), fastest_layout(image.repeat(2, 1, 1, 1), model))
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode for a while; afterwards every module is in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:

@@ -13,13 +13,16 @@ from infoprune.criteria.scoring import score
 from infoprune.data.batches import Batches
 from infoprune.device import device_of
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import eval_mode, evaluate, logits_of
+from infoprune.measure.accuracy import evaluate
 from infoprune.measure.record import Figures
-from infoprune.network import cost
+from infoprune.network import cost, equivalence
 from infoprune.network.cost import Cost, Latency
 from infoprune.network.coupled_groups import CoupledGroup
+from infoprune.network.intake import check_network
 from infoprune.network.layers import is_convolution
+from infoprune.network.modes import eval_mode
 from infoprune.network.origin import origin_of
+from infoprune.network.tensors import tensors_in
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 
@@ -84,17 +87,31 @@ def outputs_of(model: nn.Module, example: Tensor) -> int | None:
 
 
 def check_runs(model: nn.Module, example: Tensor) -> None:
-    """Refuse a network that cannot read the images, or gives values that are not finite.
+    """Refuse a network that cannot be cut, cannot read the images, or returns no tensors or values that are not finite.
+
+    Args:
+        model: Returns tensors in any form: alone, in lists, dicts, dataclasses.
+        example: ``(n, ...)`` one batch.
 
     Raises:
         InputError: One of these.
     """
+    check_network(model)
+    placed = equivalence.placed(example, model)
     with eval_mode(model), torch.no_grad():
-        logits_of(model, example)
+        try:
+            found = tensors_in(model(placed))
+        except (RuntimeError, ValueError, TypeError) as error:
+            shape, reason = tuple(example.shape[1:]), equivalence.one_line(error)
+            raise InputError(f"the network cannot read images of shape {shape} (C, H, W): {reason}") from error
+    if not found:
+        raise InputError("the network returns nothing with a tensor in it: wrap it so that it returns its outputs")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
+        raise InputError("the network gives values that are not finite: look for NaN in its weights or in the images")
 
 
-def example_for(plan: Plan, model: nn.Module) -> Tensor:
-    """Return zeros of the shape that the plan was made with.
+def example_for(plan: Plan, model: nn.Module) -> Tensor | list[Tensor]:
+    """Return zeros of the shape that the plan was made with, or of all shapes where there were several.
 
     Raises:
         InputError: The plan does not say it, and nothing is known of the network.
@@ -103,4 +120,6 @@ def example_for(plan: Plan, model: nn.Module) -> Tensor:
     shape = plan.settings.get("input_shape") or (origin.input_shape if origin else None)
     if shape is None:
         raise InputError("the plan does not say what images the network reads: give an example batch")
-    return torch.zeros(2, *shape, device=device_of(model))
+    shapes = plan.settings.get("input_shapes", [shape])
+    zeros = [torch.zeros(2, *one, device=device_of(model)) for one in shapes]
+    return zeros if len(zeros) > 1 else zeros[0]

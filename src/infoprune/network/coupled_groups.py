@@ -17,7 +17,7 @@ from infoprune.network import equivalence
 from infoprune.network.channel_tracing import Channels, Obstacle, follow
 from infoprune.network.computed_weights import Computed, computed_layers, is_masked, put_plain
 from infoprune.network.equivalence import outside_inference_mode
-from infoprune.network.layers import Side, is_per_channel, is_producer
+from infoprune.network.layers import is_per_channel, is_producer
 from infoprune.network.removal import Place, Removal
 from infoprune.network.stored_values import Stored
 
@@ -260,23 +260,26 @@ def _assemble(model: nn.Module, channels: Channels, producers: Sequence[str]) ->
     return [_group(name, channels, places, producers) for name in producers if name in chosen]
 
 
-Places = dict[int, dict[Place, dict[int, list[int]]]]
-"""By unit, then by layer and side, then by class: the indices."""
+Places = dict[int, list[tuple[Place, int, int]]]
+"""By unit: places, with the class and the index of each channel there."""
 
 
 def _places(model: nn.Module, channels: Channels) -> Places:
-    places: Places = {}
-    sides: tuple[tuple[Side, Mapping[str, np.ndarray]], ...] = (("out", channels.outputs), ("in", channels.inputs))
-    for layer, _ in model.named_modules():
-        for side, by_layer in sides:
-            for index, label in enumerate(by_layer[layer].tolist() if layer in by_layer else ()):
-                found = places.setdefault(int(channels.units[label]), {})
-                found.setdefault((layer, side), {}).setdefault(label, []).append(index)
-    for place, labels in channels.stored.items():
+    found: Places = {}
+    units = channels.units.tolist()
+
+    def note(place: Place, labels: np.ndarray) -> None:
         for index, label in enumerate(labels.tolist()):
-            found = places.setdefault(int(channels.units[label]), {})
-            found.setdefault((place, "stored"), {}).setdefault(label, []).append(index)
-    return places
+            found.setdefault(units[label], []).append((place, label, index))
+
+    for layer, _ in model.named_modules():
+        if layer in channels.outputs:
+            note((layer, "out"), channels.outputs[layer])
+        if layer in channels.inputs:
+            note((layer, "in"), channels.inputs[layer])
+    for stored, labels in channels.stored.items():
+        note((stored, "stored"), labels)
+    return found
 
 
 def _group(name: str, channels: Channels, places: Places, producers: Sequence[str]) -> CoupledGroup:
@@ -288,13 +291,12 @@ def _group(name: str, channels: Channels, places: Places, producers: Sequence[st
         alike.setdefault(label, []).append(index)
     rows: dict[Place, list[set[int]]] = {}
     for unit, filters in units.items():
-        for place, by_class in places[unit].items():
+        for place, label, channel in places[unit]:
             if place not in rows:
                 rows[place] = [set() for _ in labels]
-            for label, indices in by_class.items():
-                # What goes with the unit but is the same channel as none of its filters goes with its first.
-                for index in alike.get(label, filters[:1]):
-                    rows[place][index].update(indices)
+            # What goes with the unit but is the same channel as none of its filters goes with its first.
+            for index in alike.get(label, filters[:1]):
+                rows[place][index].add(channel)
     own: Place = (name, "out")
     rows = {own: [{index} for index in range(len(labels))], **{place: rows[place] for place in rows if place != own}}
     makers = [layer for layer in producers if (layer, "out") in rows and layer != name]
@@ -332,7 +334,7 @@ def _checked(
     waiting = [groups] if groups else []
     while waiting:
         some = waiting.pop()
-        problem = test.problem(_drawn([*right, *some]), quickly=some is not groups)
+        problem = test.problem(*_draws([*right, *some]), quickly=some is not groups)
         if not problem:
             right += some
         elif len(some) > 1:
@@ -343,19 +345,22 @@ def _checked(
     return sorted(right, key=groups.index), refused
 
 
-def _drawn(groups: Sequence[CoupledGroup]) -> Removal:
-    """Remove about half of the units of each group at random, an odd number; each part of a group keeps a filter."""
+def _draws(groups: Sequence[CoupledGroup]) -> Iterator[Removal]:
+    """Remove one unit of each group, then about half of them, at random; each part of a group keeps a filter."""
     random = np.random.default_rng(0)
-    removed = {}
-    for group in groups:
-        half = len(group.units) // 2
-        gone: set[int] = set()
-        for unit in random.permutation(len(group.units))[: half - (half % 2 == 0 and half > 1)]:
-            more = gone | set(group.units[unit])
-            if not any(set(part) <= more for part in group.parts):
-                gone = more
-        removed[group.name] = sorted(gone)
-    return Groups(tuple(groups), {}).removal(removed)
+    for share in (0.0, 0.5):
+        removed = {}
+        for group in groups:
+            count = min(max(1, round(share * len(group.units))), len(group.units) - 1)
+            gone: set[int] = set()
+            for unit in random.permutation(len(group.units)):
+                more = gone | set(group.units[unit])
+                if not any(set(part) <= more for part in group.parts):
+                    gone, count = more, count - 1
+                if not count:
+                    break
+            removed[group.name] = sorted(gone)
+        yield Groups(tuple(groups), {}).removal(removed)
 
 
 def _on_the_way(group: CoupledGroup, channels: Channels) -> str:

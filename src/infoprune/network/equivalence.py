@@ -150,27 +150,26 @@ class Trial:
         self._only_single = False
         self._computed: tuple[torch.dtype, dict[str, Computed]] | None = None
 
-    def problem(self, removal: Removal, *, quickly: bool = False) -> str:
+    def problem(self, *removals: Removal, quickly: bool = False) -> str:
         """Return in words why a cut does not give the network with those channels at zero; empty where it does.
 
         Args:
-            removal: What is cut.
-            quickly: Whether single precision is tried first, which finds most of what is wrong in a fraction of the
-                time.
+            removals: What is cut: the first in double precision, the others, further tries, in single.
+            quickly: Whether single precision comes first, which finds most of what is wrong in a fraction of the time.
         """
-        for dtype in (torch.float32, torch.float64) if quickly else (torch.float64,):
+        exact = torch.float32 if self._only_single else torch.float64
+        tries = [(removals[0], exact), *((removal, torch.float32) for removal in removals[1:])]
+        for removal, dtype in [(removals[0], torch.float32), *tries[1:], tries[0]] if quickly else tries:
             try:
-                gap = self._gap(removal, torch.float32 if self._only_single else dtype)
+                gap = self._gap(removal, dtype)
             except _CannotRunError:  # a device without double precision, or fixed precision in the network's code
                 self._only_single = True
-                return self.problem(removal)
+                return self.problem(*removals)
             except Exception as error:
                 return f"the cut network does not run: {one_line(error)}"
-            if not gap <= TOLERANCE[torch.float32 if self._only_single else dtype]:
+            if not gap <= TOLERANCE[dtype]:
                 return f"the cut network differs from the masked one by {gap:.2g} of its largest output"
-        if self.trains:
-            return self._trouble_in_training(removal)
-        return ""
+        return self._trouble_in_training(removals[0]) if self.trains else ""
 
     def randomness(self) -> str:
         """Return in words that the network is random in eval mode, if it is: then no cut of it can be checked."""

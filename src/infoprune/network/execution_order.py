@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from infoprune.network import equivalence
-from infoprune.network.coupled_groups import CoupledGroup
+from infoprune.network.coupled_groups import CoupledGroup, Examples
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,19 @@ class Flow:
     beside: Mapping[str, frozenset[str]]
 
 
-def flow(model: nn.Module, groups: Sequence[CoupledGroup], example: Tensor) -> Flow:
+def flow(model: nn.Module, groups: Sequence[CoupledGroup], example: Examples) -> Flow:
     """Follow the groups of a network through one forward pass.
 
     Args:
         model: The network; left as it is.
         groups: What is to be ordered.
-        example: ``(n, ...)`` a batch; the values do not matter.
+        example: ``(n, ...)`` a batch, or one of each shape: layers that the first does not run come last. The values
+            do not matter.
     """
     copy = equivalence.copied(model)
-    ran = calls(copy, equivalence.placed(example[:2], copy), [group.name for group in groups])
+    names = [group.name for group in groups]
+    batches = [equivalence.placed(one[:2], copy) for one in equivalence.batches_of(example)]
+    ran = [call for one in batches for call in calls(copy, one, names)]
     made = {layer: group.name for group in groups for layer in group.producers}
     beside: dict[str, set[str]] = {group.name: set() for group in groups}
     for group in groups:

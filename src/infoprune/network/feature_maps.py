@@ -47,6 +47,7 @@ def capture(
     consume: Consumer,
     *,
     device: torch.device | str | None = None,
+    labelled: bool = True,
 ) -> int:
     """Run the network over the batches and hand the feature maps of some layers to a consumer, batch by batch.
 
@@ -57,7 +58,7 @@ def capture(
 
     Args:
         model: The network; its parameters say on which device and in which precision it runs.
-        batches: ``(images, labels)`` pairs, or images alone: ``(n, ...)`` tensors on any device, with ``(n,)`` labels.
+        batches: ``(images, labels)`` pairs, dicts or images alone: ``(n, ...)`` tensors on any device.
         layers: Dotted names of convolution or linear layers.
         tap: Where the maps are read: ``"convolution"``, what the layer itself gives; ``"norm"``, after a norm that
             follows it directly; ``"activation"``, after the norm if one follows, then the activation if one follows.
@@ -66,8 +67,11 @@ def capture(
         consume: Called as ``consume(layer, maps, labels)`` once per layer and batch. ``maps`` is ``(n, C, H, W)``;
             ``(n, C, 1, 1)`` for linear layers; ``(n, C, 1, D)`` where the maps have another number of axes or where
             the layer runs several times in one forward pass: then the maps of all calls, side by side. ``labels``
-            is ``(n,)`` on the device of the maps, ``None`` where the batches have none.
+            is ``(n,)`` on the device of the maps, ``None`` where the batches have none. Layers that do not run on
+            images of some size are not handed over for them.
         device: Where the batches are moved; by default to the device of the network.
+        labelled: Whether labels are read: then they are one class index per image or missing. Otherwise labels of any
+            other form count as missing.
 
     Returns:
         The number of images.
@@ -83,12 +87,20 @@ def capture(
     place = torch.device(device) if device is not None else place
     images_seen = 0
     with _left_as_it_was(model), torch.no_grad():
-        runs: Counter[str] | None = None
+        runs: dict[torch.Size, Counter[str]] = {}
         for batch in parsed(batches):
-            images, labels = batch.placed(place, dtype), batch.classes()
-            runs = runs or _calls_per_layer(model, modules, images)
-            _run(model, modules, images, _Delivery(tap, runs, labels, len(images), consume))
+            images = batch.placed(place, dtype)
+            labels = batch.classes() if labelled else batch.known_classes()
+            # Which layers run, and how often, may depend on the size of the images.
+            if images.shape[1:] not in runs:
+                runs[images.shape[1:]] = _calls_per_layer(model, modules, images)
+            running = runs[images.shape[1:]]
+            here = {layer: modules[layer] for layer in modules if running[layer]}
+            _run(model, here, images, _Delivery(tap, running, labels, len(images), consume))
             images_seen += len(images)
+    for layer in modules:
+        if not any(counted[layer] for counted in runs.values()):
+            raise InputError(f"layer '{layer}' does not run in the network's forward pass: leave it out")
     return images_seen
 
 
@@ -121,11 +133,7 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 def _calls_per_layer(model: nn.Module, modules: dict[str, nn.Module], images: Tensor) -> Counter[str]:
-    found = Counter(call.module for call in calls(model, images[:2], modules))
-    for layer in modules:
-        if not found[layer]:
-            raise InputError(f"layer '{layer}' does not run in the network's forward pass: leave it out")
-    return found
+    return Counter(call.module for call in calls(model, images[:2], modules))
 
 
 class _Delivery:

@@ -24,6 +24,7 @@ def capture_groups(
     consume: GroupConsumer,
     *,
     device: torch.device | str | None = None,
+    labelled: bool = True,
 ) -> int:
     """Run the network over the batches and hand the feature maps of coupled groups to a consumer, batch by batch.
 
@@ -36,6 +37,7 @@ def capture_groups(
             only layer, ``(n, C, H, W)``, or those of several side by side, ``(n, C, 1, D)``, in the order of the
             group's filters; ``labels`` are ``(n,)``, ``None`` where the batches have none.
         device: Where the batches are moved; by default to the network's.
+        labelled: Whether labels are read, as in ``capture``.
 
     Returns:
         The number of images.
@@ -57,7 +59,7 @@ def capture_groups(
                 arrived[group.name] = {}
                 consume(group.name, _side_by_side(group, [parts[layer] for layer in group.producers]), labels)
 
-    return capture(model, batches, list(readers), tap, take, device=device)
+    return capture(model, batches, list(readers), tap, take, device=device, labelled=labelled)
 
 
 def collect_maps(
@@ -67,6 +69,7 @@ def collect_maps(
     tap: Tap = "activation",
     *,
     device: torch.device | str | None = None,
+    labelled: bool = True,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Return the feature maps of coupled groups over all images, and the labels of these images.
 
@@ -76,6 +79,7 @@ def collect_maps(
         groups: Whose maps are wanted.
         tap: Where the maps are read, as in ``capture``.
         device: Where the batches are moved; by default to the network's.
+        labelled: Whether labels are read, as in ``capture``.
 
     Returns:
         By group ``(n, C, H, W)``, or ``(n, C, 1, D)`` for a group of several layers; and ``(n,)`` class indices,
@@ -103,7 +107,7 @@ def collect_maps(
         if name == first and classes is not None:
             labels.append(classes)
 
-    capture_groups(model, batches, groups, tap, keep, device=device)
+    capture_groups(model, batches, groups, tap, keep, device=device, labelled=labelled)
     # Parts are let go of one group after the other, so that at most one group is held twice.
     maps = {name: torch.cat(found.pop(name)) for name in list(found)}
     return maps, torch.cat(labels) if labels else None
@@ -122,7 +126,7 @@ def bytes_per_image(
     Raises:
         InputError: As for ``capture``.
     """
-    maps, _ = collect_maps(model, FirstImages(batches, 2), groups, tap, device=device)
+    maps, _ = collect_maps(model, FirstImages(batches, 2), groups, tap, device=device, labelled=False)
     return {name: found[0].numel() * found.element_size() for name, found in maps.items()}
 
 

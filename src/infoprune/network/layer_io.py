@@ -261,6 +261,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         if self._is_own_convolution(func, args):
+            if self.waiting:
+                # Nothing need stand between two convolutions: the first is used by the second.
+                self._before(func, args, kwargs)
             output: Any = self._convolve(func, args)
         elif self.norming is not None:
             blank = self.norming.blank and func is _BATCH_NORM

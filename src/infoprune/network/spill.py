@@ -59,6 +59,14 @@ class Spill:
         if moved:
             self._write(owner, moved)
 
+    def room(self) -> int:
+        """Return how many more bytes stay in memory."""
+        return self.limit - sum(self._in_memory.values())
+
+    def size_of(self, owner: str) -> int:
+        """Return the bytes of an owner that are in memory; 0 of one that is not put away or is in a file."""
+        return self._in_memory.get(owner, 0)
+
     def bring_back(self, owner: str) -> None:
         """Make the tensors of an owner whole again."""
         moved = self._in_files.pop(owner, [])

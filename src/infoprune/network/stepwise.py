@@ -65,7 +65,8 @@ class ForwardPasses:
     def advance(self, number: int, layer: str) -> Reading:
         """Let the pass of one batch run to a layer, and return what it reads there.
 
-        Every batch is advanced once to each of the layers, in their order; ``put_away`` is called in between.
+        Every batch is advanced once to each of the layers, in their order; ``put_away`` is called in between. A batch
+        that starts late runs through the layers before with the weights that they have by then.
 
         Raises:
             InputError: The layers of this batch do not run in the order in which those of others did.
@@ -74,10 +75,21 @@ class ForwardPasses:
         self._spill.bring_back(self._owner(number))
         if self._changes is not None and waiting.reading is not None:
             self._changes(number, waiting.reading)
+        late = not waiting.started
         waiting.run()
+        while late and waiting.layer != layer and waiting.reading is not None:
+            waiting.run()
         if waiting.layer != layer or waiting.reading is None:
             raise InputError(f"layer '{layer}' runs for some images only, or not always in the same order")
         return waiting.reading
+
+    def started(self, number: int) -> bool:
+        """Return whether the pass of a batch has begun."""
+        return self._passes[number].started
+
+    def size_of(self, number: int) -> int:
+        """Return the bytes in memory of a batch that is put away."""
+        return self._spill.size_of(self._owner(number))
 
     def put_away(self, number: int) -> None:
         """Say that what was read of a batch is used no more until it is advanced again."""
@@ -124,12 +136,17 @@ class _Pass:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._forward, daemon=True)
 
+    @property
+    def started(self) -> bool:
+        """Whether the pass has begun."""
+        return self._thread.ident is not None
+
     def run(self) -> None:
         """Go on to the next layer, or to the end."""
         self.layer, self.reading = "", None
         if self._closed:
             return
-        if self._thread.ident is None:
+        if not self.started:
             self._thread.start()
         else:
             self._go.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ class Pair:
         removal: What went, by layer and side, in the numbering of the original.
         batches: Images, with or without labels, iterable more than once. Labels are not read.
         options: How it is repaired; a repair reads from them what concerns it.
+        resume: Beside this file a long repair keeps its state, so that it can go on after an interruption.
     """
 
     original: nn.Module
@@ -38,6 +40,7 @@ class Pair:
     removal: Removal
     batches: Batches
     options: RepairOptions = field(default_factory=lambda: RepairOptions("bn"))
+    resume: Path | None = None
 
     def images(self) -> Iterator[Tensor]:
         """Yield the images of every batch, where the networks are and in their precision."""

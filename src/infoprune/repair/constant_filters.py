@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from infoprune.data.batches import Batches, check_repeatable, example_of, images_of, number_of_batches
+from infoprune.data.batches import Batches, check_repeatable, examples_of, images_of, number_of_batches, shapes_of
 from infoprune.network import surgery
 from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import CoupledGroup, find_groups
@@ -113,8 +113,8 @@ def remove_constant_filters(model: nn.Module, batches: Batches, *, progress: Pro
     """
     check_repeatable(batches)
     whole = copied(model)
-    example = example_of(batches, whole)
-    groups = find_groups(whole, example)
+    examples = examples_of(batches, whole)
+    groups = find_groups(whole, examples)
     ranges = _ranges(whole, groups.groups, batches, progress)
     decisions = {}
     for group in groups.groups:
@@ -125,10 +125,10 @@ def remove_constant_filters(model: nn.Module, batches: Batches, *, progress: Pro
             decisions[group.name] = LayerDecision(
                 group.name, group.filters, kept, coupled=group.producers[1:], reason=reason
             )
-    plan = Plan(decisions, settings={"input_shape": list(example.shape[1:])})
+    plan = Plan(decisions, settings=shapes_of(examples))
     if not decisions:
         return ConstantRemoval(model, plan, 0)
-    small = surgery.apply(plan, whole, example, groups=groups)
+    small = surgery.apply(plan, whole, examples, groups=groups)
     pair = Pair(whole, small, plan, groups, surgery.removal_of(plan, groups, whole), batches)
     folded = put_in(pair, _constants, progress)
     for name, module in folded.named_modules():

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from infoprune.data.augmentation import crop_and_flip
 from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.network.equivalence import duplicate
 from infoprune.network.memory_format import fastest_layout, laid_out
@@ -29,6 +30,7 @@ from infoprune.progress import Progress
 from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.combined import HeldOut, divergence, normed_if_nearer
+from infoprune.repair.distil_state import DistilState, moments_of, restore_moments
 from infoprune.repair.least_squares import least_squares
 
 # How much of its root mean square a weight changes by in a step at first: what suits a narrow network would tear a wide
@@ -51,6 +53,7 @@ def distil(
     epochs: int = RepairOptions.epochs,
     learning_rate: float = LEARNING_RATE,
     seconds: float | None = None,
+    state: DistilState | None = None,
 ) -> nn.Module:
     """Return a copy of a pruned network after label-free training towards the original.
 
@@ -62,9 +65,11 @@ def distil(
         learning_rate: Of Adam, relative to the root mean square of each weight tensor; it falls along a cosine to zero.
         seconds: How long it may take. The cosine then ends with the time, if the epochs do not end before. By default
             all epochs run, however long they take.
+        state: Where the state after every epoch is kept, and what lies there already: without a time limit the result
+            is the same, bit for bit, however often it was interrupted; with one the time that is left is used.
     """
     with _quickly(pair, start) as (quick, student):
-        best = _drawn(quick, student, _Clock(seconds), epochs, learning_rate, progress)
+        best = _drawn(quick, student, _Clock(seconds), epochs, learning_rate, progress, state)
     better = duplicate(start)
     better.load_state_dict(best)
     return better
@@ -83,7 +88,13 @@ def _quickly(pair: Pair, start: nn.Module) -> Iterator[tuple[Pair, nn.Module]]:
 
 
 def _drawn(
-    pair: Pair, student: nn.Module, clock: _Clock, epochs: int, learning_rate: float, progress: Progress
+    pair: Pair,
+    student: nn.Module,
+    clock: _Clock,
+    epochs: int,
+    learning_rate: float,
+    progress: Progress,
+    state: DistilState | None,
 ) -> dict[str, Tensor]:
     """Train the student and return its weights where they were nearest to the original."""
     modules = _alike(pair, student)
@@ -93,13 +104,17 @@ def _drawn(
     best, least = copy.deepcopy(student.state_dict()), divergence(choosing, student)
     clock.keep_free_as_long_as_now()
     steps = epochs * sum(1 for _ in _batches(pair))
-    step, share = 0, clock.share(0, steps)
+    step = 0
+    if state is not None and state.parts:
+        step, least, best = int(state.figures["step"]), state.figures["least"], _restored(state, student, optimiser)
+        clock.go_on(state.figures["seconds"])
+    share = clock.share(step, steps)
     while share < 1:
         for images in _batches(pair):
             for some in optimiser.param_groups:
                 some["lr"] = some["size"] * learning_rate * (1 + math.cos(math.pi * share)) / 2
             with torch.enable_grad():
-                loss = _loss(pair.original, student, modules, images, logits=share >= _MAPS_ALONE)
+                loss = _loss(pair.original, student, modules, _changed(images, step), logits=share >= _MAPS_ALONE)
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(weights, 1.0)
@@ -112,7 +127,29 @@ def _drawn(
         found = divergence(choosing, student)
         if found < least:
             best, least = copy.deepcopy(student.state_dict()), found
+        if state is not None:
+            parts = {"weights": student.state_dict(), "best": best, "moments": moments_of(optimiser)}
+            state.note(parts, step=step, least=least, seconds=clock.spent())
     return best
+
+
+def _restored(state: DistilState, student: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Put the student and its optimiser where they were, and return the best weights until then."""
+    student.load_state_dict(state.parts["weights"])
+    restore_moments(optimiser, state.parts["moments"])
+    return state.parts["best"]
+
+
+def _changed(images: Tensor, step: int) -> Tensor:
+    """Return ``(n, C, H, W)`` images moved and mirrored at random, the same for the same step; others as they are.
+
+    The original answers for whatever it is shown, so that few images become many.
+    """
+    if images.dim() != 4:
+        return images
+    with torch.random.fork_rng([]):
+        torch.manual_seed(step)
+        return crop_and_flip(images, max(1, min(images.shape[-2:]) // 8))
 
 
 def _size(weight: Tensor) -> float:
@@ -126,16 +163,21 @@ class _Clock:
         self.begun = time.perf_counter()
         self.seconds = math.inf if seconds is None else seconds
 
-    def _spent(self) -> float:
+    def spent(self) -> float:
+        """Return the seconds since the beginning."""
         return time.perf_counter() - self.begun
+
+    def go_on(self, seconds: float) -> None:
+        """Count these seconds, spent before an interruption, as spent."""
+        self.begun -= seconds
 
     def keep_free_as_long_as_now(self) -> None:
         """Keep as much time as was spent so far for the end."""
-        self.seconds -= self._spent()
+        self.seconds -= self.spent()
 
     def share(self, step: int, steps: int) -> float:
         """Return the share, 1 at the end, after so many of all steps."""
-        in_time = 1.0 if self.seconds <= 0 else self._spent() / self.seconds
+        in_time = 1.0 if self.seconds <= 0 else self.spent() / self.seconds
         return min(1.0, max(step / steps, in_time))
 
 
@@ -213,11 +255,18 @@ def _first(pair: Pair, count: int) -> Pair:
 
 def _repair(pair: Pair, progress: Progress) -> nn.Module:
     begun = time.perf_counter()
-    few = _first(pair, _LEAST_SQUARES_IMAGES)
-    refitted = normed_if_nearer(few, least_squares(few, progress), progress)
-    minutes = pair.options.minutes
-    left = None if minutes is None else 60 * minutes - (time.perf_counter() - begun)
-    return distil(pair, progress, start=refitted, epochs=pair.options.epochs, seconds=left)
+    how = pair.options
+    settings = {"repair": "distil", "epochs": how.epochs, "learning rate": LEARNING_RATE, "minutes": how.minutes}
+    state = DistilState(pair, settings)
+    if state.start is None:
+        few = _first(pair, _LEAST_SQUARES_IMAGES)
+        refitted = normed_if_nearer(few, least_squares(few, progress), progress)
+        state.note_start(refitted.state_dict(), time.perf_counter() - begun)
+    else:
+        refitted = duplicate(pair.small)
+        refitted.load_state_dict(state.start)
+    left = None if how.minutes is None else 60 * how.minutes - state.figures["seconds before"]
+    return distil(pair, progress, start=refitted, epochs=how.epochs, seconds=left, state=state)
 
 
 register(RepairInfo("distil", _repair, "least squares, then label-free training towards the original (gradient)"))

@@ -48,6 +48,8 @@ MEMORY = 2 << 30
 # Values of the images that are run at a time: what a layer makes of them should not leave the processor's cache, and
 # what one batch needs for a while is beside the memory for what all keep.
 _BATCH_VALUES = 1 << 20
+# Images that every layer is fitted to at least, however large its maps.
+_FEWEST_IMAGES = 64
 _MOST_IMAGES = 128
 _RIDGE = 1e-4
 
@@ -61,21 +63,28 @@ class Walks:
         sites: The layers that are refitted, in the order in which their results are used.
         small: The passes of the copy that is repaired.
         original: Those of the whole network.
-        batches: Number of batches.
+        sizes: Number of images of each batch.
         positions: Positions of an image that are looked at.
+        spill: Keeps what waits.
+        late: Whether batches whose maps do not fit into memory start at a later layer, where maps are smaller: the
+            layers before are fitted to the others.
     """
 
     pair: Pair
     sites: list[Site]
     small: ForwardPasses
     original: ForwardPasses
-    batches: int
+    sizes: tuple[int, ...]
     positions: int
+    spill: Spill
+    late: bool = False
     ridge: float = _RIDGE
     _open: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
-    def of(cls, pair: Pair, small: nn.Module, layers: Sequence[str], memory: int = MEMORY) -> Walks:
+    def of(
+        cls, pair: Pair, small: nn.Module, layers: Sequence[str], memory: int = MEMORY, *, late: bool = False
+    ) -> Walks:
         """Return the walks over a pair.
 
         Args:
@@ -84,6 +93,7 @@ class Walks:
             layers: Those to refit. A layer whose output is not used, or cannot be followed in both networks, is left
                 as it is; of the latter a warning names the layer.
             memory: Bytes of feature maps that stay in memory between layers; more of them are put into files.
+            late: Whether batches may start at a later layer instead.
         """
         images = _rebatched(pair)
         sites = sites_of(pair, small, layers)
@@ -92,16 +102,23 @@ class Walks:
             spill = stack.enter_context(Spill(memory))
             mine = stack.enter_context(ForwardPasses(small, names, images, spill, refitted=True))
             theirs = stack.enter_context(ForwardPasses(pair.original, names, images, spill))
-            positions = positions_of(sum(map(len, images)))
-            return cls(pair, sites, mine, theirs, len(images), positions, _open=stack.pop_all())
+            sizes = tuple(map(len, images))
+            positions = positions_of(sum(sizes))
+            return cls(pair, sites, mine, theirs, sizes, positions, spill, late, _open=stack.pop_all())
         raise AssertionError("unreachable")
 
     def towards(self, layer: str) -> Iterator[tuple[Reading, Reading]]:
         """Yield, batch by batch, the layer in the pruned network and in the original; each layer once, in order."""
-        for number in range(self.batches):
+        seen = largest = 0
+        for number, images in enumerate(self.sizes):
+            if self.late and not self.small.started(number) and seen >= _FEWEST_IMAGES and largest > self.spill.room():
+                break
             yield self.small.advance(number, layer), self.original.advance(number, layer)
             self.small.put_away(number)
             self.original.put_away(number)
+            seen += images
+            largest = max(largest, self.small.size_of(number) + self.original.size_of(number))
+        self.positions = positions_of(seen)
 
     def __enter__(self) -> Walks:
         return self
@@ -130,7 +147,7 @@ def least_squares(pair: Pair, progress: Progress, *, every: bool = True, memory:
         memory: Bytes of feature maps that stay in memory between layers; more of them are put into files.
     """
     small = duplicate(pair.small)
-    with Walks.of(pair, small, layers_to_refit(pair, small, every), memory) as walks:
+    with Walks.of(pair, small, layers_to_refit(pair, small, every), memory, late=True) as walks:
         for done, site in enumerate(walks.sites, 1):
             refit(walks, site)
             progress("least squares", done, len(walks.sites))

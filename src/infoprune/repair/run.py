@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from infoprune.data.batches import Batches, check_repeatable, example_of, images_of
+from infoprune.data.batches import Batches, check_repeatable, examples_of, images_of
 from infoprune.declarations.option_values import words_of
 from infoprune.errors import InputError, unknown
 from infoprune.network import surgery
@@ -19,6 +20,7 @@ from infoprune.options import RepairOptions
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair.base import Pair, find
+from infoprune.repair.distil_state import remove_state
 
 
 def repair(
@@ -28,6 +30,7 @@ def repair(
     plan: Plan | None = None,
     *,
     method: str | RepairOptions = "bn",
+    resume: Path | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> nn.Module:
@@ -39,6 +42,8 @@ def repair(
         batches: Images, ``(n, C, H, W)``, with or without labels (they are not read), iterable more than once.
         plan: What stayed; by default what is noted on the pruned network.
         method: A name of ``infoprune.all_repairs()``, or the options of a repair.
+        resume: Beside this file ``distil`` keeps its state, under the same name and ``.distil``: the same call goes on
+            after an interruption. It is removed at the end.
         progress: Told how far the repair is.
         options: Further options of the repair, those of ``RepairOptions``: ``method="distil", minutes=2``.
 
@@ -54,9 +59,12 @@ def repair(
         plan = plan_of(small)
         if plan is None:
             raise InputError("nothing is noted on the pruned network: give the plan it was cut by")
-    example = example_of(batches, model)
-    groups = find_groups(model, example)
-    return repaired(small, model, batches, plan, groups, how=how, progress=progress)
+    check_repeatable(batches)
+    images = list(images_of(batches, model))
+    groups = find_groups(model, examples_of(images, model))
+    found = repaired(small, model, images, plan, groups, how=how, resume=resume, progress=progress)
+    remove_state(resume)
+    return found
 
 
 def repaired(
@@ -67,9 +75,12 @@ def repaired(
     groups: Groups,
     *,
     how: str | RepairOptions,
+    resume: Path | None = None,
     progress: Progress = silent,
 ) -> nn.Module:
     """Return a better pruned network, as ``repair``, where the groups of the original are known already.
+
+    The state beside ``resume`` stays.
 
     Raises:
         InputError: As for ``repair``.
@@ -81,7 +92,7 @@ def repaired(
     whole = copied(model)
     # Read and decoded once, however often a repair looks at them.
     images = list(images_of(batches, whole))
-    pair = Pair(whole, copied(small), plan, groups, removal, images, how)
+    pair = Pair(whole, copied(small), plan, groups, removal, images, how, resume)
     with torch.no_grad():
         better = find(how.method or "").function(pair, progress)
     stored = next((p.dtype for p in small.parameters() if p.is_floating_point()), torch.float32)

@@ -81,6 +81,16 @@ def rendered(template: str, **values: Any) -> str:
     )
 
 
+def check_pages(path: Path | None) -> None:
+    """Refuse a page that could not be written for want of a package, before any work is done for it.
+
+    Raises:
+        InputError: A page is asked for, and Jinja2 or Plotly is not installed.
+    """
+    for name in () if path is None else ("jinja2", "plotly.offline"):
+        package(name)
+
+
 def package(name: str) -> Any:
     """Return a module that only reports need.
 

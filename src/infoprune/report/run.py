@@ -20,6 +20,7 @@ from infoprune.files import write_text, written_whole
 from infoprune.measure.information_plane import PlanePoint, read_points, write_points
 from infoprune.plan import Plan
 from infoprune.report.checks import by_layer, check_evidence, check_export, check_pictures, check_record
+from infoprune.runs.outputs import Outputs, outputs
 
 RECORD, PLAN, EVIDENCE, PICTURES, EXPORT, PLANE = (
     "record.json",
@@ -77,27 +78,39 @@ def evidence_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, Te
     }
 
 
+def run_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files of a run in a folder; the record comes last, so that a folder with a record is whole."""
+    return tuple(folder / name for name in (EVIDENCE, PICTURES, PLANE, PLAN, RECORD))
+
+
 def write_run(run: Run, folder: Path, *, force: bool = False) -> None:
-    """Write a run into a folder; the record comes last, so that a folder with a record is whole.
+    """Write a run into a folder, all of its files or none.
 
     Raises:
         InputError: A file exists and ``force`` is not set, or cannot be written.
     """
+    with outputs(*run_files(folder), run="report", force=force) as written:
+        stage_run(run, folder, written)
+        written.commit()
+
+
+def stage_run(run: Run, folder: Path, written: Outputs) -> None:
+    """Write a run beside its places in a folder, as part of the outputs of a command."""
     tensors = {
         f"{layer}{_SEPARATOR}{name}": _stored(tensor)
         for layer, some in run.evidence.items()
         for name, tensor in some.items()
     }
-    with written_whole(folder / EVIDENCE, force=force) as temporary:
+    with written_whole(written.staged(folder / EVIDENCE)) as temporary:
         save_file(tensors, temporary)
     if run.pictures is not None:
         maps = {f"{layer}{_SEPARATOR}maps": maps for layer, maps in run.pictures.maps.items()}
-        with written_whole(folder / PICTURES, force=force) as temporary:
+        with written_whole(written.staged(folder / PICTURES)) as temporary:
             save_file({"images": run.pictures.images, **maps}, temporary)
     if run.plane:
-        write_points(run.plane, folder / PLANE, force=force)
-    write_text(folder / PLAN, run.plan.to_json() + "\n", force=force)
-    write_text(folder / RECORD, json.dumps(run.record, indent=1) + "\n", force=force)
+        write_points(run.plane, written.staged(folder / PLANE))
+    write_text(written.staged(folder / PLAN), run.plan.to_json() + "\n")
+    write_text(written.staged(folder / RECORD), json.dumps(run.record, indent=1) + "\n")
 
 
 def read_run(folder: Path) -> Run:

@@ -8,11 +8,12 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from infoprune.data.batches import Batches, example_of, number_of_images
+from infoprune.data.batches import Batches, surveyed
 from infoprune.measure.figures import check_runs, latencies
 from infoprune.network import surgery
 from infoprune.network.cost import CostModel
 from infoprune.network.coupled_groups import Groups, find_groups
+from infoprune.network.intake import check_network
 from infoprune.plan import LayerDecision, Plan
 
 
@@ -23,22 +24,24 @@ class Calibration:
     Args:
         model: The network; left as it is.
         batches: Calibration images, with or without labels, iterable more than once.
-        example: ``(2, ...)`` the first images, where the network is and in its precision.
+        examples: ``(2, ...)`` the first images of every shape, where the network is and in its precision.
         groups: What can be removed, and why the rest cannot.
+        count: Number of calibration images.
     """
 
     model: nn.Module
     batches: Batches
-    example: Tensor
+    examples: tuple[Tensor, ...]
     groups: Groups
+    count: int
 
     @classmethod
     def of(cls, model: nn.Module, batches: Batches) -> Calibration:
         """Look at a network with its calibration images.
 
         Raises:
-            InputError: There are no images, they can be read only once, the network cannot read them, or it returns
-                values that are not finite.
+            InputError: There are no images, they can be read only once, the network cannot be cut or cannot read
+                them, or it returns values that are not finite.
 
         Example:
             >>> import torch
@@ -47,19 +50,36 @@ class Calibration:
             >>> found.count, tuple(found.example.shape), len(found.groups.groups)
             (11, (2, 1, 8, 8), 4)
         """
-        example = example_of(batches, model)
-        check_runs(model, example)
-        return cls(model, batches, example, find_groups(model, example))
+        check_network(model)
+        examples, count = surveyed(batches, model)
+        return cls._with(model, batches, examples, count)
+
+    @classmethod
+    def _with(cls, model: nn.Module, batches: Batches, examples: Sequence[Tensor], count: int) -> Calibration:
+        for one in examples:
+            check_runs(model, one)
+        return cls(model, batches, tuple(examples), find_groups(model, examples), count)
+
+    def of_network(self, model: nn.Module) -> Calibration:
+        """Look at another network with the same images, which are not read again.
+
+        Args:
+            model: A network where this one is, in its precision, that reads the same images.
+
+        Raises:
+            InputError: As for ``of``.
+        """
+        return self._with(model, self.batches, self.examples, self.count)
+
+    @property
+    def example(self) -> Tensor:
+        """``(2, ...)`` the first images."""
+        return self.examples[0]
 
     @cached_property
     def costs(self) -> CostModel:
         """The cost of any cut of the network."""
         return CostModel(self.model, self.example, self.groups)
-
-    @cached_property
-    def count(self) -> int:
-        """Number of calibration images."""
-        return number_of_images(self.batches)
 
     def milliseconds(self, kept: Mapping[str, Sequence[int]]) -> float:
         """Return the latency of the network really cut to these filters of the named groups."""
@@ -67,5 +87,5 @@ class Calibration:
         if kept:
             filters = {group.name: group.filters for group in self.groups.groups}
             cut = Plan({name: LayerDecision(name, filters[name], tuple(some)) for name, some in kept.items()})
-            built = surgery.apply(cut, self.model, self.example, groups=self.groups, check=False)
+            built = surgery.apply(cut, self.model, self.examples, groups=self.groups, check=False)
         return latencies((built,), self.example)[0].milliseconds

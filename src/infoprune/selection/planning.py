@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from infoprune.criteria import reconstruction  # noqa: F401 - it registers
 from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
 from infoprune.cutoff import Cut, Reach
-from infoprune.data.batches import Batches
+from infoprune.data.batches import Batches, shapes_of
 from infoprune.errors import InputError, unknown
 from infoprune.network.coupled_groups import CoupledGroup, Groups
 from infoprune.network.layers import is_convolution
-from infoprune.options import PruneOptions
+from infoprune.options import Keep, PruneOptions
 from infoprune.plan import LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.selection.calibration import Calibration
@@ -95,6 +95,8 @@ def plan_for(
         InputError: As in ``plan``.
     """
     model, groups = calibration.model, calibration.groups
+    if choice.keep is not None:
+        choice = replace(choice, keep=named_counts(choice.keep, groups))
     cut_groups = choose_groups(model, groups, choice)
     if choice.budget is not None:
         found = cutoff.reach(cut_groups, calibration.costs, limits=choice.limits())
@@ -118,7 +120,11 @@ def plan_for(
         if group.name in cuts
     }
     skipped = {g.name: "was not chosen to lose filters" for g in groups.groups if g.name not in decisions}
-    plan = Plan(decisions, {**groups.left_alone, **skipped}, _settings(choice, calibration))
+    settings = _settings(choice, calibration)
+    touched = {member.layer for group in cut_groups for member in group.members}
+    if computed := {layer: how for layer, how in groups.computed.items() if layer in touched}:
+        settings["made_plain"] = computed
+    plan = Plan(decisions, {**groups.left_alone, **skipped}, settings)
     if choice.reselect:
         plan = reselected(plan, model, calibration.batches, groups, progress=progress)
     return Planned(plan, importances, groups, finished)
@@ -131,21 +137,79 @@ def choose_groups(model: nn.Module, groups: Groups, choice: PruneOptions) -> tup
         InputError: The network has no convolutions, nothing can be removed, or a pattern names nothing.
     """
     modules = dict(model.named_modules())
-    if not any(is_convolution(module) for module in modules.values()):
-        raise InputError("the network has no convolutions: there are no filters to remove")
     wanted = choice.layers or (tuple(choice.keep) if choice.keep is not None else ())
+    if not wanted and not any(is_convolution(module) for module in modules.values()):
+        raise InputError(
+            "the network has no convolutions: there are no filters to remove; layers='*' takes linear layers"
+        )
     for pattern in (*wanted, *choice.skip):
         _check_pattern(pattern, groups)
+    # A linear layer that runs at every position is a convolution of size 1 by another name.
     chosen = tuple(
         group
         for group in groups.groups
-        if (_matches(group, wanted) if wanted else is_convolution(modules[group.name]))
+        if (_matches(group, wanted) if wanted else group.pointwise or is_convolution(modules[group.name]))
         and not _matches(group, choice.skip)
     )
     if not chosen:
-        reason = next((f": '{layer}' {why}" for layer, why in groups.left_alone.items()), "")
-        raise InputError(f"nothing that was chosen can lose filters{reason}")
+        raise InputError(f"nothing that was chosen can lose filters{_why_nothing(groups, choice)}")
     return chosen
+
+
+def _why_nothing(groups: Groups, choice: PruneOptions) -> str:
+    left = {layer: why for layer, why in groups.left_alone.items() if not _matches_name(layer, choice.skip)}
+    reason = next((f": '{layer}' {why}" for layer, why in left.items()), "")
+    linear = [group.name for group in groups.groups if not _matches(group, choice.skip)]
+    way = (
+        f"; linear layers such as '{linear[0]}' can: name them, or give layers='*'"
+        if linear and not choice.layers
+        else ""
+    )
+    return reason + way
+
+
+def named_counts(keep: Keep, groups: Groups) -> Keep:
+    """Return counts and lists by the layers that name their groups, for coupled layers and patterns too.
+
+    Args:
+        keep: By layer or pattern, how many filters are kept or which.
+        groups: What can lose filters.
+
+    Raises:
+        InputError: Two entries are about one group and differ, or a layer does not have all filters of its group.
+    """
+    found: dict[str, int | Sequence[int]] = {}
+    asked: dict[str, str] = {}
+    for pattern, some in keep.items():
+        exact = [group for group in groups.groups if pattern in group.producers]
+        matching = exact or [group for group in groups.groups if _matches(group, (pattern,))]
+        if not matching:
+            _check_pattern(pattern, groups)
+        for group in matching:
+            kept = _of_member(group, pattern, some) if exact else some
+            if group.name in found and found[group.name] != kept:
+                raise InputError(
+                    f"'{asked[group.name]}' and '{pattern}' name coupled layers, which keep the same filters: give "
+                    f"'{group.name}' alone"
+                )
+            found[group.name], asked[group.name] = kept, pattern
+    return found
+
+
+def _of_member(group: CoupledGroup, layer: str, some: int | Sequence[int]) -> int | Sequence[int]:
+    """Return what a coupled layer keeps, in the filters of the layer that names its group."""
+    if layer == group.name:
+        return some
+    channels = next(one.channels for one in group.members if one.layer == layer and one.side == "out")
+    if any(len(of_filter) != 1 for of_filter in channels):
+        raise InputError(
+            f"layer '{layer}' has only some of the filters that go together, or several for each: name '{group.name}', "
+            f"with {group.filters} filters, instead"
+        )
+    if isinstance(some, int):
+        return some
+    filters = {of_filter[0]: filter_ for filter_, of_filter in enumerate(channels)}
+    return sorted(filters.get(channel, channel) for channel in some)
 
 
 def _importances(
@@ -228,7 +292,11 @@ def _partner(importance: Importance) -> tuple[int, ...] | None:
 
 
 def _matches(group: CoupledGroup, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(layer, pattern) for layer in group.producers for pattern in patterns)
+    return any(_matches_name(layer, patterns) for layer in group.producers)
+
+
+def _matches_name(layer: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)
 
 
 def _check_pattern(pattern: str, groups: Groups) -> None:
@@ -243,6 +311,6 @@ def _settings(choice: PruneOptions, calibration: Calibration) -> dict[str, Any]:
     return {
         **choice.settings(),
         "calibration_images": calibration.count,
-        "input_shape": list(calibration.example.shape[1:]),
+        **shapes_of(calibration.examples),
         "versions": {"infoprune": __version__, "torch": torch.__version__},
     }

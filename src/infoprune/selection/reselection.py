@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from infoprune.criteria.reconstruction import Share, eliminate, inverse_of
-from infoprune.data.batches import Batches, check_repeatable, example_of
+from infoprune.data.batches import Batches, check_repeatable, examples_of
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
 from infoprune.network.equivalence import copied, duplicate
@@ -49,7 +49,7 @@ def reselect(
         InputError: The plan is for another network, there are no images, or they can be read only once.
     """
     check_repeatable(batches)
-    groups = find_groups(model, example_of(batches, model))
+    groups = find_groups(model, examples_of(batches, model))
     return reselected(plan, model, batches, groups, memory=memory, progress=progress)
 
 
@@ -90,8 +90,7 @@ def reselected(
 
 
 def _cut(whole: nn.Module, plan: Plan, groups: Groups, batches: Batches) -> Pair:
-    example = example_of(batches, whole)
-    small = surgery.apply(plan, whole, example, groups=groups, check=False)
+    small = surgery.apply(plan, whole, examples_of(batches, whole), groups=groups, check=False)
     return Pair(whole, small, plan, groups, surgery.removal_of(plan, groups, whole), batches)
 
 

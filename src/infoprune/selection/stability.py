@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -15,6 +16,7 @@ from infoprune.errors import InputError
 from infoprune.options import PruneOptions
 from infoprune.plan import LayerDecision, Plan
 from infoprune.progress import Progress, silent
+from infoprune.selection.layerwise.state import state_of_sample
 from infoprune.selection.planning import make_plan
 
 
@@ -24,6 +26,7 @@ def further_plans(
     choice: PruneOptions,
     *,
     held_out: Batches | None = None,
+    resume: Path | None = None,
     progress: Progress = silent,
 ) -> list[Plan]:
     """Make the same plan from each of several samples of calibration images.
@@ -33,9 +36,14 @@ def further_plans(
         samples: ``(images, labels)`` batches each, iterable more than once.
         choice: What is removed, and by what rule.
         held_out: As for ``plan``, the same for all.
+        resume: File of the plan that these are compared with; theirs lie beside it and are removed with it.
         progress: Told how far each plan is.
     """
-    return [make_plan(model, sample, choice, held_out=held_out, progress=progress).plan for sample in samples]
+    return [
+        make_plan(model, sample, choice, held_out=held_out, resume=state_of_sample(resume, number), progress=progress)
+        .plan
+        for number, sample in enumerate(samples, 1)
+    ]  # fmt: skip
 
 
 def spread(plans: Sequence[Plan]) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,10 +18,13 @@ from torch.utils.data import DataLoader
 
 from infoprune.data.augmentation import Augmentation, cutout, turn_and_scale
 from infoprune.data.batches import Batches, labelled
-from infoprune.device import multiplies_bfloat16
+from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import Evaluation, evaluate, labels_within
+from infoprune.measure.accuracy import Evaluation, evaluate, labels_within, logits_of
+from infoprune.network.fingerprint import fingerprint
 from infoprune.network.memory_format import fastest_layout
+from infoprune.network.modes import eval_mode
+from infoprune.network.origin import origin_of
 from infoprune.progress import Progress, silent
 from infoprune.training.penalties import Penalty
 from infoprune.training.recipe import Epoch, Precision, Recipe
@@ -73,23 +76,30 @@ def train(
             :func:`infoprune.training.penalties.make_penalty` returns.
         fabric: Devices and precision; by default one device and the recipe's precision.
         resume: File in which the state after each epoch is kept; where it exists, the training goes on from there and
-            ends with the same weights as one that was never interrupted.
+            ends with the same weights as one that was never interrupted. The recipe, the network, its preprocessing,
+            the teacher, the batch size, the numbers of images, worker processes and devices must be the same.
         progress: Told after every step.
         on_epoch: Told after every epoch.
         on_step: Given the network, the images and labels it was just trained on, and the number of the step, after
             every step; such as an information plane. It changes nothing.
 
     Raises:
-        InputError: There are no batches, the loss is no longer finite, or ``resume`` belongs to another training.
+        InputError: There are no batches, the network cannot read one of the sizes of the recipe, the loss is no longer
+            finite, or ``resume`` belongs to another training.
     """
     recipe = recipe or Recipe()
     fabric = fabric or make_fabric(precision=recipe.precision)
     rng = torch.get_rng_state()
     try:
+        check_sizes(model, batches, recipe)
         layout = _layout(fabric, batches, *((model,) if teacher is None else (model, teacher)))
-        state = TrainState.start(model, fabric, recipe, layout)
-        if resume is not None and resume.exists():
-            state.read(resume)
+        state = TrainState.start(
+            model, fabric, recipe, layout, conditions_of(model, batches, held_out, teacher, fabric)
+        )
+        if resume is not None:
+            _check_can_be_repeated(batches)
+            if resume.exists():
+                state.read(resume)
         loop = _Loop(state, fabric.setup_dataloaders(batches, move_to_device=False), recipe, augmentation, progress)
         loop.teacher = None if teacher is None else fabric.to_device(copy.deepcopy(teacher).eval())
         loop.on_step = on_step
@@ -116,12 +126,77 @@ def make_fabric(
     return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
 
 
+def conditions_of(
+    model: nn.Module, batches: Any, held_out: Any = None, teacher: nn.Module | None = None, fabric: Fabric | None = None
+) -> dict[str, Any]:
+    """Return what the result of a training follows from, besides the network's weights and the recipe, by name.
+
+    Args:
+        model: The network; what it expects of its images is read where it is noted on it.
+        batches: Training batches.
+        held_out: Batches that choose the epoch.
+        teacher: Network to distil from.
+        fabric: Devices and precision; by default those of one process.
+    """
+    origin = origin_of(model)
+    preprocessing = None if origin is None else origin.preprocessing
+    return {
+        "preprocessing": {} if preprocessing is None else preprocessing.to_dict(),
+        "batch size": getattr(batches, "batch_size", None),
+        "number of workers": getattr(batches, "num_workers", None),
+        "number of training images": _count(batches),
+        "number of held-out images": _count(held_out),
+        "teacher": None if teacher is None else fingerprint(teacher.state_dict()),
+        "number of processes": 1 if fabric is None else fabric.world_size,
+        "kind of device": "cpu" if fabric is None else fabric.device.type,
+        "precision of the multiplications": None if fabric is None else str(fabric.strategy.precision.precision),
+    }
+
+
+def _count(batches: Any) -> int | None:
+    images = getattr(batches, "dataset", None)
+    return len(images) if isinstance(images, Sized) else None
+
+
+def _check_can_be_repeated(batches: Any) -> None:
+    if getattr(batches, "num_workers", 0) and getattr(batches, "persistent_workers", False):
+        raise InputError(
+            "a training that can be resumed needs a loader with persistent_workers=False: the random numbers of "
+            "workers that stay from epoch to epoch cannot be repeated"
+        )
+
+
+def check_sizes(model: nn.Module, batches: Batches, recipe: Recipe | None) -> None:
+    """Refuse sizes that the network cannot read, before the first epoch.
+
+    Raises:
+        InputError: There is such a size.
+    """
+    sizes = () if recipe is None else recipe.sizes
+    first = next(labelled(batches), None) if sizes else None
+    if first is None:
+        return
+    for size in sorted(set(sizes)):
+        images = F.interpolate(first[0][:1].float(), size=(size, size)).to(device_of(model))
+        with torch.no_grad(), eval_mode(model):
+            logits_of(model, images)
+
+
 def _layout(fabric: Fabric, batches: Batches, *networks: nn.Module) -> torch.memory_format:
     first = next(labelled(batches), None)
     if first is None:
         return torch.contiguous_format
     with fabric.autocast():
         return fastest_layout(fabric.to_device(first[0][:2]), *networks)
+
+
+def _set_pass(batches: Any, number: int) -> None:
+    """Let a sampler that shuffles for several processes shuffle as in the epoch of that number.
+
+    Fabric counts the passes over its loader by itself, from 0 in every process that starts.
+    """
+    if hasattr(batches, "_num_iter_calls"):
+        batches._num_iter_calls = number
 
 
 @dataclass
@@ -144,6 +219,7 @@ class _Loop:
         if not steps:
             raise InputError("there are no images to train on: the loader is empty")
         torch.manual_seed(self.recipe.seed * 100_003 + number)
+        _set_pass(self.batches, number)
         state.model.train()
         total = torch.zeros((), dtype=torch.float64)
         for step, (images, labels) in enumerate(labelled(self.batches)):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -19,6 +20,7 @@ from infoprune.errors import InputError
 from infoprune.files import written_whole
 from infoprune.network.fingerprint import fingerprint
 from infoprune.network.memory_format import laid_out
+from infoprune.runs.resuming import as_noted, check_same_run
 from infoprune.training.recipe import Epoch, Recipe
 
 
@@ -41,11 +43,26 @@ class TrainState:
         self.epochs: list[Epoch] = []
         self.best = -1
         self.best_weights: dict[str, Tensor] = {}
-        self.started_from = ""
+        self.run: dict[str, Any] = {}
 
     @classmethod
-    def start(cls, model: nn.Module, fabric: Fabric, recipe: Recipe, layout: torch.memory_format) -> TrainState:
-        """Return the state before the first step."""
+    def start(
+        cls,
+        model: nn.Module,
+        fabric: Fabric,
+        recipe: Recipe,
+        layout: torch.memory_format,
+        conditions: Mapping[str, Any] | None = None,
+    ) -> TrainState:
+        """Return the state before the first step.
+
+        Args:
+            model: The network to train; left as it is.
+            fabric: Devices and precision.
+            recipe: How to train.
+            layout: How maps lie in memory.
+            conditions: What the result follows from besides, by name, as JSON values.
+        """
         trained = laid_out(copy.deepcopy(model), layout)
         decayed = [p for p in trained.parameters() if p.ndim > 1 and p.requires_grad]
         others = [p for p in trained.parameters() if p.ndim <= 1 and p.requires_grad]
@@ -58,7 +75,9 @@ class TrainState:
         wrapped, optimizer = fabric.setup(trained, optimizer)
         state = cls(fabric, wrapped, optimizer, recipe, layout)
         state.best_weights = state.weights()
-        state.started_from = fingerprint(state.best_weights)
+        shapes = [[name, list(value.shape)] for name, value in state.best_weights.items()]
+        weights = {"network": shapes, "set of weights to start from": fingerprint(state.best_weights)}
+        state.run = as_noted({**asdict(recipe), **(conditions or {}), **weights})
         return state
 
     def weights(self) -> dict[str, Tensor]:
@@ -98,10 +117,9 @@ class TrainState:
         parts = {"weights": self.weights(), "best": self.best_weights, "momentum": self.momenta()}
         tensors = {f"{part}/{name}": t.contiguous() for part, named in parts.items() for name, t in named.items()}
         notes = {
-            "recipe": json.dumps(asdict(self.recipe)),
+            "run": json.dumps(self.run),
             "epochs": json.dumps([asdict(epoch) for epoch in self.epochs]),
             "best": str(self.best),
-            "started_from": self.started_from,
         }
         with written_whole(path, force=True) as temporary:
             save_file(tensors, temporary, metadata=notes)
@@ -117,21 +135,19 @@ class TrainState:
             with safe_open(path, "pt") as file:
                 notes = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            recipe = parsed_object(notes["recipe"], "its recipe")
+            run = parsed_object(notes["run"], "its conditions")
             epochs = validated(list[Epoch], json.loads(notes["epochs"]), "its epochs")
             best = int(notes["best"])
         except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-            raise InputError(f"'{path}' is not the state of a training: {error}; remove it to start anew") from error
-        if recipe != json.loads(json.dumps(asdict(self.recipe))):
-            changed = next(k for k in {**recipe, **asdict(self.recipe)} if recipe.get(k) != asdict(self.recipe).get(k))
-            raise InputError(f"'{path}' is of a training with another {changed}: remove it to start anew")
+            raise InputError(
+                f"'{path}' is not the state of a training: delete it to start from the beginning"
+            ) from error
+        check_same_run(path, run, self.run)
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "momentum": {}}
         for key, tensor in tensors.items():
             part, _, name = key.partition("/")
             parts.setdefault(part, {})[name] = tensor
         self._load(path, parts)
-        if notes.get("started_from") != self.started_from:
-            raise InputError(f"'{path}' is of a training that started from other weights: remove it to start anew")
         self.epochs = epochs
         self.best, self.best_weights = best, parts["best"]
 
@@ -139,7 +155,9 @@ class TrainState:
         try:
             self.model.load_state_dict(parts["weights"])
         except RuntimeError as error:
-            raise InputError(f"'{path}' is of a training of another network: remove it to start anew") from error
+            raise InputError(
+                f"'{path}' does not hold the weights of this network: delete it to start from the beginning"
+            ) from error
         for name, parameter in self.model.named_parameters():
             if name in parts["momentum"]:
                 momentum = torch.empty_like(parameter).copy_(parts["momentum"][name])

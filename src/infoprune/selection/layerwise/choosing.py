@@ -26,7 +26,7 @@ from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.judging import Judge, Kept
 from infoprune.selection.layerwise.maps import LayerMaps
 from infoprune.selection.layerwise.sequence import Conditional, Cutting, Layers, Orders, Outcome, Ready, in_sequence
-from infoprune.selection.layerwise.state import State, fingerprint_of_run
+from infoprune.selection.layerwise.state import State, conditions_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Repairing:
 
     def __call__(self, judge: Judge, kept: Kept) -> nn.Module:
         """Return the repaired network."""
-        return Judge(judge.model, judge.example, judge.groups, (), self.method, judge.repair_images).cut(kept)
+        return Judge(judge.model, judge.examples, judge.groups, (), self.method, judge.repair_images).cut(kept)
 
 
 def cutting(choice: PruneOptions) -> Cutting:
@@ -118,15 +118,15 @@ def plan_layer_by_layer(
     Raises:
         InputError: The criterion gives no curve, or the file is of another run.
     """
-    model, batches, example = calibration.model, calibration.batches, calibration.example
+    model, batches, examples = calibration.model, calibration.batches, calibration.examples
     info, how = criteria.resolve(choice.criterion), choice.layerwise
     judged = batches if held_out is None else held_out
-    following = flow(model, chosen, example)
+    following = flow(model, chosen, examples)
     by_name = {group.name: group for group in chosen}
     in_order = tuple(by_name[name] for name in following.order)
     told = {name: value for name, value in choice.settings().items() if name != "parallel"}
-    state = State(resume, "" if resume is None else fingerprint_of_run(told, model, batches, judged))
-    judge = Judge(model, example, calibration.groups, judged, how.candidate_repair, batches, half=how.candidate_bf16)
+    state = State(resume, {} if resume is None else conditions_of(told, model, calibration=batches, judging=judged))
+    judge = Judge(model, examples, calibration.groups, judged, how.candidate_repair, batches, half=how.candidate_bf16)
     maps = LayerMaps(model, in_order, batches, choice.tap or info.tap, info.images, progress=progress)
     orders: Orders
     if choice.criterion == "cmi":

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from infoprune.data.batches import Batches
 from infoprune.measure.accuracy import evaluate
 from infoprune.network import surgery
-from infoprune.network.coupled_groups import Groups
+from infoprune.network.coupled_groups import Examples, Groups
 from infoprune.plan import LayerDecision, Plan
 from infoprune.repair import repaired
 
@@ -38,7 +38,7 @@ class Judge:
     """
 
     model: nn.Module
-    example: Tensor
+    examples: Examples
     groups: Groups
     held_out: Batches
     repair: str | None = None
@@ -70,7 +70,7 @@ class Judge:
         """Return the network with only these filters of the named groups, repaired where that was asked for."""
         plan, small = self.plan(kept), self.model
         if any(decision.removed for decision in plan.decisions.values()):
-            small = surgery.apply(plan, self.model, self.example, groups=self.groups, check=False)
+            small = surgery.apply(plan, self.model, self.examples, groups=self.groups, check=False)
         if self.repair is None:
             return small
         return repaired(small, self.model, self.repair_images, plan, self.groups, how=self.repair)

@@ -6,10 +6,8 @@ layer that would lose most in both directions at once.
 
 from __future__ import annotations
 
-import multiprocessing
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeAlias
@@ -26,6 +24,7 @@ from infoprune.network.coupled_groups import CoupledGroup, find_groups
 from infoprune.network.execution_order import Flow
 from infoprune.options import LayerwiseOptions
 from infoprune.progress import Progress, silent
+from infoprune.runs.processes import side_by_side
 from infoprune.selection.layerwise.judging import Judge
 from infoprune.selection.layerwise.maps import LayerMaps
 from infoprune.selection.layerwise.state import State, from_json, to_json
@@ -331,7 +330,7 @@ class _Branch:
             return
         model = self.cutting.between(layers.judge, {name: kept})
         judge = layers.judge
-        groups = find_groups(model, judge.example, check=False)
+        groups = find_groups(model, judge.examples, check=False)
         by_name = groups.by_name()
         chosen = tuple(by_name[group.name] for group in layers.groups if group.name in by_name)
         maps = replace(layers.maps, model=model, groups=chosen)
@@ -383,10 +382,7 @@ def _lost(decided: Decided, group: CoupledGroup) -> float:
 def _in_two_processes(*branches: tuple[_Branch, Sequence[str]]) -> list[dict[str, Decided]]:
     threads = max(1, torch.get_num_threads() // len(branches))
     told = branches[0][0].told
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(branches), mp_context=context) as pool:
-        jobs = [pool.submit(_run, _alone(branch), names, threads) for branch, names in branches]
-        found = [job.result() for job in jobs]
+    found = side_by_side(_run, [(_alone(branch), names, threads) for branch, names in branches])
     for decided in found:
         for _ in decided:
             told()

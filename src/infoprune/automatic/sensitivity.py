@@ -1,0 +1,103 @@
+"""What each group of layers loses alone: which may lose many filters, and which should be kept whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from infoprune.automatic.descent import CRITERION, scores_of
+from infoprune.automatic.parts import Parts
+from infoprune.automatic.ways import possible_ways
+from infoprune.data.batches import Batches
+from infoprune.errors import InputError
+from infoprune.measure.divergence import divergence_between
+from infoprune.network import surgery
+from infoprune.network.cost import count
+from infoprune.network.equivalence import copied
+from infoprune.options import PruneOptions, RepairOptions
+from infoprune.progress import Progress, reported
+from infoprune.repair import repaired
+from infoprune.selection.calibration import Calibration
+from infoprune.selection.planning import plan_for
+
+RATIOS = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What one coupled group loses when it alone is cut and the network is repaired.
+
+    Args:
+        layer: Layer that names the group.
+        filters: How many filters it has.
+        ratio: Share of them that was removed.
+        macs: Share of the network's MACs that this saves.
+        divergence: Of the outputs from the original's on held-out images; see ``measure.divergence``.
+        agreement: Held-out images on which the same class is named, percent; ``None`` for other outputs.
+    """
+
+    layer: str
+    filters: int
+    ratio: float
+    macs: float
+    divergence: float
+    agreement: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as JSON values."""
+        return asdict(self)
+
+
+def sensitivity(
+    model: nn.Module,
+    images: Batches,
+    ratios: Sequence[float] = RATIOS,
+    *,
+    layers: tuple[str, ...] = (),
+    skip: tuple[str, ...] = (),
+    progress: Progress | None = None,
+) -> tuple[LayerSensitivity, ...]:
+    """Cut each coupled group alone, repair by least squares, and compare with the original on held-out images.
+
+    Args:
+        model: The trained network; left as it is.
+        images: Batches, with or without labels, iterable more than once; the first hundreds are used.
+        ratios: Shares of the filters to remove, each above 0 and below 1.
+        layers: Patterns of layers to look at; by default every convolution.
+        skip: Patterns of layers to leave out.
+        progress: Called after every cut; by default a bar is drawn on a terminal and in a notebook.
+
+    Raises:
+        InputError: A ratio is out of range, or the images do not fit the network.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> found = sensitivity(net, [torch.rand(40, 1, 8, 8)], (0.5,), layers=("features.3",))
+        >>> found[0].layer, found[0].ratio, found[0].agreement is not None
+        ('features.3', 0.5, True)
+    """
+    if not ratios or not all(0 < ratio < 1 for ratio in ratios):
+        raise InputError(f"ratios are shares of the filters above 0 and below 1, not {tuple(ratios)}")
+    choice = PruneOptions(criterion=CRITERION, ratio=max(ratios), layers=layers, skip=skip)
+    whole = Calibration.of(copied(model), images)
+    parts = Parts.of(images, whole.model)
+    found = []
+    with reported(progress) as told:
+        importances = scores_of(whole, choice, possible_ways(whole, choice), told)
+        base, steps = count(whole.model, whole.example).macs, len(importances) * len(ratios)
+        for name in importances:
+            for ratio in ratios:
+                alone = PruneOptions(criterion=CRITERION, ratio=ratio, layers=(name,))
+                plan = plan_for(whole, alone, importances=importances).plan
+                cut = surgery.apply(plan, whole.model, whole.example, groups=whole.groups)
+                small = repaired(cut, whole.model, parts.fit, plan, whole.groups, how=RepairOptions("least-squares"))
+                away = divergence_between(whole.model, small.eval(), parts.held_out)
+                saved = 1 - count(small, whole.example).macs / base
+                filters = plan.decisions[name].filters
+                found.append(LayerSensitivity(name, filters, ratio, saved, away.value, away.agreement))
+                told("sensitivity", len(found), steps)
+    return tuple(found)

@@ -1,0 +1,85 @@
+"""Several budgets in one run: each network is cut from the repaired one before it, so that all work is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from infoprune.automatic.effort import allowance
+from infoprune.automatic.prune import prepare
+from infoprune.data.batches import Batches
+from infoprune.errors import InputError
+from infoprune.measure.divergence import Divergence, divergence_between
+from infoprune.network.cost import Cost, count
+from infoprune.network.origin import note_cut
+from infoprune.options import Effort, chosen
+from infoprune.plan import Budget, Plan
+from infoprune.progress import Progress, reported
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network of a sweep.
+
+    Args:
+        macs: Share of the MACs that was asked for.
+        model: The pruned and repaired network.
+        plan: Its cut, in the indices of the original.
+        cost: What it really costs.
+        held_out: How far its outputs are from the original's on held-out images.
+    """
+
+    macs: float
+    model: nn.Module
+    plan: Plan
+    cost: Cost
+    held_out: Divergence
+
+
+def sweep(
+    model: nn.Module,
+    images: Batches,
+    macs: Sequence[float],
+    *,
+    effort: Effort = "normal",
+    progress: Progress | None = None,
+    **choice: Any,
+) -> tuple[Point, ...]:
+    """Return the networks at several budgets of MACs, the largest first.
+
+    Args:
+        model: The trained network; left as it is.
+        images: Batches, with or without labels, iterable more than once.
+        macs: Shares of the MACs that may remain.
+        effort: As in ``prune``; a sweep takes the copies of images from it, the steps are the budgets.
+        progress: Called in every stage; by default a bar is drawn on a terminal and in a notebook.
+        choice: Layers and limits, as words of ``PruneOptions``.
+
+    Raises:
+        InputError: A budget is not above 0 and below 1, or cannot be met.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> points = sweep(net, [torch.rand(40, 1, 8, 8)], (0.5, 0.75), effort="quick")
+        >>> [point.macs for point in points], points[0].cost.macs > points[1].cost.macs
+        ([0.75, 0.5], True)
+    """
+    budgets = sorted(set(macs), reverse=True)
+    if not budgets or not all(0 < share < 1 for share in budgets):
+        raise InputError(f"a sweep takes shares of the MACs above 0 and below 1, not {tuple(macs)}")
+    spend = allowance(effort)
+    points = []
+    with reported(progress) as shown:
+        setting = prepare(model, images, chosen(**choice, macs=budgets[-1]), spend, progress=shown)
+        descent, level = replace(setting.descent, copies=spend.copies), setting.start
+        for share in budgets:
+            level = descent.down(level, Budget(macs=share))
+            assert level.plan is not None
+            away = divergence_between(descent.original, level.model, setting.parts.held_out)
+            cost = count(level.model, descent.whole.example)
+            points.append(Point(share, note_cut(level.model, model, level.plan), level.plan, cost, away))
+    return tuple(points)
