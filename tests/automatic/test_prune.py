@@ -174,6 +174,29 @@ def test_images_of_several_sizes():
     assert infoprune.verify(result.plan, model) < 1e-4
 
 
+class BySize(nn.Module):
+    """A layer that only large images run through."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.big = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last, self.head = nn.Conv2d(8, 7, 3, padding=1), nn.Linear(7, 5)
+
+    def forward(self, x):
+        x = self.conv(x).relu()
+        return self.head(self.last(self.big(x).relu() if x.shape[-1] > 8 else x).relu().mean((2, 3)))
+
+
+def test_layers_that_only_large_images_run_through():
+    model, large = BySize().eval(), torch.randn(20, 3, 12, 12)
+    result = infoprune.prune(model, [IMAGES[:20], large], macs=0.6, effort="quick")
+    assert result.plan.decisions["conv"].coupled == ("big",)
+    assert result.pruned.macs <= 0.6 * result.base.macs
+    assert result.model(large).shape == result.model(IMAGES[:20]).shape == (20, 5)
+    assert infoprune.verify(result.plan, model) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.criteria.base import CriterionInfo, Importance, register
-from infoprune.data.batches import Batches, FirstImages, images_of, number_of_batches
+from infoprune.data.batches import Batches, FirstImages, examples_of, images_of, number_of_batches
 from infoprune.device import device_of
 from infoprune.entropy.ties import first_least, rounding
 from infoprune.errors import InputError, unknown
@@ -161,6 +161,9 @@ def reconstruction(
         layers = list(dict.fromkeys(layer for group in some for layer in _readers(model, group)))
         moments = _moments(model, layers, batches, positions, _Told(progress, number, len(passes)))
         behind = _behind(model, layers, probe)
+        if not behind.keys() >= set(layers):  # some run on images of another size only
+            for images in examples_of(batches, model):
+                behind = {**_behind(model, layers, images), **behind}
         for group in some:
             shares = [one for layer in _readers(model, group)
                       for one in _shares(model, group, layer, moments[layer], behind[layer], ridge)]  # fmt: skip
