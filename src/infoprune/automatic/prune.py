@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from infoprune.automatic.descent import CRITERION, Descent, Level, scores_of, steps_to
+from infoprune.automatic.descent import CRITERION, HELD_OUT_EVERY, Descent, Level, scores_of, steps_to
 from infoprune.automatic.effort import Allowance
 from infoprune.automatic.parts import Parts
 from infoprune.automatic.ways import Way, nearest_way, possible_ways
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach, check_reach, reach
+from infoprune.data.batches import EveryNth
 from infoprune.measure.divergence import Divergence, divergence_between
 from infoprune.network.coupled_groups import Groups
 from infoprune.network.equivalence import copied
@@ -144,7 +145,7 @@ def prune_automatically(
 
 
 def finish(setting: Setting, level: Level, spend: Allowance, minutes: float | None) -> Automatic:
-    """Repair a cut by every repair that is allowed, and keep what is nearest on held-out images.
+    """Repair a cut by least squares, or by the repair that is nearest on held-out images where several are allowed.
 
     Args:
         setting: What the run started with.
@@ -152,25 +153,42 @@ def finish(setting: Setting, level: Level, spend: Allowance, minutes: float | No
         spend: What the run may spend.
         minutes: Minutes left for the whole end; without, no gradient.
     """
-    begun = time.perf_counter()
     descent = replace(setting.descent, copies=spend.copies)
-    original, judges = descent.original, setting.parts.held_out
-    best, kept, found = level, "", dict[str, Divergence]()
-
-    def try_it(method: str, start: Level, minutes: float | None = None) -> None:
-        nonlocal best, kept
-        # The gradient moves and mirrors its images itself, every time otherwise.
-        tried = (descent if minutes is None else replace(descent, copies=0)).repair(start, method, minutes)
-        found[method] = divergence_between(original, tried.model, judges)
-        if not kept or found[method].value < found[kept].value:
-            best, kept = tried, method
-
-    try_it(LEAST_SQUARES, level)
-    if spend.alternating:
-        try_it("alternating", level)
-    left = None if minutes is None else minutes - (time.perf_counter() - begun) / 60
-    if left is not None and left > 1:
-        try_it("distil", best, left)
+    found: dict[str, Divergence] = {}
+    best, kept = None, LEAST_SQUARES
+    if spend.alternating or minutes is not None:
+        best, kept, found = _nearest(setting, descent, level, spend, minutes)
+    if best is None:
+        best = descent.repair(level, kept)
+    if not found:
+        found = {kept: divergence_between(descent.original, best.model, setting.parts.held_out)}
     assert best.plan is not None
     importances = setting.start.importances or {}
     return Automatic(best.plan, best.model, importances, descent.whole.groups, setting.ways, found, kept)
+
+
+def _nearest(
+    setting: Setting, descent: Descent, level: Level, spend: Allowance, minutes: float | None
+) -> tuple[Level | None, str, dict[str, Divergence]]:
+    """Return the repair that comes nearest on images that none of them was fitted to, and what was found of each.
+
+    A closed form is run again with all images, so no network is returned for it; the gradient holds out the same images
+    by itself.
+    """
+    begun = time.perf_counter()
+    judges, whole = setting.parts.held_out, descent.whole
+    fitting = replace(descent, whole=replace(whole, batches=EveryNth(whole.batches, HELD_OUT_EVERY, chosen=False)))
+    found: dict[str, Divergence] = {}
+    for method in (LEAST_SQUARES, *(("alternating",) if spend.alternating else ())):
+        found[method] = divergence_between(descent.original, fitting.repair(level, method).model, judges)
+    kept = min(found, key=lambda method: found[method].value)
+    spent = (time.perf_counter() - begun) / 60
+    # A closed form that stays the nearest is run once more.
+    left = None if minutes is None else minutes - 2 * spent
+    if left is not None and left > 1:
+        # The gradient moves and mirrors its images itself, every time otherwise.
+        drawn = replace(descent, copies=0).repair(level, "distil", left)
+        found["distil"] = divergence_between(descent.original, drawn.model, judges)
+        if found["distil"].value < found[kept].value:
+            return drawn, "distil", found
+    return None, kept, found

@@ -259,7 +259,8 @@ def _repair(pair: Pair, progress: Progress) -> nn.Module:
     settings = {"repair": "distil", "epochs": how.epochs, "learning rate": LEARNING_RATE, "minutes": how.minutes}
     state = DistilState(pair, settings)
     if state.start is None:
-        few = _first(pair, _LEAST_SQUARES_IMAGES)
+        # Fitted to the images that are trained on: those that choose would otherwise favour the start.
+        few = _first(replace(pair, batches=HeldOut(pair, held_out=False)), _LEAST_SQUARES_IMAGES)
         refitted = normed_if_nearer(few, least_squares(few, progress), progress)
         state.note_start(refitted.state_dict(), time.perf_counter() - begun)
     else:
