@@ -296,7 +296,9 @@ class _Follower(TorchFunctionMode):
         """Return one number per channel along ``axis``; numbers of one channel become the same class."""
         ids = self.ids.get(tensor)
         if ids is None:
-            return self.alien(self.blocked.get(tensor, "meets values that no layer makes")).expand(tensor.shape[axis])
+            return self.alien(self.blocked.get(tensor, "is combined with values from outside any layer")).expand(
+                tensor.shape[axis]
+            )
         rows = ids.movedim(axis, 0).flatten(1)
         if rows.shape[1] > 1:
             self.meet(rows, rows[:, :1])
@@ -337,7 +339,7 @@ class _Follower(TorchFunctionMode):
                 continue
             axis = _channel_axis_of(labels)
             if axis is None:
-                self.obstruct(ids, Obstacle(f"meets '{name}', which no layer makes"))
+                self.obstruct(ids, Obstacle(f"is combined with '{name}' from outside any layer"))
                 continue
             module, _, attribute = name.rpartition(".")
             found[Stored(module, attribute, axis)] = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0]
@@ -483,7 +485,7 @@ class _Follower(TorchFunctionMode):
                 if self.ids[tensor].shape[0] > 1:
                     self.meet(self.ids[tensor].movedim(0, -1), taken)
             elif tensor in self.stored:
-                self.obstruct(taken, Obstacle(f"meets '{self.stored[tensor]}', which no layer makes"))
+                self.obstruct(taken, Obstacle(f"is combined with '{self.stored[tensor]}' from outside any layer"))
         if name in CONVOLUTION_CALLS:
             groups: int = kwargs["groups"] if "groups" in kwargs else args[6]
             self._hold_sizes(groups, [taken])
@@ -499,7 +501,7 @@ class _Follower(TorchFunctionMode):
                     self.tie(known, ids)
                 else:
                     for one in (known, ids):
-                        self.obstruct(one, Obstacle(f"is counted by '{place}', as others are"))
+                        self.obstruct(one, Obstacle(f"shares the size '{place}' with other channels"))
 
     def _block(self, reason: str, operands: list[Tensor], outputs: list[Tensor]) -> None:
         """Stop following the outputs of an operation, and keep the channels that enter it."""
@@ -525,7 +527,7 @@ class _Follower(TorchFunctionMode):
             if value in self.ids:
                 return self.ids[value].expand(value.shape).contiguous()
             source = f"'{self.stored[value]}'" if value in self.stored else "values"
-            return self.alien(f"is joined with {source}, which no layer makes").expand(value.shape)
+            return self.alien(f"is joined with {source} from outside any layer").expand(value.shape)
 
         rest = tree_map(lambda value: value.cpu() if isinstance(value, Tensor) else value, (args[1:], kwargs))
         moved_kwargs = {**rest[1], **{key: tree_map(numbers, kwargs[key]) for key in named if not args}}
@@ -613,7 +615,7 @@ class _Follower(TorchFunctionMode):
         if all(ids.shape[axis] == widest.shape[axis] for axis in axes):
             self.meet(ids, widest)
         elif any(ids.shape[axis] > 1 for axis in axes):
-            reason = Obstacle(f"meets '{self.stored.get(tensor, 'values')}', which no layer makes")
+            reason = Obstacle(f"is combined with '{self.stored.get(tensor, 'values')}' from outside any layer")
             self.obstruct(ids, reason)
             self.obstruct(widest, reason)
 
@@ -630,7 +632,7 @@ class _Follower(TorchFunctionMode):
                 return f"passes through '{name}', which changes the number of its channels"
             varying.add(tuple(axes))
         if len(varying - {()}) > 1:
-            return f"meets channels that lie along another axis, in '{name}'"
+            return f"is combined with channels along another axis, in '{name}'"
         return ""
 
     def _meet_stored(self, tensor: Tensor, ids: Tensor, output: Tensor) -> None:
@@ -638,7 +640,7 @@ class _Follower(TorchFunctionMode):
         name = self.stored.get(tensor)
         lead = output.ndim - tensor.ndim
         if name and any(ids.shape[lead + axis] > 1 for axis, size in enumerate(tensor.shape) if size > 1):
-            self.obstruct(ids, Obstacle(f"meets '{name}', which no layer makes"))
+            self.obstruct(ids, Obstacle(f"is combined with '{name}' from outside any layer"))
 
 
 class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
