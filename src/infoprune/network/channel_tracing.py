@@ -80,7 +80,7 @@ class Channels:
         inputs: By layer, the class of each input channel, for layers that can lose inputs without outputs.
         units: ``(classes,)``: the unit of each class. The classes of one unit can only be removed together.
         obstacles: By unit, why it cannot be removed.
-        passed: By unit, the less usual operations its channels pass through, for messages.
+        passed: By unit, the unusual operations its channels pass through, for messages.
         followed: Pairs ``(norm, convolution)`` where the norm directly follows the convolution.
         training_only: Layers that run in train mode only.
         stored: Values outside any layer that shrink with channels: the class of each channel.
@@ -130,9 +130,7 @@ def follow(model: nn.Module, examples: Sequence[Tensor]) -> Channels:
             follower.put(example, alien, axis=1)
             returned = tensors_in(model(example))
             if not returned:
-                raise InputError(
-                    "the network returns nothing with a tensor in it: wrap it so that it returns its outputs"
-                )
+                raise InputError("the network returns no tensor: wrap it so that it returns its outputs")
             for tensor in returned:
                 follower.reached |= follower.sources.get(tensor, 0)
                 follower.obstruct(follower.ids.get(tensor), Obstacle("its outputs are the network's outputs"))

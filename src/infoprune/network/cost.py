@@ -42,7 +42,7 @@ class Cost:
 def count(model: nn.Module, example: Tensor) -> Cost:
     """Count multiply-adds and parameters by running one image of the example through a copy of the network.
 
-    Convolutions and linear layers are counted where they are modules, not where they are calls of functions.
+    Only convolutions and linear layers that are modules are counted, not calls of functions.
 
     Raises:
         InputError: The network does not run on the example.

@@ -341,7 +341,7 @@ def _shortcuts() -> list[tuple[Any, str, Any]]:
     """Return the settings that let PyTorch compute float32 less precisely, and the values that forbid it."""
     backends: Any = torch.backends
     if hasattr(backends.cudnn, "conv"):
-        # Setting by setting: PyTorch refuses to read the older, common ones where they do not agree.
+        # Each setting by itself: PyTorch refuses to read the older, common settings if these differ.
         places = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
         return [(place, "fp32_precision", "ieee") for place in places]
     return [(backends.cudnn, "allow_tf32", False), (backends.cuda.matmul, "allow_tf32", False)]

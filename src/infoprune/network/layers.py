@@ -56,7 +56,7 @@ def is_convolution(module: nn.Module) -> bool:
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Return whether a convolution has one filter of its own for each input channel.
+    """Return whether a convolution is depthwise: one filter for each input channel.
 
     Example:
         >>> is_depthwise(nn.Conv2d(4, 4, 3, groups=4)), is_depthwise(nn.Conv2d(4, 8, 3, groups=4))

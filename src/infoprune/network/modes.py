@@ -9,7 +9,7 @@ from torch import nn
 
 
 def set_training(model: nn.Module, training: bool) -> None:
-    """Set the flag of every module, and nothing else: ``train()`` may be overridden, to fold weights for instance.
+    """Set the flags of all modules directly: ``train()`` may be overridden, for example to fold weights.
 
     Args:
         model: The network whose flags are set, in place.

@@ -68,7 +68,7 @@ def verify(
         one = equivalence.placed(one, reference)
         whole = equivalence.outputs(reference, one)
         if not whole:
-            raise InputError("the network returns nothing with a tensor in it: wrap it so that it returns its outputs")
+            raise InputError("the network returns no tensor: wrap it so that it returns its outputs")
         try:
             difference, scale = equivalence.compare(whole, equivalence.outputs(runner, one))
         except Exception as error:

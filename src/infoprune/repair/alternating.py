@@ -310,7 +310,7 @@ class _Solver:
         return torch.cat([cross - mean * self.mean, mean] if self.centred else [cross, torch.zeros_like(mean)], dim=1)
 
     def towards(self, moments: Tensor) -> Tensor:
-        """Return ``(O, F + 1)``: the weights, and the constant at the mean, that come nearest to such products."""
+        """Return ``(O, F + 1)``: the least squares weights, and the constant at the mean, for these moments."""
         return torch.cat([torch.cholesky_solve(moments[:, :-1].mT, self.factor).mT, moments[:, -1:]], dim=1)
 
 

@@ -59,7 +59,7 @@ class Stand:
     """An approximation of all C channels by the P kept ones.
 
     Args:
-        combination: ``(C, P)`` float64; the rows of kept channels are those of the identity, unless all are refitted.
+        combination: ``(C, P)`` float64; if only removed channels are fitted, the rows of kept ones are the identity.
         constant: ``(C,)`` float64.
 
     Example:

@@ -1,4 +1,4 @@
-"""Training by SGD that resumes to the same weights."""
+"""Training by SGD; a resumed training ends with the same weights."""
 
 from __future__ import annotations
 
