@@ -108,7 +108,7 @@ def test_units_of_different_sizes_need_the_indices():
     joined = toys.Joined()
     groups = find_groups(joined, EXAMPLE)
     costs = CostModel(joined, EXAMPLE, groups)
-    with pytest.raises(InputError, match=r"'b.0' go in units of different sizes"):
+    with pytest.raises(InputError, match=r"'b.0' are removed in units of different sizes"):
         costs.cost({"b.0": 3})
     plan = plans.keeping(groups, b__0=(0, 2, 5))
     assert costs.cost(plan.kept) == count(apply(plan, joined, EXAMPLE), EXAMPLE)

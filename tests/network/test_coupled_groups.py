@@ -73,11 +73,15 @@ EXPECTED = {
         {"fc": OUTPUT},
     ),
     "grouped": (toys.Grouped, {"stem.0": 8, "block.0.0": 4, "block.1.0": 4}, {"fc": OUTPUT}),
-    "one filter per group": (toys.OneFilterPerGroup, {"conv1.0": 2}, {"conv2.0": "only go all together", "fc": OUTPUT}),
+    "one filter per group": (
+        toys.OneFilterPerGroup,
+        {"conv1.0": 2},
+        {"conv2.0": "only be removed all together", "fc": OUTPUT},
+    ),
     "depthwise multiplier": (
         toys.Multiplier,
         {"wide.0": 2, "conv2.0": 12},
-        {"conv1.0": "only go all together", "fc": OUTPUT},
+        {"conv1.0": "only be removed all together", "fc": OUTPUT},
     ),
     "squeeze and excitation": (toys.SqueezeExcite, {"conv1.0": 10, "gate.fc1": 4, "conv2.0": 8}, {"fc": OUTPUT}),
     "gate by linear layers": (toys.Efficient, {"first.0": 10, "squeeze": 3, "last.0": 8}, {"fc": OUTPUT}),
@@ -85,7 +89,12 @@ EXPECTED = {
     "tied weights": (
         toys.Tied,
         {"inner.0": 9, "last.0": 7},
-        {"a": "shares its weight with 'b'", "b": "shares its weight with 'a'", "stem.0": "goes with 'a'", "fc": OUTPUT},
+        {
+            "a": "shares its weight with 'b'",
+            "b": "shares its weight with 'a'",
+            "stem.0": "is coupled to 'a'",
+            "fc": OUTPUT,
+        },
     ),
     "raw weight": (
         toys.RawWeight,
@@ -96,12 +105,12 @@ EXPECTED = {
     "shuffle into groups": (
         toys.Shuffle,
         {"grouped.0": 4, "last.0": 7},
-        {"first.0": "only go all together", "fc": OUTPUT},
+        {"first.0": "only be removed all together", "fc": OUTPUT},
     ),
     "built-in shuffle into groups": (
         lambda: toys.Shuffle(built_in=True),
         {"grouped.0": 4, "last.0": 7},
-        {"first.0": "only go all together", "fc": OUTPUT},
+        {"first.0": "only be removed all together", "fc": OUTPUT},
     ),
     "shuffle": (toys.ShuffledDepthwise, {"first.0": 4, "last.0": 7}, {"fc": OUTPUT}),
     "shuffle unit": (toys.ShuffleUnit, {"first.0": 4, "branch.0.0": 6, "last.0": 7}, {"fc": OUTPUT}),
@@ -128,9 +137,9 @@ EXPECTED = {
     "grouped transposed convolution": (
         toys.GroupedTransposed,
         {"last.0": 6},
-        {"first.0": "goes with 'up'", "up": "is a transposed convolution in groups", "fc": OUTPUT},
+        {"first.0": "is coupled to 'up'", "up": "is a transposed convolution in groups", "fc": OUTPUT},
     ),
-    "group norm": (toys.GroupNormed, {"conv1": 4}, {"conv2": "only go all together", "fc": OUTPUT}),
+    "group norm": (toys.GroupNormed, {"conv1": 4}, {"conv2": "only be removed all together", "fc": OUTPUT}),
     "instance norm": (toys.InstanceNormed, {"conv1": 9, "conv2": 8}, {"fc": OUTPUT}),
     "layer norm": (
         toys.LayerNormed,
@@ -184,7 +193,7 @@ EXPECTED = {
     "auxiliary head": (
         toys.Auxiliary,
         {"conv1.0": 8, "conv2.0": 12},
-        {"side": "runs in train mode alone", "side_fc": "runs in train mode alone", "fc": OUTPUT},
+        {"side": "runs in train mode only", "side_fc": "runs in train mode only", "fc": OUTPUT},
     ),
     "selective kernels": (toys.SelectiveKernel, {"a.0": 6, "squeeze": 4, "last.0": 7}, {"fc": OUTPUT}),
     "written in place": (

@@ -572,7 +572,7 @@ class Folded(nn.Module):
 
 
 def test_maps_that_are_not_one_per_image_are_refused():
-    with pytest.raises(InputError, match="gave 6 maps for 3 images"):
+    with pytest.raises(InputError, match="returned 6 maps for 3 images"):
         capture(Folded(), [images()], ["conv"], "norm", nothing)
 
 

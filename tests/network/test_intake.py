@@ -38,8 +38,8 @@ def by_fabric():
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: nn.DataParallel(toys.Plain()), r"give model\.module, and wrap the result"),
-        (by_fabric, r"give model\.module, and wrap the result"),
+        (lambda: nn.DataParallel(toys.Plain()), r"pass model\.module, and wrap the result"),
+        (by_fabric, r"pass model\.module, and wrap the result"),
         (lambda: nn.Sequential(nn.DataParallel(toys.Plain())), r"DataParallel .*\(submodule '0'\)"),
         (lambda: torch.compile(toys.Plain()), "a compiled network cannot be cut"),
         (compiled_in_place, "a compiled network cannot be cut"),
@@ -62,7 +62,7 @@ def test_it_says_which_network_to_give_instead(build, words):
 def test_a_forward_that_holds_on_to_the_given_network_is_the_reason():
     model = toys.Plain()
     model.forward = lambda x: model.fc(model.conv2(model.conv1(x)).mean((2, 3)))
-    with pytest.raises(InputError, match="runs layer 'conv1.0' of the given network where a copy is called"):
+    with pytest.raises(InputError, match="runs layer 'conv1.0' of the original where a copy is called"):
         find_groups(model, EXAMPLE)
 
 

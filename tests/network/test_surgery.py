@@ -156,7 +156,7 @@ def decision(layer, filters, kept):
         (toys.Plain, decision("conv1.1", 8, (0,)), "'conv1.1' is no convolution or linear layer"),
         (toys.Plain, decision("fc", 5, (0,)), "'fc' cannot lose filters: its outputs are the network's outputs"),
         (toys.Residual, decision("blocks.0.conv2.0", 8, (0,)), "loses the same filters as 'stem.0'"),
-        (toys.Grouped, decision("block.0.0", 12, (0, 1)), "filters 0, 4, 8 can only go together"),
+        (toys.Grouped, decision("block.0.0", 12, (0, 1)), "filters 0, 4, 8 can only be removed together"),
         (toys.Tied, decision("b", 6, (0, 1)), "'b' cannot lose filters: shares its weight with 'a'"),
         (
             toys.HardSplit,

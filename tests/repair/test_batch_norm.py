@@ -93,7 +93,7 @@ def test_wrong_input_is_said_in_one_sentence():
     with pytest.raises(InputError, match="did you mean"):
         infoprune.repair(small, model, batches, plan, method="bnn")
     nothing_noted = copy.deepcopy(net())
-    with pytest.raises(InputError, match="give the plan"):
+    with pytest.raises(InputError, match="pass the plan"):
         infoprune.repair(nothing_noted, model, batches)
     with pytest.raises(InputError, match="no images"):
         reestimate(model, [])

@@ -237,7 +237,7 @@ def test_a_layer_that_runs_twice_is_named_and_left():
             return self.fc(F.relu(self.middle(x) + self.middle(x.flip(3))).mean((2, 3)))
 
     pair = pair_of(Twice(), images(), {"first.0": range(5)})
-    with pytest.warns(UserWarning, match="'middle' stays as it was cut: it runs several times"):
+    with pytest.warns(UserWarning, match="'middle' is not repaired: it runs several times"):
         found = least_squares(pair, quiet)
     assert torch.equal(found.middle.weight, pair.small.middle.weight)
     assert gap(pair.original, found, pair.batches) < gap(pair.original, pair.small, pair.batches)

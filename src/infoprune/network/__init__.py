@@ -1,1 +1,1 @@
-"""Everything that reads, follows, measures or cuts an ``nn.Module``, and chooses nothing."""
+"""Reads, traces, measures and cuts an ``nn.Module``; filters are chosen elsewhere."""

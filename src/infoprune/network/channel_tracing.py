@@ -1,11 +1,11 @@
-"""Where every channel of a network comes from and goes to: one forward pass in which channels carry numbers.
+"""Traces every channel of a network from its layer to the layers that read it, in one forward pass.
 
 Each filter of each convolution and linear layer gets a number, and every tensor of the forward pass is followed by a
 tensor of the numbers its channels carry. Operations that move values (views, concatenation, channel shuffle, ...) are
-simply run on the numbers as well, so their index arithmetic is PyTorch's own; operations that combine values note
-which numbers meet: those are one and the same channel, seen at different places. Shapes are always the real ones,
-nothing is inferred, and no gradients are needed, so frozen parameters, ``detach`` and ``no_grad`` make no difference.
-What cannot be followed is no error but an obstacle: the channels in question stay, and it is said why.
+simply run on the numbers as well, so their index arithmetic is PyTorch's own; operations that combine values record
+which numbers they combine: these belong to the same channel at different places. Shapes are those of the real tensors,
+and no gradients are needed, so frozen parameters, ``detach`` and ``no_grad`` make no difference. A channel that cannot
+be followed is not an error but an obstacle: it is kept, with the reason.
 """
 
 from __future__ import annotations
@@ -45,42 +45,52 @@ from infoprune.network.operations import (
 from infoprune.network.stored_values import Stored, holders, taken_sizes
 from infoprune.network.tensors import tensors_in
 
-# Larger parameters outside any layer are matrices of products, which have no channels that could be followed.
+# Larger parameters outside any layer are matrices of products, whose channels cannot be followed.
 _LARGEST_STORED = 1 << 20
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why some channels cannot go.
+    """Why some channels cannot be removed.
 
     Args:
         reason: Words that follow the name of a layer: "shares its weight with 'x'".
-        layer: The layer it is about; empty where it is about whichever layer makes the channels.
+        layer: The layer that the reason is about; empty for the layer that makes the channels.
+
+    Example:
+        >>> Obstacle("has a single filter", "conv1").seen_from("conv2")
+        "is coupled to 'conv1', which has a single filter"
     """
 
     reason: str
     layer: str = ""
 
     def seen_from(self, layer: str) -> str:
-        """Return the reason as said of ``layer``."""
-        return self.reason if self.layer in ("", layer) else f"goes with '{self.layer}', which {self.reason}"
+        """Return the reason, in words that follow the name of ``layer``."""
+        return self.reason if self.layer in ("", layer) else f"is coupled to '{self.layer}', which {self.reason}"
 
 
 @dataclass
 class Channels:
-    """Which channels are one and the same to the network, and which of those can only go together.
+    """Which channels are the same to the network, and which can only be removed together.
 
     Args:
         outputs: By layer, the class of each output channel: convolutions, linear layers, norms and the like.
             Channels of one class are the same channel, seen at different places.
-        inputs: By layer, the class of each input channel, for layers whose inputs go without their outputs.
-        units: ``(classes,)``: the unit of each class. The classes of one unit can only go together.
-        obstacles: By unit, why it cannot go.
-        passed: By unit, the less usual operations its channels pass through, for messages.
-        followed: Pairs ``(norm, convolution)`` where the norm takes just what the convolution gives.
-        training_only: Layers that run in train mode alone.
+        inputs: By layer, the class of each input channel, for layers that can lose inputs without outputs.
+        units: ``(classes,)``: the unit of each class. The classes of one unit can only be removed together.
+        obstacles: By unit, why it cannot be removed.
+        passed: By unit, the unusual operations its channels pass through, for messages.
+        followed: Pairs ``(norm, convolution)`` where the norm directly follows the convolution.
+        training_only: Layers that run in train mode only.
         stored: Values outside any layer that shrink with channels: the class of each channel.
         pointwise: Linear layers that run at every position of a map, as convolutions of size 1 do.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 1, 3))
+        >>> found = follow(net, [torch.zeros(1, 1, 8, 8)])
+        >>> found.outputs["0"].tolist() == found.inputs["1"].tolist()
+        True
     """
 
     outputs: dict[str, np.ndarray]
@@ -98,14 +108,19 @@ def follow(model: nn.Module, examples: Sequence[Tensor]) -> Channels:
     """Run the network in eval mode and return which channels belong together.
 
     Where layers do not run in eval mode, such as auxiliary heads, the network also runs in train mode: such layers
-    keep their outputs, but their inputs go with what they read.
+    keep their outputs, but lose inputs together with the layers they read.
 
     Args:
-        model: A network of the caller's own: its mode and its statistics change.
-        examples: Batches ``(n, ...)``, one of each shape that the network is to read.
+        model: A copy for this purpose: its mode and its statistics change.
+        examples: Batches ``(n, ...)``, one of each shape that the network reads.
 
     Raises:
         InputError: The network returns no tensor.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 3))
+        >>> follow(net, [torch.zeros(1, 1, 8, 8)]).followed
+        (('1', '0'),)
     """
     follower = _Follower(model)
     alien = follower.alien("is tied to the network's inputs")
@@ -115,15 +130,13 @@ def follow(model: nn.Module, examples: Sequence[Tensor]) -> Channels:
             follower.put(example, alien, axis=1)
             returned = tensors_in(model(example))
             if not returned:
-                raise InputError(
-                    "the network returns nothing with a tensor in it: wrap it so that it returns its outputs"
-                )
+                raise InputError("the network returns no tensor: wrap it so that it returns its outputs")
             for tensor in returned:
                 follower.reached |= follower.sources.get(tensor, 0)
                 follower.obstruct(follower.ids.get(tensor), Obstacle("its outputs are the network's outputs"))
         in_eval_mode = set(follower.records.outputs)
         missing = {name for module, name in follower.names.items() if is_producer(module)} - in_eval_mode
-        # What is dropped at random may run the next time.
+        # Layers that are dropped at random may run in another try.
         for _ in range(_TRIES if missing else 0):
             with suppress(Exception):  # a network that cannot run in train mode here has only the one mode
                 set_training(model, True)
@@ -132,7 +145,7 @@ def follow(model: nn.Module, examples: Sequence[Tensor]) -> Channels:
                 break
     for name, made in follower.records.outputs.items():
         if name not in in_eval_mode:
-            follower.obstruct(made, Obstacle("runs in train mode alone", name))
+            follower.obstruct(made, Obstacle("runs in train mode only", name))
         elif name in follower.bits and not follower.reached & follower.bits[name]:
             follower.obstruct(made, Obstacle("its outputs reach no output of the network", name))
     return follower.channels(frozenset(set(follower.records.outputs) - in_eval_mode))
@@ -156,7 +169,7 @@ class _Records:
 
 
 class _Follower(TorchFunctionMode):
-    """The numbers of every tensor alive: shaped like the tensor, with length 1 along axes where they are constant."""
+    """The numbers of all live tensors: of the shape of the tensor, with length 1 along axes where they are constant."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -205,7 +218,7 @@ class _Follower(TorchFunctionMode):
         for tensor in operands:
             self._number(tensor)
         if any(t in self.ids or t in self.blocked for t in operands):
-            # What the rules compute themselves is nothing that the network does.
+            # Operations of the rules themselves are not part of the network.
             self.depth += 1
             try:
                 self._note(func, name, args, kwargs, operands, outputs)
@@ -223,12 +236,12 @@ class _Follower(TorchFunctionMode):
             return
         if name in READS:
             self.reached |= sources
-        # What writes into its first operand may return nothing.
+        # An operation that writes into its first operand may return nothing.
         for tensor in outputs or operands[:1]:
             self.sources[tensor] = sources | self.sources.get(tensor, 0)
 
     def _number(self, tensor: Tensor) -> None:
-        """Give every element of a parameter or buffer outside any layer a number, when it is first used."""
+        """Number every element of a parameter or buffer outside any layer, when it is first used."""
         name = self.loose.get(tensor)
         if name is not None and name not in self.records.stored:
             self.records.stored[name] = self.ids[tensor] = self.fresh(tensor.numel()).view(tensor.shape)
@@ -247,7 +260,7 @@ class _Follower(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
-    # Numbers and what happens to them
+    # Numbers
 
     def fresh(self, count: int) -> Tensor:
         self.count += count
@@ -264,11 +277,11 @@ class _Follower(TorchFunctionMode):
             self.records.obstacles.append((_distinct(ids), obstacle))
 
     def meet(self, one: Tensor, other: Tensor) -> None:
-        """Note that these are the same channels."""
+        """Record that these are the same channels."""
         self.records.met.append(_pairs(one, other))
 
     def tie(self, one: Tensor, other: Tensor) -> None:
-        """Note that these channels are not the same but can only go together."""
+        """Record that these are different channels that can only be removed together."""
         self.records.tied.append(_pairs(one, other))
 
     def put(self, tensor: Tensor, ids: Tensor, axis: int) -> None:
@@ -278,10 +291,12 @@ class _Follower(TorchFunctionMode):
             self.ids[tensor] = ids.expand(tensor.shape[axis]).view(shape)
 
     def take(self, tensor: Tensor, axis: int) -> Tensor:
-        """Return one number per channel along ``axis``; numbers that share a channel meet."""
+        """Return one number per channel along ``axis``; numbers of one channel become the same class."""
         ids = self.ids.get(tensor)
         if ids is None:
-            return self.alien(self.blocked.get(tensor, "meets values that no layer makes")).expand(tensor.shape[axis])
+            return self.alien(self.blocked.get(tensor, "is combined with values from outside any layer")).expand(
+                tensor.shape[axis]
+            )
         rows = ids.movedim(axis, 0).flatten(1)
         if rows.shape[1] > 1:
             self.meet(rows, rows[:, :1])
@@ -313,7 +328,7 @@ class _Follower(TorchFunctionMode):
         )
 
     def _stored_channels(self, classes: np.ndarray) -> dict[Stored, np.ndarray]:
-        """Return the values that shrink with channels of layers; those that cannot are obstacles."""
+        """Return the stored values that shrink with channels of layers; others become obstacles."""
         made = {label for ids in self.records.outputs.values() for label in classes[ids.numpy()].tolist()}
         found = {place: classes[ids.numpy()] for place, ids in self.records.sizes.items()}
         for name, ids in self.records.stored.items():
@@ -322,7 +337,7 @@ class _Follower(TorchFunctionMode):
                 continue
             axis = _channel_axis_of(labels)
             if axis is None:
-                self.obstruct(ids, Obstacle(f"meets '{name}', which no layer makes"))
+                self.obstruct(ids, Obstacle(f"is combined with '{name}' from outside any layer"))
                 continue
             module, _, attribute = name.rpartition(".")
             found[Stored(module, attribute, axis)] = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0]
@@ -348,7 +363,7 @@ class _Follower(TorchFunctionMode):
                 self._two_sided(module, source, output)
         except Exception:
             self._block(f"enters '{self.names[module]}' in a form that cannot be followed", [source], [output])
-        # Not before the end: what the hook itself computes is nothing the network does.
+        # Only now: operations of the hook itself are not part of the network.
         self.depth -= 1
         self.inside -= 1
 
@@ -396,7 +411,7 @@ class _Follower(TorchFunctionMode):
             return
         # Subclasses move the channels to the end first.
         if type(module) is not nn.LayerNorm or any(size > 1 for size in ids.shape[-len(module.normalized_shape) :]):
-            reason = "is normalised over its channels, so that none can go without changing the others"
+            reason = "is normalised over its channels, so that removing one changes the others"
             self.obstruct(ids, Obstacle(f"{reason} ('{self.names[module]}')"))
         self.ids[output] = ids
 
@@ -405,7 +420,7 @@ class _Follower(TorchFunctionMode):
         rows = ids.reshape(groups, -1)
         self.tie(rows, rows[:1])
 
-    # Everything that is not a layer
+    # Operations outside layers
 
     def _note(
         self,
@@ -449,7 +464,7 @@ class _Follower(TorchFunctionMode):
                 self._combine(name, operands, output)
 
     def _derive(self, operands: list[Tensor], outputs: list[Tensor]) -> None:
-        """Remember which parameter or buffer a value was computed from that has no channels of a layer in it."""
+        """Record the parameter or buffer that a value without channels of a layer was computed from."""
         name = next((self.stored[t] for t in operands if t in self.stored), "")
         if name:
             for output in outputs:
@@ -458,7 +473,7 @@ class _Follower(TorchFunctionMode):
     def _per_channel_call(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Tensor], output: Tensor
     ) -> None:
-        """Follow a function that gives channel i from channel i, with values for each channel along their axis 0."""
+        """Follow a function that computes channel i from channel i, with parameters per channel along their axis 0."""
         source = args[0] if args else kwargs["input"]
         taken = self.take(source, 1)
         for tensor in operands:
@@ -468,26 +483,26 @@ class _Follower(TorchFunctionMode):
                 if self.ids[tensor].shape[0] > 1:
                     self.meet(self.ids[tensor].movedim(0, -1), taken)
             elif tensor in self.stored:
-                self.obstruct(taken, Obstacle(f"meets '{self.stored[tensor]}', which no layer makes"))
+                self.obstruct(taken, Obstacle(f"is combined with '{self.stored[tensor]}' from outside any layer"))
         if name in CONVOLUTION_CALLS:
             groups: int = kwargs["groups"] if "groups" in kwargs else args[6]
             self._hold_sizes(groups, [taken])
         self.put(output, taken, 1)
 
     def _hold_sizes(self, sizes: int | Sequence[int], segments: Sequence[Tensor]) -> None:
-        """Note which attributes of the running module may say how many channels these segments have."""
+        """Record which attributes of the running module may hold the number of channels of these segments."""
         for places, ids in zip(holders(self.names, sizes), segments, strict=True):
             for place in places:
                 known = self.records.sizes.setdefault(place, ids)
                 if known.shape == ids.shape:
-                    # One number for both: the same places go from each.
+                    # One attribute for both: the same indices are removed from each.
                     self.tie(known, ids)
                 else:
                     for one in (known, ids):
-                        self.obstruct(one, Obstacle(f"is counted by '{place}', as others are"))
+                        self.obstruct(one, Obstacle(f"shares the size '{place}' with other channels"))
 
     def _block(self, reason: str, operands: list[Tensor], outputs: list[Tensor]) -> None:
-        """Give up on what an operation gives, and on the channels that enter it."""
+        """Stop following the outputs of an operation, and keep the channels that enter it."""
         for tensor in operands:
             self.obstruct(self.ids.get(tensor), Obstacle(reason))
         for output in outputs:
@@ -497,7 +512,7 @@ class _Follower(TorchFunctionMode):
     def _move(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor]
     ) -> None:
-        """Run the same operation on the numbers: those of its first argument; others say where to, by their values."""
+        """Run the same operation on the numbers of its first argument; other arguments keep their values."""
         named = [key for key in ("input", "tensors") if key in kwargs]
         sources = _tensors(args[:1] or [kwargs[key] for key in named])
         tracked = [t for t in sources if t in self.ids]
@@ -510,7 +525,7 @@ class _Follower(TorchFunctionMode):
             if value in self.ids:
                 return self.ids[value].expand(value.shape).contiguous()
             source = f"'{self.stored[value]}'" if value in self.stored else "values"
-            return self.alien(f"is joined with {source}, which no layer makes").expand(value.shape)
+            return self.alien(f"is joined with {source} from outside any layer").expand(value.shape)
 
         rest = tree_map(lambda value: value.cpu() if isinstance(value, Tensor) else value, (args[1:], kwargs))
         moved_kwargs = {**rest[1], **{key: tree_map(numbers, kwargs[key]) for key in named if not args}}
@@ -526,9 +541,9 @@ class _Follower(TorchFunctionMode):
                 self._hold_sizes(sizes, segments)
 
     def _tie_shares(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], moved: list[Tensor]) -> None:
-        """Tie the channels that can only go together because an operation divides them evenly."""
+        """Tie channels that can only be removed together because an operation divides them evenly."""
         if name in CHUNKS and len({t.shape for t in moved}) == 1:
-            # A chunk is a share of the channels, so that the same places must go from each.
+            # A chunk is a share of the channels, so the same indices must be removed from each.
             for part in moved[1:]:
                 self.tie(part, moved[0])
         if name in SHUFFLES:
@@ -543,7 +558,7 @@ class _Follower(TorchFunctionMode):
             self.meet(rows, rows[:, :1])
             return ids[..., :1, :1]
         if len(axes) > 1 and 2 < source.ndim < ids.ndim:
-            # A view has split the channels into blocks, as a channel shuffle does: the number of blocks stays.
+            # A view has split the channels into blocks, as a channel shuffle does: the number of blocks is fixed.
             self.tie(ids, ids.narrow(axes[0], 0, 1))
         return ids
 
@@ -560,7 +575,7 @@ class _Follower(TorchFunctionMode):
             axes = range(ids.ndim)
         dims = (axes,) if isinstance(axes, int) else tuple(axes)
         if all(size == 1 for axis, size in enumerate(ids.shape) if axis not in {dim % ids.ndim for dim in dims}):
-            # What sums up many channels is a channel of no layer; the check decides whether it may lose some of them.
+            # A sum over channels belongs to no layer; the check decides whether some of them can be removed.
             return
         for dim in dims:
             self.meet(ids, ids.narrow(dim, 0, 1))
@@ -568,7 +583,7 @@ class _Follower(TorchFunctionMode):
             self.ids[output] = ids.amin(dims, keepdim=output.ndim == ids.ndim)
 
     def _combine(self, name: str, operands: list[Tensor], output: Tensor) -> None:
-        """Take an operation for one that works at each place, and note what shows that it is not."""
+        """Treat an operation as elementwise, and record an obstacle where it is not."""
         made = [t for t in operands if t in self.ids and t not in self.own]
         stored = [t for t in operands if t in self.own]
         problem = self._problem(name, [self.ids[t] for t in made or stored], output)
@@ -578,7 +593,7 @@ class _Follower(TorchFunctionMode):
         aligned = {t: self.ids[t].view(*[1] * (output.ndim - t.ndim), *self.ids[t].shape) for t in (*made, *stored)}
         widest = max((aligned[t] for t in made or stored), key=Tensor.numel)
         for tensor in made:
-            # A tensor of one channel that is spread over many (a mask) goes with none of them.
+            # A tensor of one channel that is broadcast over many (a mask) is coupled with none of them.
             if aligned[tensor].shape == widest.shape:
                 self.meet(aligned[tensor], widest)
         for tensor in stored:
@@ -593,12 +608,12 @@ class _Follower(TorchFunctionMode):
             self.records.passed.append((_distinct(widest), name))
 
     def _meet_own(self, tensor: Tensor, ids: Tensor, widest: Tensor) -> None:
-        """Note that the elements of a parameter or buffer belong to the channels that they are combined with."""
+        """Record that the elements of a parameter or buffer belong to the channels that they are combined with."""
         axes = [axis for axis, size in enumerate(widest.shape) if size > 1]
         if all(ids.shape[axis] == widest.shape[axis] for axis in axes):
             self.meet(ids, widest)
         elif any(ids.shape[axis] > 1 for axis in axes):
-            reason = Obstacle(f"meets '{self.stored.get(tensor, 'values')}', which no layer makes")
+            reason = Obstacle(f"is combined with '{self.stored.get(tensor, 'values')}' from outside any layer")
             self.obstruct(ids, reason)
             self.obstruct(widest, reason)
 
@@ -615,19 +630,19 @@ class _Follower(TorchFunctionMode):
                 return f"passes through '{name}', which changes the number of its channels"
             varying.add(tuple(axes))
         if len(varying - {()}) > 1:
-            return f"meets channels that lie along another axis, in '{name}'"
+            return f"is combined with channels along another axis, in '{name}'"
         return ""
 
     def _meet_stored(self, tensor: Tensor, ids: Tensor, output: Tensor) -> None:
-        """Note that a parameter or buffer outside any layer has one value for each channel."""
+        """Record an obstacle where a parameter or buffer outside any layer has one value per channel."""
         name = self.stored.get(tensor)
         lead = output.ndim - tensor.ndim
         if name and any(ids.shape[lead + axis] > 1 for axis, size in enumerate(tensor.shape) if size > 1):
-            self.obstruct(ids, Obstacle(f"meets '{name}', which no layer makes"))
+            self.obstruct(ids, Obstacle(f"is combined with '{name}' from outside any layer"))
 
 
 class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees what runs without passing through Python's functions: scripted functions, and operators of extensions."""
+    """Follows operations that do not pass through PyTorch's Python functions: scripts and operators of extensions."""
 
     def __init__(self, follower: _Follower) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -643,7 +658,7 @@ class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _channel_axis_of(labels: np.ndarray) -> int | None:
-    """Return the axis along which the classes of a parameter differ, where they do along one alone."""
+    """Return the axis along which the classes of a parameter differ, if it is exactly one."""
     for axis, size in enumerate(labels.shape):
         rows = np.moveaxis(labels, axis, 0).reshape(size, -1)
         if size > 1 and bool((rows == rows[:, :1]).all()):

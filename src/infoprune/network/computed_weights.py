@@ -1,4 +1,4 @@
-"""Layers that compute their weight in every forward pass, and the plain layers that give the same."""
+"""Layers that compute their weight in every forward pass, and plain layers with the same outputs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ class Computed:
 
     Args:
         layer: A convolution or linear layer of PyTorch, with the weight that was computed in eval mode.
-        how: How the weight was computed, in words: the class that does it.
+        how: Name of the class that computes the weight.
+
+    Example:
+        >>> Computed(nn.Linear(2, 1), how="WeightNorm").how
+        'WeightNorm'
     """
 
     layer: nn.Module
@@ -41,7 +45,13 @@ class Computed:
 
 
 def is_masked(module: nn.Module) -> bool:
-    """Return whether ``torch.nn.utils.prune`` masks a parameter of a layer."""
+    """Return whether ``torch.nn.utils.prune`` masks a parameter of a layer.
+
+    Example:
+        >>> from torch.nn.utils import prune
+        >>> is_masked(prune.random_unstructured(nn.Linear(4, 4), "weight", 0.5))
+        True
+    """
     return any(name.endswith("_mask") and f"{name[:-5]}_orig" in module._parameters for name in module._buffers)
 
 
@@ -50,12 +60,18 @@ def computed_layers(model: nn.Module, example: Tensor) -> dict[str, Computed]:
     """Return, by name, the plain layers for all convolutions and linear layers that compute their weight.
 
     Weight norm, spectral norm and every other parametrization, weight standardisation, low-rank additions and the
-    like: whatever the layer passes to its one call of ``conv2d`` or ``linear`` becomes the weight. Layers that do
-    more than this one call with their own input are left out.
+    like: the weight that the layer passes to its one call of ``conv2d`` or ``linear`` becomes the weight of the plain
+    layer. Layers that do more than this one call with their own input are left out.
 
     Args:
-        model: A network of the caller's own, with the flags of eval mode; it runs once, where there are such layers.
+        model: A copy for this purpose, with the flags of eval mode; it runs once if it has such layers.
         example: ``(n, ...)`` one batch; one input of zeros of that shape is run.
+
+    Example:
+        >>> net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 1))).eval()
+        >>> found = computed_layers(net, torch.zeros(1, 2))
+        >>> {name: one.how for name, one in found.items()}
+        {'0': 'WeightNorm'}
     """
     candidates = {name: module for name, module in model.named_modules() if _may_compute(module)}
     if not candidates:
@@ -78,19 +94,27 @@ def computed_layers(model: nn.Module, example: Tensor) -> dict[str, Computed]:
 
 
 def put_plain(model: nn.Module, computed: Mapping[str, Computed], names: Iterable[str]) -> None:
-    """Replace layers of a network by plain ones with copies of the same values, in place."""
+    """Replace layers of a network by plain ones with copies of the same values, in place.
+
+    Example:
+        >>> net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 1))).eval()
+        >>> found = computed_layers(net, torch.zeros(1, 2))
+        >>> put_plain(net, found, ["0"])
+        >>> type(net[0]) is nn.Linear
+        True
+    """
     for name in names:
         if name not in computed:
             continue
-        given, plain = model.get_submodule(name), computed[name].layer
-        stored = [p for p in given.parameters() if p.is_floating_point()]
+        layer, plain = model.get_submodule(name), computed[name].layer
+        stored = [p for p in layer.parameters() if p.is_floating_point()]
         fresh = _empty_like(plain)
         for key, value in plain._parameters.items():
             if value is not None:
                 like = stored[0]
                 trains = any(p.requires_grad for p in stored)
                 fresh._parameters[key] = nn.Parameter(value.detach().clone().to(like.device, like.dtype), trains)
-        fresh.training = given.training
+        fresh.training = layer.training
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, fresh)
 
@@ -116,7 +140,7 @@ class _Call:
 
 
 class _Watch(TorchFunctionMode):
-    """Notes the calls of convolutions and ``linear`` inside the layers that are looked at."""
+    """Records the calls of convolutions and ``linear`` inside chosen layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +194,7 @@ def _plain(module: nn.Module, call: _Call) -> nn.Module:
 
 
 def _empty_like(module: Any) -> nn.Module:
-    """Return a plain layer of the same sizes whose parameters are still to be set."""
+    """Return a plain layer of the same sizes without values."""
     if isinstance(module, nn.Linear):
         layer: nn.Module = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
     else:

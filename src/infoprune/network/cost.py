@@ -1,4 +1,4 @@
-"""What a network costs: multiply-adds and parameters, counted and predicted, and measured time."""
+"""The cost of a network: multiply-adds and parameters, counted and predicted, and measured latency."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from infoprune.network.stored_values import Stored
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs.
+    """The cost of one image.
 
     Args:
-        macs: Multiply-adds of all convolution and linear layers in one forward pass of one image, each as often as
-            it runs; additions of biases, norms, activations and poolings are not counted, as in the literature.
-        parameters: Every parameter of the network once: weights, biases, norms' scales and shifts.
+        macs: Multiply-adds of all convolution and linear layers in one forward pass of one image, once
+            per call; additions of biases, norms, activations and poolings are not counted, as in the literature.
+        parameters: All parameters of the network, each once: weights, biases, norms' scales and shifts.
+
+    Example:
+        >>> Cost(macs=1000, parameters=10).macs
+        1000
     """
 
     macs: int
@@ -38,10 +42,14 @@ class Cost:
 def count(model: nn.Module, example: Tensor) -> Cost:
     """Count multiply-adds and parameters by running one image of the example through a copy of the network.
 
-    Convolutions and linear layers are counted where they are modules, not where they are calls of functions.
+    Only convolutions and linear layers that are modules are counted, not calls of functions.
 
     Raises:
         InputError: The network does not run on the example.
+
+    Example:
+        >>> count(nn.Conv2d(1, 4, 3), torch.zeros(1, 1, 8, 8))
+        Cost(macs=1296, parameters=40)
     """
     return Cost(sum(layer.macs() for layer in _run(model, example).values()), _parameters(model))
 
@@ -51,6 +59,11 @@ def macs_by_layer(model: nn.Module, example: Tensor) -> dict[str, int]:
 
     Raises:
         InputError: The network does not run on the example.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2))
+        >>> macs_by_layer(net, torch.zeros(1, 1, 8, 8))
+        {'0': 1296, '2': 288}
     """
     return {name: layer.macs() for name, layer in _run(model, example).items()}
 
@@ -87,15 +100,22 @@ def output_values(model: nn.Module, example: Tensor) -> dict[str, int]:
 
 
 class CostModel:
-    """The cost of any cut of one network, exactly, without making it.
+    """The exact cost of any cut of one network, without cutting it.
 
     Args:
         model: The whole network; it is not changed, and not needed afterwards.
         example: ``(n, ...)`` one batch of inputs.
-        groups: What can be removed from it.
+        groups: The coupled groups of the network.
 
     Attributes:
         base: The cost of the whole network.
+
+    Example:
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net, images = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3)), torch.zeros(1, 1, 8, 8)
+        >>> model = CostModel(net, images, find_groups(net, images))
+        >>> model.base.macs, model.cost({"0": 2}).macs
+        (2448, 1224)
     """
 
     def __init__(self, model: nn.Module, example: Tensor, groups: Groups) -> None:
@@ -105,7 +125,7 @@ class CostModel:
         names: dict[Any, None] = dict.fromkeys(member.layer for group in groups.groups for member in group.members)
         stored = {one.place: one.place.tensor_of(model) for group in groups.groups for one in group.stored}
         names |= dict.fromkeys(place for place, tensor in stored.items() if isinstance(tensor, nn.Parameter))
-        # A producer that did not run belongs to train mode alone.
+        # A producer that did not run belongs to train mode only.
         self._layers = [
             _values(stored[name], name.axis)
             if isinstance(name, Stored)
@@ -115,22 +135,22 @@ class CostModel:
         ]
         place = {name: index for index, name in enumerate(names)}
         self._groups = {group.name: _share(group, place) for group in groups.groups}
-        # What a computed weight is computed from is gone once the layer is cut, and a plain one stands in its place.
+        # A cut replaces a layer with a computed weight by a plain layer without the parameters of the computation.
         self._more = [
             _parameters(modules[name]) - layer.parameters() if name in groups.computed else 0
             for name, layer in zip(names, self._layers, strict=True)
         ]
 
     def cost(self, kept: Mapping[str, int | Sequence[int]]) -> Cost:
-        """Return what the network costs when only these filters stay.
+        """Return the cost of the network with only these filters kept.
 
         Args:
-            kept: By naming layer of a group, the indices that stay or how many; groups that are not named stay whole.
-                Filters that can only go together count as gone when all of them are.
+            kept: By naming layer of a group, the kept indices or their number; groups that are not named keep all.
+                Filters that can only be removed together count as removed when all of them are.
 
         Raises:
-            InputError: There is no such group, or how many stay does not say what a group costs, because its units
-                differ in size.
+            InputError: There is no such group, or a number is passed for a group whose units differ in size, so that
+                the number does not determine the cost.
         """
         lost: dict[int, list[int]] = {}
         for name, some in kept.items():
@@ -153,7 +173,11 @@ class Latency:
 
     Args:
         milliseconds: Median.
-        spread: Interquartile range, milliseconds; what is below it is noise.
+        spread: Interquartile range, milliseconds; smaller differences are noise.
+
+    Example:
+        >>> Latency(milliseconds=2.5, spread=0.1).milliseconds
+        2.5
     """
 
     milliseconds: float
@@ -170,10 +194,10 @@ def latency(model: nn.Module, example: Tensor, *, seconds: float = 0.1, threads:
     """Measure the time of one forward pass of the example, by ``torch.utils.benchmark``.
 
     Args:
-        model: The network; it runs in eval mode without gradients, and is left as it was.
-        example: ``(n, ...)`` one batch, moved to where the network is.
-        seconds: How long passes are measured; at least one is. Those before that, for warming up, do not count.
-        threads: Threads on the CPU; ``None`` for what PyTorch is set to. Restored afterwards.
+        model: The network; it runs in eval mode without gradients, and is not changed.
+        example: ``(n, ...)`` one batch, moved to the device of the network.
+        seconds: Measuring time after the warm-up; at least one pass is measured.
+        threads: Threads on the CPU; ``None`` keeps the setting of PyTorch. The setting is restored afterwards.
 
     Raises:
         InputError: ``seconds`` is not above 0, or ``threads`` is below 1.
@@ -185,8 +209,8 @@ def latency(model: nn.Module, example: Tensor, *, seconds: float = 0.1, threads:
     """
     if not seconds > 0 or (threads is not None and threads < 1):
         raise InputError("latency is measured for more than 0 seconds on at least one thread")
-    given = {"model": model, "example": equivalence.placed(example, model)}
-    timer = Timer("model(example)", globals=given, num_threads=threads or torch.get_num_threads())
+    names = {"model": model, "example": equivalence.placed(example, model)}
+    timer = Timer("model(example)", globals=names, num_threads=threads or torch.get_num_threads())
     with _measuring(model), torch.inference_mode():
         return timer.blocked_autorange(min_run_time=seconds)
 
@@ -195,7 +219,7 @@ def latency(model: nn.Module, example: Tensor, *, seconds: float = 0.1, threads:
 class _Layer:
     """One layer's cost as a function of its widths: ``positions`` products with a weight of outputs x inputs x kernel.
 
-    A layer that gives each channel from the same one has no inputs of its own: ``inputs`` is None.
+    A layer that computes each channel from the same one has no inputs of its own: ``inputs`` is None.
     """
 
     outputs: int
@@ -218,7 +242,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Share:
-    """What one group takes with it: by member, ``(layer, side, channels lost with each unit)``; side 0 is out."""
+    """The channels removed with a group: by member, ``(layer, side, channels of each unit)``; side 0 is out."""
 
     name: str
     filters: int
@@ -233,7 +257,9 @@ class _Share:
                 yield layer, side, gone * channels[0]
             return
         if isinstance(kept, int):
-            raise InputError(f"the filters of layer '{self.name}' go in units of different sizes: say which stay")
+            raise InputError(
+                f"the filters of layer '{self.name}' are removed in units of different sizes: name the kept ones"
+            )
         staying = set(kept)
         units = [index for index, unit in enumerate(self.units) if not staying & set(unit)]
         for layer, side, channels in self.members:
@@ -262,7 +288,7 @@ def _run(model: nn.Module, example: Tensor) -> dict[str, _Layer]:
 
     def note(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
         source = args[0] if args else next(iter(kwargs.values()))
-        # Each input of a transposed convolution meets the whole kernel, as each output of the others does.
+        # In a transposed convolution each input is multiplied with the whole kernel, in others each output.
         meeting = source if isinstance(module, _ConvTransposeNd) else output
         channels = width(module, "in" if isinstance(module, _ConvTransposeNd) else "out")
         positions[names[module]] = positions.get(names[module], 0) + meeting.numel() // channels
@@ -290,7 +316,7 @@ def _layer(module: nn.Module, positions: int) -> _Layer:
 
 
 def _other_layer(module: nn.Module) -> _Layer:
-    """Return a layer that has, at most, parameters of its own for each channel."""
+    """Return a layer that has only parameters per channel, or none."""
     per_output = sum(p.numel() for p in module._parameters.values() if p is not None) if is_per_channel(module) else 0
     channels = width(module, "out")
     return _Layer(channels, per_output=per_output // channels)

@@ -1,4 +1,4 @@
-"""Which filters can be removed, and what goes with them."""
+"""Which filters can be removed, and which channels are removed with them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,13 @@ class Member:
 
     Args:
         layer: Dotted name of the module.
-        side: ``"out"`` where the layer loses outputs, ``"in"`` where it loses inputs. Layers that give each channel
+        side: ``"out"`` where the layer loses outputs, ``"in"`` where it loses inputs. Layers that compute each channel
             from the same channel (norms, depthwise convolutions) are members once, by their outputs.
-        channels: For each filter of the group's naming layer, the indices along that side which go with it.
+        channels: For each filter of the group's naming layer, the indices along that side that are removed with it.
+
+    Example:
+        >>> Member("classifier", "in", channels=((0, 1), (2, 3))).channels[1]
+        (2, 3)
     """
 
     layer: str
@@ -48,6 +52,10 @@ class StoredMember:
     Args:
         place: Where it is stored.
         channels: As for ``Member``.
+
+    Example:
+        >>> str(StoredMember(Stored("block", "scale", axis=0), channels=((0,), (1,))).place)
+        'block.scale'
     """
 
     place: Stored
@@ -61,15 +69,21 @@ class CoupledGroup:
     Args:
         name: Dotted name of the layer whose filter indices stand for the group.
         filters: Number of filters of that layer.
-        units: The smallest sets of those filters that can go, by their lowest filter; single filters except under
-            grouped convolutions (one at the same place of each group), group norms (a whole group of the norm),
+        units: The smallest sets of those filters that can be removed, by their lowest filter; single filters except
+            under grouped convolutions (one at the same place of each group), group norms (a whole group of the norm),
             chunks and channel shuffles.
         members: Everything that changes, the naming layer first.
-        producers: Convolution and linear layers whose filters go, the naming layer first.
+        producers: Convolution and linear layers that lose filters, the naming layer first.
         norms: Batch norms that follow the producers.
         stored: Values outside any layer that change.
         pointwise: Whether the naming layer is a linear layer that runs at every position of a map, as a convolution of
             size 1 does.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> group = find_groups(net, torch.zeros(1, 3, 8, 8)).groups[0]
+        >>> group.name, group.norms, group.removal([5])
+        ('0', ('1',), {('0', 'out'): {5}, ('1', 'out'): {5}, ('3', 'in'): {5}})
     """
 
     name: str
@@ -83,10 +97,10 @@ class CoupledGroup:
 
     @cached_property
     def parts(self) -> tuple[tuple[int, ...], ...]:
-        """Sets of filters of which at least one stays, so that no member is left without channels.
+        """Sets of filters of which at least one is kept, so that every member keeps a channel.
 
         A member that only some of the filters belong to, such as one branch of a concatenation, is such a set. Sets
-        that hold another one are left out, and the set of all filters is.
+        that contain another one are left out, and so is the set of all filters.
         """
         whole = frozenset(range(self.filters))
         shares = [member.channels for member in self.members] + [member.channels for member in self.stored]
@@ -96,7 +110,7 @@ class CoupledGroup:
         return tuple(sorted(tuple(sorted(part)) for part in least))
 
     def removal(self, filters: Iterable[int]) -> dict[Place, set[int]]:
-        """Return what goes, by layer and side, when these filters of the naming layer go."""
+        """Return the removed channels, by layer and side, for removed filters of the naming layer."""
         gone = sorted(set(filters))
         layers: dict[Place, set[int]] = {
             (m.layer, m.side): {i for f in gone for i in m.channels[f]} for m in self.members
@@ -106,14 +120,19 @@ class CoupledGroup:
 
 @dataclass(frozen=True)
 class Groups:
-    """Everything that can be removed from a network, and why the rest cannot.
+    """The filters that can be removed from a network, and why others cannot.
 
     Args:
         groups: In the order of their naming layers in the network.
-        left_alone: Convolution and linear layers whose filters stay, each with the reason, in the words of a
+        left_alone: Convolution and linear layers whose filters cannot be removed, each with the reason, as the end of a
             sentence that begins with the layer: "shares its weight with 'x'".
         computed: Layers that compute their weight in every forward pass, and how. Where one of them is cut it becomes
             a plain layer with the weight that it computes in eval mode.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> find_groups(net, torch.zeros(1, 3, 8, 8)).removal({"0": [1, 5]})
+        {('0', 'out'): [1, 5], ('2', 'in'): [1, 5]}
     """
 
     groups: tuple[CoupledGroup, ...]
@@ -125,7 +144,7 @@ class Groups:
         return {group.name: group for group in self.groups}
 
     def removal(self, removed: Mapping[str, Iterable[int]]) -> Removal:
-        """Return what goes, by layer and side, for the removed filters of each naming layer."""
+        """Return the removed channels, by layer and side, for removed filters of each naming layer."""
         gone: dict[Place, set[int]] = {}
         groups = self.by_name()
         for name, filters in removed.items():
@@ -137,21 +156,27 @@ class Groups:
 def in_passes(
     groups: Sequence[CoupledGroup], needed: Callable[[CoupledGroup], int], memory: int
 ) -> list[list[CoupledGroup]]:
-    """Divide groups, in their order, into passes over the images whose work fits into memory.
+    """Divide groups, in their order, into passes over the images that fit into memory.
 
     Args:
-        groups: What is to be done.
+        groups: The groups to divide.
         needed: Bytes that a group needs during its pass.
-        memory: Bytes at hand; a group that needs more has a pass of its own.
+        memory: Available bytes; a group that needs more has a pass of its own.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 4), nn.Linear(4, 2), nn.Linear(2, 1))
+        >>> groups = find_groups(net, torch.zeros(1, 3)).groups
+        >>> [[group.name for group in some] for some in in_passes(groups, lambda group: group.filters, memory=10)]
+        [['0'], ['1', '2']]
     """
     passes: list[list[CoupledGroup]] = []
-    left = 0
+    free = 0
     for group in groups:
-        if not passes or needed(group) > left:
+        if not passes or needed(group) > free:
             passes.append([])
-            left = memory
+            free = memory
         passes[-1].append(group)
-        left -= needed(group)
+        free -= needed(group)
     return passes
 
 
@@ -164,8 +189,8 @@ def find_groups(model: nn.Module, example: Examples, *, check: bool = True) -> G
     Args:
         model: Any network that takes one tensor.
         example: ``(n, ...)`` one batch of its inputs, on any device, or several batches, one of each shape that the
-            network is to read; the values do not matter.
-        check: Cut random filters from a copy with randomised norms, and leave alone every group whose cut network
+            network reads; the values do not matter.
+        check: Cut random filters from a copy with randomised norms, and leave out every group whose cut network
             differs from the network with those channels at zero.
 
     Raises:
@@ -191,10 +216,10 @@ def find_groups(model: nn.Module, example: Examples, *, check: bool = True) -> G
             raise InputError(f"the network does not run on an example of shape {shape}: {reason}") from error
     if ran:
         raise InputError(
-            f"the network's forward runs layer '{ran[0]}' of the given network where a copy is called (a closure, or a "
+            f"the network's forward runs layer '{ran[0]}' of the original where a copy is called (a closure, or a "
             "method stored on it), so that no copy can be cut: define forward in the class, with self"
         )
-    # Looked for in the given network, since a copy shares only what is one and the same parameter.
+    # Searched in the network itself, since a copy does not share memory between different parameters.
     _add_obstacles(model, channels, computed)
     producers = [name for name, module in traced.named_modules() if is_producer(module)]
     groups = _assemble(traced, channels, [name for name in producers if name in channels.outputs])
@@ -208,7 +233,7 @@ def find_groups(model: nn.Module, example: Examples, *, check: bool = True) -> G
 
 @contextmanager
 def _forward_of(model: nn.Module) -> Iterator[list[str]]:
-    """Yield the layers of the given network that run meanwhile, which shows that copies hold on to it."""
+    """Yield the layers of the network that run while only a copy is called: then the copy refers to the network."""
     ran: list[str] = []
 
     def note(name: str) -> Callable[..., None]:
@@ -294,7 +319,7 @@ def _group(name: str, channels: Channels, places: Places, producers: Sequence[st
         for place, label, channel in places[unit]:
             if place not in rows:
                 rows[place] = [set() for _ in labels]
-            # What goes with the unit but is the same channel as none of its filters goes with its first.
+            # A channel of the unit that is the same as none of its filters is removed with the first one.
             for index in alike.get(label, filters[:1]):
                 rows[place][index].add(channel)
     own: Place = (name, "out")
@@ -323,10 +348,10 @@ def _group(name: str, channels: Channels, places: Places, producers: Sequence[st
 def _checked(
     model: nn.Module, examples: Sequence[Tensor], groups: list[CoupledGroup], channels: Channels
 ) -> tuple[list[CoupledGroup], dict[str, str]]:
-    """Return the groups whose cut is right, alone and together, and why others are not, by layer.
+    """Return the groups whose cut is correct, alone and together, and by layer why others are not.
 
-    All are cut at once. Only where that goes wrong are halves tried, each with all that were found right, until the
-    wrong ones are alone.
+    All groups are cut at once. If this fails, halves are tried, each together with all groups found correct so far,
+    until every wrong group is found.
     """
     test = equivalence.Trial(model, examples, trains=bool(channels.training_only))
     right: list[CoupledGroup] = []
@@ -380,5 +405,5 @@ def _reason(layer: str, channels: Channels) -> str:
     if len(labels) == 1:
         return "has a single filter"
     if len(units) == 1:
-        return "has filters that can only go all together"
+        return "has filters that can only be removed all together"
     return "shares only some of its filters with other layers, in a way that cannot be cut"

@@ -1,4 +1,4 @@
-"""Whether a cut network computes what the whole one does with those channels at zero."""
+"""Compares a cut network with the whole one whose removed channels are held at zero."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""Largest difference, relative to the largest output, that rounding explains."""
+"""Largest difference due to rounding, relative to the largest output."""
 
 
 def placed(example: Tensor, model: nn.Module) -> Tensor:
-    """Return the example where the network is and in its precision.
+    """Return the example on the device and in the precision of the network.
 
     Raises:
         InputError: The example is not a batch.
+
+    Example:
+        >>> placed(torch.zeros(2, 3), nn.Linear(3, 1).double()).dtype
+        torch.float64
     """
     if not isinstance(example, Tensor) or example.ndim < 2 or len(example) == 0:
         shape = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
@@ -41,13 +45,27 @@ def placed(example: Tensor, model: nn.Module) -> Tensor:
 
 
 def batches_of(example: Any) -> list[Any]:
-    """Return the batches of an example that is one batch or a list of them, one of each shape."""
+    """Return the batches of an example that is one batch or a list of them, one of each shape.
+
+    Example:
+        >>> len(batches_of(torch.zeros(2, 3))), len(batches_of([torch.zeros(2, 3), torch.zeros(1, 3)]))
+        (1, 2)
+    """
     several = isinstance(example, list | tuple) and example and all(isinstance(one, Tensor) for one in example)
     return list(example) if several else [example]
 
 
 def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function outside ``torch.inference_mode``, so that the networks it makes can be trained."""
+    """Run a function outside ``torch.inference_mode``, so that the networks it makes can be trained.
+
+    Example:
+        >>> @outside_inference_mode
+        ... def zeros():
+        ...     return torch.zeros(1)
+        >>> with torch.inference_mode():
+        ...     zeros().is_inference()
+        False
+    """
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -63,9 +81,15 @@ def duplicate(model: nn.Module) -> nn.Module:
 
     Raises:
         InputError: The network cannot be copied, or is one that cannot be cut as it is.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> twin = duplicate(layer)
+        >>> twin.weight is layer.weight, torch.equal(twin.weight, layer.weight)
+        (False, True)
     """
     check_network(model)
-    # Values that a layer computed and kept, as the older weight norm does, cannot be copied with their history.
+    # Values that a layer has computed and stored, as the older weight norm does, cannot be copied with their history.
     kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     known: dict[int, Any] = {id(value): value.detach().clone() for value in kept if not value.is_leaf}
     # Values that were made in inference mode could not be trained.
@@ -73,7 +97,7 @@ def duplicate(model: nn.Module) -> nn.Module:
     for tensor in (t for t in stored if t is not None and t.is_inference()):
         fresh = tensor.detach().clone()
         known[id(tensor)] = nn.Parameter(fresh, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fresh
-    # What a trainer holds is not the network's own.
+    # A trainer and its attributes are not part of the network.
     trainers = [vars(module).get("_trainer") for module in model.modules()]
     known |= {id(trainer): _NoTrainer() for trainer in trainers if trainer is not None}
     try:
@@ -81,7 +105,7 @@ def duplicate(model: nn.Module) -> nn.Module:
     except Exception as error:
         raise InputError(
             f"the network cannot be copied: {one_line(error)}; where it is part of a larger object, such as the module "
-            "of a trainer, give the network inside"
+            "of a trainer, pass the network inside"
         ) from error
     for module in copied_model.modules():
         if isinstance(vars(module).get("_trainer"), _NoTrainer):
@@ -98,6 +122,11 @@ def copied(model: nn.Module) -> nn.Module:
 
     Raises:
         InputError: The network cannot be copied.
+
+    Example:
+        >>> twin = copied(nn.Linear(2, 1).half().train())
+        >>> twin.weight.dtype, twin.training
+        (torch.float32, False)
     """
     double = duplicate(model)
     set_training(double, False)
@@ -106,10 +135,15 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def randomised(model: nn.Module, seed: int) -> nn.Module:
-    """Return a copy in which no weight, bias or statistic is at a value that would hide an error, such as zero.
+    """Return a copy in which no weight, bias or statistic has a value that hides errors, such as zero.
 
-    Norms get random scales, shifts and statistics; all other parameters get a little noise on top of what they are,
-    so that the copy passes signals as the network does.
+    Norms get random scales, shifts and statistics. A little noise is added to all other parameters, so that signals in
+    the copy keep the scale they have in the network.
+
+    Example:
+        >>> norm = randomised(nn.BatchNorm2d(4), seed=0)
+        >>> bool((norm.weight == 1).any())
+        False
     """
     model = copied(model)
     with torch.no_grad():
@@ -134,13 +168,21 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
 class Trial:
     """A randomised copy of a network on which cuts are tried, and undone.
 
-    What passes is right in double precision, where an error however small is far above rounding, unless the network
-    cannot run in it.
+    Cuts are compared in double precision, where even small errors are far above rounding, unless the network cannot
+    run in it.
 
     Args:
         model: The network.
         examples: Batches ``(n, ...)``, one of each shape; the first input of each is run.
         trains: Whether a cut network must run in train mode as well.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+        >>> trial = Trial(net, [torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))])
+        >>> trial.problem({("0", "out"): [1], ("2", "in"): [1]})
+        ''
+        >>> trial.problem({("0", "out"): [1], ("2", "in"): [2]})[:42]
+        'the cut network differs from the masked on'
     """
 
     def __init__(self, model: nn.Module, examples: Sequence[Tensor], *, trains: bool = False) -> None:
@@ -151,11 +193,11 @@ class Trial:
         self._computed: tuple[torch.dtype, dict[str, Computed]] | None = None
 
     def problem(self, *removals: Removal, quickly: bool = False) -> str:
-        """Return in words why a cut does not give the network with those channels at zero; empty where it does.
+        """Return why a cut network differs from the network with those channels at zero; empty if it does not.
 
         Args:
-            removals: What is cut: the first in double precision, the others, further tries, in single.
-            quickly: Whether single precision comes first, which finds most of what is wrong in a fraction of the time.
+            removals: The cuts to try: the first in double precision, further ones in single precision.
+            quickly: Whether single precision is tried first, which finds most errors in a fraction of the time.
         """
         exact = torch.float32 if self._only_single else torch.float64
         tries = [(removals[0], exact), *((removal, torch.float32) for removal in removals[1:])]
@@ -172,7 +214,7 @@ class Trial:
         return self._trouble_in_training(removals[0]) if self.trains else ""
 
     def randomness(self) -> str:
-        """Return in words that the network is random in eval mode, if it is: then no cut of it can be checked."""
+        """Return a message if the network is random in eval mode, since no cut of it can be checked; else empty."""
         examples = self._in(torch.float32)
         one, other = (outputs(self.network, examples[0], seed=seed) for seed in (0, 1))
         if compare(one, other)[0] == 0:
@@ -183,7 +225,7 @@ class Trial:
         )
 
     def _in(self, dtype: torch.dtype) -> list[Tensor]:
-        """Put the network in a precision, and return the examples in it."""
+        """Convert the network and return the examples in a precision."""
         try:
             self.network.to(dtype)
         except Exception as error:
@@ -234,14 +276,25 @@ class _CannotRunError(Exception):
 
 
 def masked(model: nn.Module, removal: Removal) -> nn.Module:
-    """Return a copy in eval mode whose channels in ``removal`` are held at zero in every forward pass."""
+    """Return a copy in eval mode whose channels in ``removal`` are held at zero in every forward pass.
+
+    Example:
+        >>> net = masked(nn.Sequential(nn.Conv2d(1, 4, 3)), {("0", "out"): [1]})
+        >>> net(torch.ones(1, 1, 3, 3))[0, 1].item()
+        0.0
+    """
     model = copied(model)
     hold_at_zero(model, removal)
     return model
 
 
 def outputs(model: nn.Module, example: Tensor, *, seed: int = 0) -> list[Tensor]:
-    """Return every tensor that a network returns for a batch, in containers, dataclasses and other objects too."""
+    """Return every tensor that a network returns for a batch, in containers, dataclasses and other objects too.
+
+    Example:
+        >>> [tuple(one.shape) for one in outputs(nn.Linear(3, 2), torch.zeros(4, 3))]
+        [(4, 2)]
+    """
     with exactly(example.device), torch.no_grad():
         torch.manual_seed(seed)
         return tensors_in(model(example))
@@ -251,6 +304,10 @@ def compare(whole: list[Tensor], small: list[Tensor]) -> tuple[float, float]:
     """Return the largest absolute difference, and the largest absolute value of ``whole`` (1 if it is zero).
 
     The difference is infinite where shapes differ, values are not finite, or there is nothing to compare.
+
+    Example:
+        >>> compare([torch.tensor([2.0, -4.0])], [torch.tensor([2.0, -3.0])])
+        (1.0, 4.0)
     """
     if not whole or [t.shape for t in whole] != [t.shape for t in small]:
         return float("inf"), 1.0
@@ -263,7 +320,13 @@ def compare(whole: list[Tensor], small: list[Tensor]) -> tuple[float, float]:
 
 @contextmanager
 def exactly(device: torch.device) -> Iterator[None]:
-    """Compute in plain float32, and leave the random state and every setting as they were."""
+    """Compute in plain float32; the random state and all settings are restored afterwards.
+
+    Example:
+        >>> with exactly(torch.device("cpu")):
+        ...     torch.is_autocast_enabled("cpu")
+        False
+    """
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.autocast("cpu", enabled=False))
@@ -278,14 +341,19 @@ def _shortcuts() -> list[tuple[Any, str, Any]]:
     """Return the settings that let PyTorch compute float32 less precisely, and the values that forbid it."""
     backends: Any = torch.backends
     if hasattr(backends.cudnn, "conv"):
-        # Setting by setting: PyTorch refuses to read the older, common ones where they do not agree.
+        # Each setting by itself: PyTorch refuses to read the older, common settings if these differ.
         places = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
         return [(place, "fp32_precision", "ieee") for place in places]
     return [(backends.cudnn, "allow_tf32", False), (backends.cuda.matmul, "allow_tf32", False)]
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of an exception, with its type where that says more."""
+    """Return the first line of an exception, with its type where the text alone is unclear.
+
+    Example:
+        >>> one_line(KeyError("bias")), one_line(ValueError("no images"))
+        ("KeyError: 'bias'", 'no images')
+    """
     text = str(error).strip().split("\n")[0]
     return text if text and not isinstance(error, KeyError | IndexError) else f"{type(error).__name__}: {text}"
 

@@ -1,6 +1,6 @@
-"""What runs when: the calls of modules in one forward pass, and how coupled groups follow one another.
+"""Records the order of execution: the calls of modules in one forward pass, and the order of coupled groups.
 
-The one place that records an order of execution; the order of the module list says nothing about it.
+The order of the module list can differ from it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ class Call:
 
     Args:
         module: Dotted name.
-        begin: When it begins, and
-        end: when it ends, both on one clock that counts beginnings and ends: a call lies inside another one exactly if
-            its times do.
+        begin: Time at which the call begins, on a clock that counts begins and ends.
+        end: Time at which the call ends, on the same clock. A call lies inside another one exactly if its times do.
         returns_maps: Whether it returns one tensor of real numbers.
+
+    Example:
+        >>> Call(module="features.0", begin=1, end=2, returns_maps=True).module
+        'features.0'
     """
 
     module: str
@@ -36,11 +39,11 @@ class Call:
 
 
 def calls(model: nn.Module, images: Tensor, modules: Iterable[str] | None = None) -> list[Call]:
-    """Return the calls of modules in one forward pass, in the order in which they begin, each as often as it runs.
+    """Return the calls of modules in one forward pass, in the order in which they begin, one entry per call.
 
     Args:
-        model: The network, in the mode in which its order is wanted; its hooks are removed afterwards.
-        images: ``(n, ...)`` a few images where the network is; the values do not matter.
+        model: The network, in the mode whose order is recorded; the hooks are removed afterwards.
+        images: ``(n, ...)`` a few images on the device of the network; the values do not matter.
         modules: Names of modules; by default all. Modules that do not run have no call.
 
     Example:
@@ -78,9 +81,13 @@ class Flow:
     """Coupled groups in the order in which they run, and which of them are neighbours.
 
     Args:
-        order: Names of the groups; one of several layers runs where the layer that names it does.
-        beside: By group, the groups that a layer of it reads, and those that read it, without a group between them.
-            The blocks of a residual stage are all beside the group of the stage, and it beside them.
+        order: Names of the groups, in the order of their naming layers.
+        beside: By group, its neighbours: the groups directly upstream and downstream of it. The blocks of a residual
+            stage are all neighbours of the group of the stage.
+
+    Example:
+        >>> Flow(("0", "1"), {"0": frozenset({"1"}), "1": frozenset({"0"})}).order
+        ('0', '1')
     """
 
     order: tuple[str, ...]
@@ -91,10 +98,18 @@ def flow(model: nn.Module, groups: Sequence[CoupledGroup], example: Examples) ->
     """Follow the groups of a network through one forward pass.
 
     Args:
-        model: The network; left as it is.
-        groups: What is to be ordered.
-        example: ``(n, ...)`` a batch, or one of each shape: layers that the first does not run come last. The values
+        model: The network; it is not changed.
+        groups: The groups to order.
+        example: ``(n, ...)`` a batch, or one of each shape: layers that do not run on the first come last. The values
             do not matter.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net, images = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2), nn.Linear(2, 1)), torch.zeros(1, 4)
+        >>> found = flow(net, find_groups(net, images).groups, images)
+        >>> found.order, dict(found.beside)
+        (('0', '1'), {'0': frozenset({'1'}), '1': frozenset({'0'})})
     """
     copy = equivalence.copied(model)
     names = [group.name for group in groups]

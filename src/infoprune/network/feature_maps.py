@@ -1,4 +1,4 @@
-"""Feature maps of chosen layers, streamed batch by batch: nothing is kept, and the network is left as it was."""
+"""Streams the feature maps of chosen layers batch by batch. The network is not changed."""
 
 from __future__ import annotations
 
@@ -53,25 +53,24 @@ def capture(
 
     The network runs in eval mode without gradients. Afterwards, also after an exception, its hooks, the train or eval
     mode of every submodule, ``requires_grad`` and the random states of Python, NumPy and PyTorch are as before.
-    At most the maps of one batch are alive: a layer's maps are handed over, as a copy the consumer may keep, as soon
-    as the layer has run for the last time in the forward pass.
+    At most the maps of one batch are in memory: a layer's maps are passed to the consumer, as a copy it may keep, after
+    the last run of the layer in the forward pass.
 
     Args:
-        model: The network; its parameters say on which device and in which precision it runs.
+        model: The network; it runs on the device and in the precision of its parameters.
         batches: ``(images, labels)`` pairs, dicts or images alone: ``(n, ...)`` tensors on any device.
         layers: Dotted names of convolution or linear layers.
-        tap: Where the maps are read: ``"convolution"``, what the layer itself gives; ``"norm"``, after a norm that
+        tap: Where the maps are read: ``"convolution"``, the output of the layer itself; ``"norm"``, after a norm that
             follows it directly; ``"activation"``, after the norm if one follows, then the activation if one follows.
-            Modules and functions count alike. Where there is none, the furthest point reached: the last convolution
-            of a residual block gives its batch norm's output, before the addition.
+            Modules and functions are treated alike. Without a norm or activation the maps are read at the last point
+            reached: for the last convolution of a residual block the output of its batch norm, before the addition.
         consume: Called as ``consume(layer, maps, labels)`` once per layer and batch. ``maps`` is ``(n, C, H, W)``;
             ``(n, C, 1, 1)`` for linear layers; ``(n, C, 1, D)`` where the maps have another number of axes or where
             the layer runs several times in one forward pass: then the maps of all calls, side by side. ``labels``
             is ``(n,)`` on the device of the maps, ``None`` where the batches have none. Layers that do not run on
-            images of some size are not handed over for them.
+            images of some size are skipped for these.
         device: Where the batches are moved; by default to the device of the network.
-        labelled: Whether labels are read: then they are one class index per image or missing. Otherwise labels of any
-            other form count as missing.
+        labelled: Whether labels are read, one class index per image or none. If not, labels of other form are ignored.
 
     Returns:
         The number of images.
@@ -79,6 +78,14 @@ def capture(
     Raises:
         InputError: An unknown layer or tap, a layer that does not run, no images at all, a batch of another form,
             labels that do not match the images, or maps that are not finite.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+        >>> def consume(layer, maps, labels):
+        ...     print(layer, tuple(maps.shape))
+        >>> capture(net, [torch.zeros(2, 1, 8, 8)], ["0"], "activation", consume)
+        0 (2, 4, 6, 6)
+        2
     """
     modules = _find(model, layers)
     if tap not in TAPS:
@@ -91,7 +98,7 @@ def capture(
         for batch in parsed(batches):
             images = batch.placed(place, dtype)
             labels = batch.classes() if labelled else batch.known_classes()
-            # Which layers run, and how often, may depend on the size of the images.
+            # Which layers run, and how many times, may depend on the size of the images.
             if images.shape[1:] not in runs:
                 runs[images.shape[1:]] = _calls_per_layer(model, modules, images)
             running = runs[images.shape[1:]]
@@ -106,7 +113,7 @@ def capture(
 
 def _find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
     if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("feature maps of a TorchScript network cannot be read: give the network it was made from")
+        raise InputError("feature maps of a TorchScript network cannot be read: pass the network it was made from")
     known = dict(model.named_modules(remove_duplicate=False))
     for layer in layers:
         if layer not in known or not layer:
@@ -151,13 +158,13 @@ class _Delivery:
     def hand_over(self, layer: str, output: Tensor, channels_last: bool) -> None:
         maps = _as_maps(output, channels_last)
         if len(maps) != self.images:
-            raise InputError(f"layer '{layer}' gave {len(maps)} maps for {self.images} images: it cannot be scored")
-        # A finite sum is proof enough, and much the quicker one; one that is not may have overflowed.
+            raise InputError(f"layer '{layer}' returned {len(maps)} maps for {self.images} images: it cannot be scored")
+        # The sum is much faster to check than all values; a sum that is not finite may have overflowed.
         if not torch.isfinite(maps.sum()) and not torch.isfinite(maps).all():
             raise InputError(f"the feature maps of layer '{layer}' are not finite: weights or images may hold NaN")
         if layer in self.done:
             raise self.uneven(layer)
-        # A copy: the network may go on to change this very tensor in place.
+        # A copy: the network may change this tensor in place later.
         parts = self.waiting.setdefault(layer, [])
         parts.append(maps.clone(memory_format=torch.contiguous_format))
         if len(parts) == self.calls[layer]:
@@ -188,7 +195,7 @@ def _run(model: nn.Module, modules: dict[str, nn.Module], images: Tensor, delive
     follow = _Follow(delivery)
     with ExitStack() as stack:
         for layer, module in modules.items():
-            # A linear layer's filters are its last axis, whatever comes before.
+            # The filters of a linear layer are its last axis.
             begin = partial(follow.start, layer, isinstance(module, nn.Linear))
             stack.callback(module.register_forward_hook(begin).remove)
         stack.enter_context(follow)
@@ -198,7 +205,7 @@ def _run(model: nn.Module, modules: dict[str, nn.Module], images: Tensor, delive
 
 @dataclass(eq=False)
 class _Trail:
-    """Where the maps of one call of one layer have got to."""
+    """The current position of the maps of one call of one layer."""
 
     layer: str
     tensor: Tensor
@@ -211,9 +218,8 @@ class _Trail:
 class _Follow(TorchFunctionMode):
     """Follows the outputs of layers, by identity, through the norm and the activation applied to them.
 
-    The first function that takes a followed tensor and makes another one of it decides: a norm or an activation is
-    gone through, anything else is the end of the trail. The maps are handed over before a function that works in
-    place can touch them.
+    The first function that takes a followed tensor and returns another one decides: a norm or an activation is
+    followed, any other function ends the trail. The maps are handed over before a function changes them in place.
     """
 
     def __init__(self, delivery: _Delivery) -> None:
@@ -223,7 +229,7 @@ class _Follow(TorchFunctionMode):
 
     def start(self, layer: str, channels_last: bool, _module: nn.Module, _inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
-            raise InputError(f"layer '{layer}' gives {type(output).__name__}, not a tensor: leave it out")
+            raise InputError(f"layer '{layer}' returns {type(output).__name__}, not a tensor: leave it out")
         if self.delivery.tap == "convolution":
             self.delivery.hand_over(layer, output, channels_last)
         else:
@@ -270,7 +276,7 @@ class _Follow(TorchFunctionMode):
         if ending or not isinstance(result, Tensor):
             self._hand_over(trail)
         elif name in GATES and result is not trail.tensor:
-            # x * sigmoid(x) is one activation: only what takes the gate next can tell.
+            # x * sigmoid(x) is one activation: the next function that takes the gate decides.
             trail.gate = result
         else:
             trail.tensor, trail.gate, trail.version = result, None, _version(result)
@@ -289,7 +295,7 @@ class _Follow(TorchFunctionMode):
 
 
 def _name(func: Callable[..., Any]) -> str:
-    # torch.ops.aten.relu.default and F.threshold, whose own name is _threshold, are what they are called in torch.
+    # Names as in torch: torch.ops.aten.relu.default, and F.threshold, whose own name is _threshold.
     name = getattr(func, "__name__", "").split(".")[0]
     return name if name.startswith("__") else name.lstrip("_")
 

@@ -29,9 +29,9 @@ def capture_groups(
     """Run the network over the batches and hand the feature maps of coupled groups to a consumer, batch by batch.
 
     Args:
-        model: The network; left as it is.
+        model: The network; it is not changed.
         batches: Images, with or without labels.
-        groups: Whose maps are wanted.
+        groups: The groups whose maps are read.
         tap: Where the maps are read, as in ``capture``.
         consume: Called as ``consume(group, maps, labels)`` once per group and batch. ``maps`` are those of the group's
             only layer, ``(n, C, H, W)``, or those of several side by side, ``(n, C, 1, D)``, in the order of the
@@ -44,6 +44,16 @@ def capture_groups(
 
     Raises:
         InputError: As for ``capture``.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> model, images = zoo.build("digits"), torch.zeros(3, 1, 8, 8)
+        >>> groups = find_groups(model, images).groups[:1]
+        >>> capture_groups(model, [images], groups, "norm", lambda group, maps, labels: print(group, tuple(maps.shape)))
+        features.0 (3, 16, 8, 8)
+        3
     """
     readers: dict[str, list[CoupledGroup]] = {}
     for group in groups:
@@ -74,9 +84,9 @@ def collect_maps(
     """Return the feature maps of coupled groups over all images, and the labels of these images.
 
     Args:
-        model: The network; left as it is.
+        model: The network; it is not changed.
         batches: Images, with or without labels.
-        groups: Whose maps are wanted.
+        groups: The groups whose maps are read.
         tap: Where the maps are read, as in ``capture``.
         device: Where the batches are moved; by default to the network's.
         labelled: Whether labels are read, as in ``capture``.
@@ -108,7 +118,7 @@ def collect_maps(
             labels.append(classes)
 
     capture_groups(model, batches, groups, tap, keep, device=device, labelled=labelled)
-    # Parts are let go of one group after the other, so that at most one group is held twice.
+    # Parts are freed group by group, so that at most one group is in memory twice.
     maps = {name: torch.cat(found.pop(name)) for name in list(found)}
     return maps, torch.cat(labels) if labels else None
 
@@ -121,10 +131,19 @@ def bytes_per_image(
     *,
     device: torch.device | str | None = None,
 ) -> dict[str, int]:
-    """Return by group how many bytes the maps of one image take, from a forward pass of the first two images.
+    """Return the bytes of one image's maps by group, from a forward pass of the first two images.
 
     Raises:
         InputError: As for ``capture``.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> model, images = zoo.build("digits"), torch.zeros(3, 1, 8, 8)
+        >>> groups = find_groups(model, images).groups[:1]
+        >>> bytes_per_image(model, [images], groups, "norm")
+        {'features.0': 4096}
     """
     maps, _ = collect_maps(model, FirstImages(batches, 2), groups, tap, device=device, labelled=False)
     return {name: found[0].numel() * found.element_size() for name, found in maps.items()}
@@ -136,6 +155,16 @@ def weights_of(model: nn.Module, group: CoupledGroup) -> tuple[tuple[Tensor, ...
     Returns:
         One ``(C, ...)`` tensor per convolution or linear layer of the group, and one ``(C,)`` tensor of absolute scales
         per batch norm that has scales.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> model, images = zoo.build("digits"), torch.zeros(3, 1, 8, 8)
+        >>> groups = find_groups(model, images).groups[:1]
+        >>> weights, scales = weights_of(model, groups[0])
+        >>> [tuple(one.shape) for one in weights], [tuple(one.shape) for one in scales]
+        ([(16, 9)], [(16,)])
     """
     weights = [
         weight_rows(module, cast(Tensor, module.weight).detach(), group, layer).flatten(1)
@@ -162,7 +191,18 @@ def shapes_of(model: nn.Module, group: CoupledGroup) -> tuple[tuple[int, ...], .
 
 
 def weight_rows(module: nn.Module, values: Tensor, group: CoupledGroup, layer: str) -> Tensor:
-    """Return ``(C, k, ...)``: the rows of ``values``, of the shape of a layer's weight, of each filter of a group."""
+    """Return ``(C, k, ...)``: the rows of ``values``, of the shape of a layer's weight, of each filter of a group.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> model, images = zoo.build("digits"), torch.zeros(3, 1, 8, 8)
+        >>> groups = find_groups(model, images).groups[:1]
+        >>> layer = model.features[0]
+        >>> tuple(weight_rows(layer, layer.weight, groups[0], "features.0").shape)
+        (16, 1, 1, 3, 3)
+    """
     return _rows(_by_output(module, values), _channels(group, layer))
 
 

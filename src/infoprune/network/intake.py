@@ -1,4 +1,4 @@
-"""Networks that cannot be cut as they are: refused with what to give instead."""
+"""Refuses networks that cannot be cut, and names what to pass instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParalle
 
 
 def check_network(model: nn.Module) -> None:
-    """Refuse a network that cannot be copied and cut, and say which one to give instead.
+    """Refuse a network that cannot be copied and cut, and name the one to pass instead.
 
     Args:
         model: Any network.
@@ -26,7 +26,7 @@ def check_network(model: nn.Module) -> None:
         >>> check_network(nn.DataParallel(nn.Linear(2, 2)))
         Traceback (most recent call last):
             ...
-        infoprune.errors.InputError: a network inside DataParallel cannot be cut: give model.module, and wrap the result
+        infoprune.errors.InputError: a network inside DataParallel cannot be cut: pass model.module, and wrap the result
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"the network must be a torch.nn.Module, not {type(model).__name__}")
@@ -37,7 +37,7 @@ def check_network(model: nn.Module) -> None:
             raise InputError(f"{reason}{place}")
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
-            "a scripted or traced network cannot be cut: give the one it was made from, and script the result"
+            "a scripted or traced network cannot be cut: pass the one it was made from, and script the result"
         )
     if any(nn.parameter.is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
         raise InputError("the network has layers whose sizes are not known yet: run one batch through it first")
@@ -46,10 +46,10 @@ def check_network(model: nn.Module) -> None:
 def _reason(module: nn.Module) -> str:
     kind, home = type(module).__name__, type(module).__module__
     if kind in _PARALLEL:
-        return f"a network inside {kind.lstrip('_')} cannot be cut: give model.module, and wrap the result"
+        return f"a network inside {kind.lstrip('_')} cannot be cut: pass model.module, and wrap the result"
     if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
         return (
-            "a compiled network cannot be cut: give the one before torch.compile or compile(), and compile the result"
+            "a compiled network cannot be cut: pass the one before torch.compile or compile(), and compile the result"
         )
     if home.startswith(_QUANTISED) or any(p.is_quantized for p in module._parameters.values() if p is not None):
         return "a quantised network cannot be cut: prune the one in floating point, then quantise the result"

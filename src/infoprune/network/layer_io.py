@@ -1,7 +1,7 @@
-"""What a layer is fed, what it returns and what is added to that, observed while the network's own forward runs.
+"""Observes the input and output of a layer, and what is added to the output, while the network's own forward runs.
 
-Nothing is read from a layer's attributes: a convolution is taken from the call that the layer's forward really makes,
-with the input (padded, where the forward pads it), stride, padding and dilation of that call.
+A layer's attributes are not used: a convolution is read from the call in the layer's forward, with the input (padded,
+if the forward pads it), stride, padding and dilation of that call.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ class Window:
         padding: Zeros before and after the input.
         dilation: Positions of the input from one tap to the next.
         groups: Groups of channels.
+
+    Example:
+        >>> window = Window(kernel=(3, 3), stride=(2, 2), padding=(1, 1), dilation=(1, 1), groups=1)
+        >>> window.outputs((8, 8))
+        (4, 4)
     """
 
     kernel: tuple[int, ...]
@@ -47,7 +52,7 @@ class Window:
     groups: int
 
     def outputs(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Return the size of the maps that come of maps of some size."""
+        """Return the size of the output maps for input maps of some size."""
         axes = zip(size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
 
@@ -57,14 +62,20 @@ class Reading:
     """One layer in one forward pass.
 
     Args:
-        inputs: ``(n, C, ...)`` of a convolution what it is called with inside the layer's forward, padded where the
-            forward pads; of any other layer what the module takes.
-        result: What the layer returns, after the batch norm that follows it directly, if one does.
-        norm: Name of that batch norm, empty where there is none.
-        added: What is added to ``result`` before anything else happens to it, of its shape: the other branch of a
-            residual block; ``None`` where nothing is.
+        inputs: ``(n, C, ...)`` the input of the convolution inside the layer's forward, padded if the forward pads; for
+            any other layer the input of the module.
+        result: The output of the layer, after the batch norm that follows it directly, if there is one.
+        norm: Name of that batch norm, empty if there is none.
+        added: The tensor of the same shape that is added to ``result`` as the next operation: the other branch of a
+            residual block; ``None`` if there is none.
         window: How a convolution moves over ``inputs``; ``None`` for a linear layer, and where the layer's forward
             does not convolve with the layer's own weight.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+        >>> found = read(net, "0", torch.zeros(2, 1, 8, 8))
+        >>> tuple(found.inputs.shape), tuple(found.result.shape), found.norm
+        ((2, 1, 8, 8), (2, 4, 6, 6), '1')
     """
 
     inputs: Tensor
@@ -76,10 +87,16 @@ class Reading:
 
 @torch.no_grad()
 def read(model: nn.Module, layer: str, images: Tensor) -> Reading:
-    """Run a network in eval mode until something happens to the output of a layer, after its norm.
+    """Run a network in eval mode up to the first operation on the output of a layer, after its norm.
 
     Raises:
         InputError: The layer does not run, or does not take and return one tensor.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+        >>> found = read(net, "0", torch.zeros(2, 1, 8, 8))
+        >>> found.norm, found.window.kernel
+        ('1', (3, 3))
     """
     found: list[Reading] = []
 
@@ -94,7 +111,7 @@ def read(model: nn.Module, layer: str, images: Tensor) -> Reading:
     except _ReadEnoughError:
         pass
     if not found and watch.waiting:
-        # Its output is used by nothing: what it is can still be reported.
+        # No operation uses its output, but it can still be returned.
         found.append(watch.waiting[0].reading())
     if not found:
         raise InputError(f"layer '{layer}' does not run in the network's forward pass")
@@ -103,7 +120,13 @@ def read(model: nn.Module, layer: str, images: Tensor) -> Reading:
 
 @torch.no_grad()
 def calls(model: nn.Module, layers: Iterable[str], images: Tensor) -> list[str]:
-    """Return the layers in the order in which they run, each as often as it does."""
+    """Return the layers in the order in which they run, one entry per run.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+        >>> calls(net, ["1", "0"], torch.zeros(1, 2))
+        ['0', '1']
+    """
     ran: list[str] = []
 
     def noting(layer: str) -> Callable[..., None]:
@@ -118,15 +141,19 @@ def calls(model: nn.Module, layers: Iterable[str], images: Tensor) -> list[str]:
 
 @torch.no_grad()
 def read_all(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str, Reading]:
-    """Return, in the order in which they are used, the layers whose output reaches what the network returns.
+    """Return the readings of layers whose output reaches the output of the network, in the order of their use.
 
-    A layer that runs but does not reach it, such as a head that is computed and not returned, is not among them, nor
-    is one that does not run.
+    Layers that do not run are left out, and so are layers whose output is not used, such as an unused head.
 
     Args:
         model: In eval mode.
         layers: Dotted names; each runs at most once.
-        images: ``(n, ...)`` a few.
+        images: ``(n, ...)`` a few images.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).eval()
+        >>> {layer: tuple(one.result.shape) for layer, one in read_all(net, ["0", "1"], torch.zeros(4, 2)).items()}
+        {'0': (4, 3), '1': (4, 1)}
     """
     reach = _Reach()
     found: dict[str, Reading] = {}
@@ -157,7 +184,13 @@ class _Step:
 
 @dataclass
 class LayerCall:
-    """A layer that has run and whose result nothing has used so far."""
+    """A layer that has run and whose result no operation has used so far.
+
+    Example:
+        >>> call = LayerCall("fc", nn.Linear(2, 1), torch.ones(1, 2), result=torch.zeros(1, 1))
+        >>> call.reading().norm
+        ''
+    """
 
     layer: str
     module: nn.Module
@@ -170,7 +203,7 @@ class LayerCall:
     blank: bool = False
 
     def add(self, made: Tensor, compute: Callable[[Tensor], Tensor]) -> None:
-        """Note that the result so far went on to be another tensor."""
+        """Add a step from the result so far to another tensor."""
         self.steps.append(_Step(weakref.ref(made), compute))
         self.result = made
 
@@ -182,7 +215,7 @@ class LayerCall:
                 yield storage_of(made)
 
     def recompute(self) -> None:
-        """Write what the layer returns with its present weights into the tensors that the network goes on with."""
+        """Write the output of the layer with its present weights into the tensors that the network uses next."""
         value = self.inputs
         for step in self.steps:
             value = step.compute(value)
@@ -192,24 +225,38 @@ class LayerCall:
         self.blank = False
 
     def reading(self) -> Reading:
-        """Return what is known of the layer."""
+        """Return the reading of the layer."""
         assert self.result is not None
         return Reading(self.inputs, self.result, self.norm, self.added, self.window)
 
 
 def storage_of(tensor: Tensor) -> int:
-    """Return a number that tensors share which lie in the same memory; 0 for those without plain memory."""
+    """Return a number that identifies the memory of a tensor; 0 for tensors without plain memory.
+
+    Example:
+        >>> tensor = torch.zeros(2, 3)
+        >>> storage_of(tensor) == storage_of(tensor[0])
+        True
+    """
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else 0
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows what chosen layers return, through their norms, until something uses it.
+    """Follows the outputs of chosen layers, through their norms, up to the first operation that uses them.
 
     Args:
         model: In eval mode.
         layers: Dotted names of the layers to follow; each runs at most once.
         found: Called before the operation that uses a result.
         blank: Do not compute the results: they are computed with the weights that the layer has after ``found``.
+
+    Example:
+        >>> net, layers = nn.Sequential(nn.Linear(2, 3), nn.ReLU()).eval(), []
+        >>> watch = Watch(net, ["0"], lambda layer, reading: layers.append(layer))
+        >>> with torch.no_grad(), watch.hooks(), watch:
+        ...     watch.finish(net(torch.zeros(1, 2)))
+        >>> layers
+        ['0']
     """
 
     def __init__(
@@ -232,7 +279,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._fresh: set[int] = set()
 
     def hooks(self) -> ExitStack:
-        """Return what removes the hooks that are registered here."""
+        """Register the hooks, and return the stack that removes them."""
         stack = ExitStack()
         for layer in self.layers:
             module = self.model.get_submodule(layer)
@@ -245,7 +292,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return stack
 
     def finish(self, output: Any) -> None:
-        """Report the layers whose results the network itself returns."""
+        """Report the layers whose results are returned by the network."""
         returned = {storage_of(one) for one in tensors_in(output)}
         self._report([call for call in self.waiting if returned & set(call.holds())])
 
@@ -262,7 +309,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if self._is_own_convolution(func, args):
             if self.waiting:
-                # Nothing need stand between two convolutions: the first is used by the second.
+                # A convolution may directly follow another one and use its result.
                 self._before(func, args, kwargs)
             output: Any = self._convolve(func, args)
         elif self.norming is not None:
@@ -277,7 +324,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
     def _note(self, func: Any, output: Any) -> None:
-        """Remember what the forward pass has made itself; weights and what else a view may be of are not its own."""
+        """Record tensors made by the forward pass; weights and views of other tensors are not among them."""
         borrowed = func._schema.is_mutable or _is_view(func)
         for tensor in output if isinstance(output, (tuple, list)) else (output,):
             if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
@@ -308,7 +355,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
     def _before(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerCall | None:
-        """Report the layers whose results an operation uses; of a mere copy return whose it is."""
+        """Report the layers whose results an operation uses; for a copy return the call it belongs to."""
         tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         storages = {storage_of(one) for one in tensors}
         written = _written(func, args)
@@ -340,7 +387,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _entering(self, layer: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             if not arguments or not isinstance(arguments[0], Tensor):
-                raise InputError(f"layer '{layer}' is not fed one tensor")
+                raise InputError(f"layer '{layer}' does not receive one tensor")
             self.running = LayerCall(layer, module, arguments[0])
 
         return enter
@@ -369,12 +416,12 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Reach(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Which marked tensors each tensor of a forward pass was computed from, as bits."""
+    """Records as bits which marked tensors each tensor of a forward pass was computed from."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bits: dict[int, int] = {}
-        # What was freed could lend its memory, and its bits, to something else.
+        # A freed tensor could pass its memory, and its bits, to another one.
         self.held: list[Tensor] = []
 
     def mark(self, tensor: Tensor, number: int) -> None:
@@ -402,7 +449,7 @@ class _Reach(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _other(call: LayerCall, args: tuple[Any, ...]) -> Tensor | None:
-    """Return the other summand of an addition to a layer's result, where it is of the same shape."""
+    """Return the other summand of an addition to a layer's result, if it has the same shape."""
     mine = set(call.holds())
     others = [one for one in args[:2] if isinstance(one, Tensor) and storage_of(one) not in mine]
     assert call.result is not None
@@ -411,7 +458,12 @@ def _other(call: LayerCall, args: tuple[Any, ...]) -> Tensor | None:
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
-    """Yield the tensors of whatever a network returns: tensors, containers of them, objects that hold them."""
+    """Yield the tensors in the output of a network: tensors, containers of them, objects that hold them.
+
+    Example:
+        >>> [len(one) for one in tensors_in({"logits": torch.zeros(3), "maps": [torch.zeros(2)]})]
+        [3, 2]
+    """
     if isinstance(output, Tensor):
         yield output
         return
@@ -451,5 +503,11 @@ def _blank_norm(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def is_convolution_without_window(module: nn.Module, reading: Reading) -> bool:
-    """Return whether a convolution's forward does something else than to convolve with the layer's own weight."""
+    """Return whether a convolution's forward does not convolve with the layer's own weight.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3)).eval()
+        >>> is_convolution_without_window(net[0], read(net, "0", torch.zeros(1, 1, 8, 8)))
+        False
+    """
     return isinstance(module, _ConvNd) and reading.window is None

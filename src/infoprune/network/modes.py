@@ -1,4 +1,4 @@
-"""Train and eval mode by the modules' flags alone."""
+"""Train and eval mode, set by the flags of the modules only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from torch import nn
 
 
 def set_training(model: nn.Module, training: bool) -> None:
-    """Set the flag of every module, and nothing else: ``train()`` may be overridden, to fold weights for instance.
+    """Set the flags of all modules directly: ``train()`` may be overridden, for example to fold weights.
 
     Args:
         model: The network whose flags are set, in place.
-        training: What they are set to.
+        training: The new value.
+
+    Example:
+        >>> network = nn.Sequential(nn.Dropout())
+        >>> set_training(network, False)
+        >>> network[0].training
+        False
     """
     for module in model.modules():
         module.training = training
@@ -21,7 +27,7 @@ def set_training(model: nn.Module, training: bool) -> None:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Run a network in eval mode for a while; afterwards the flag of every module is what it was.
+    """Run a network in eval mode for the length of a ``with`` block; the flags are restored afterwards.
 
     Example:
         >>> network = nn.Sequential(nn.Dropout()).train()

@@ -1,4 +1,4 @@
-"""Operations of PyTorch by name, by what they do to channels."""
+"""Names of PyTorch operations, grouped by their effect on channels."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ CONVOLUTIONS = frozenset(
     }
 )
 CONVOLUTION_CALLS = frozenset({"conv1d", "conv2d", "conv3d"})
-# Functions that give channel i from channel i, with values of its own for each channel.
+# Functions that compute channel i from channel i, with parameters per channel.
 NORM_CALLS = frozenset({"batch_norm", "instance_norm", "prelu"})
-# What takes values out of tensors, where channels cannot be followed.
+# Operations that return plain Python values, where channels cannot be followed.
 READS = frozenset({"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__"})
-# Operations at each place, which need no mention when something goes wrong.
+# Elementwise operations and the like, which error messages do not mention.
 USUAL = frozenset(
     {
         *("relu", "relu_", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardtanh"),

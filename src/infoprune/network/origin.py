@@ -1,4 +1,4 @@
-"""Where a network comes from: enough to build it again from nothing but a file of weights."""
+"""The origin of a network: what is needed to build it again from a file of weights."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from infoprune.errors import InputError
 from infoprune.plan import Plan
 
 _ATTRIBUTE = "_infoprune_origin"
-# What was cut from a network of which nothing else is known.
+# The cuts of a network whose architecture is not known.
 _CUT = "_infoprune_cut"
-# Values of one image that a file may ask for: 4,096 x 4,096 pixels of 4 channels.
+# Largest number of values of one image that a file may name: 4,096 x 4,096 pixels of 4 channels.
 _LARGEST_IMAGE = 2**26
 _LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How a network is built, and what was cut from it since.
+    """How a network is built, and all cuts made to it.
 
     Args:
         architecture: A zoo name, ``timm:NAME`` or ``torchvision:NAME``, which a checkpoint is built from. Any other
             text, such as ``package.module:function``, is information: loading never looks it up.
         input_shape: ``(C, H, W)`` of one image.
         arguments: JSON values passed to the architecture's function.
-        preprocessing: What the weights want of their images, where it is known.
+        preprocessing: The preprocessing that the weights expect, if known.
         plan: Every cut made so far, in the indices of the uncut network.
+
+    Example:
+        >>> Origin("digits", (1, 8, 8)).to_dict()["architecture"]
+        'digits'
     """
 
     architecture: str
@@ -61,7 +65,7 @@ class Origin:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Origin:
-        """Read an origin from JSON values; entries that are not an origin's are left to others.
+        """Read an origin from JSON values; entries that do not belong to an origin are ignored.
 
         Raises:
             InputError: The values are not an origin.
@@ -81,23 +85,41 @@ class Origin:
 
 
 def set_origin(model: nn.Module, origin: Origin) -> nn.Module:
-    """Note on a network where it comes from; copies of the network carry the note along. Returns the network."""
+    """Note its origin on a network and return the network; copies of the network keep the note.
+
+    Example:
+        >>> origin_of(set_origin(nn.Linear(2, 2), Origin("my.linear", (2, 1, 1)))).architecture
+        'my.linear'
+    """
     object.__setattr__(model, _ATTRIBUTE, origin)
     return model
 
 
 def origin_of(model: nn.Module) -> Origin | None:
-    """Return where a network comes from, ``None`` for one that infoprune did not build."""
+    """Return the origin of a network, ``None`` for one that infoprune did not build.
+
+    Example:
+        >>> network = set_origin(nn.Linear(2, 2), Origin("my.linear", (2, 1, 1)))
+        >>> origin_of(network).architecture, origin_of(nn.Linear(2, 2))
+        ('my.linear', None)
+    """
     return getattr(model, _ATTRIBUTE, None)
 
 
 def note_cut(pruned: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
-    """Note on a pruned network what was cut from which one, whoever built it. Returns the pruned network.
+    """Note a cut on a pruned network and return it; earlier cuts of the original are kept.
 
     Args:
         pruned: The smaller network.
-        model: The network that the plan was carried out on.
-        plan: What was cut.
+        model: The network that the plan was applied to.
+        plan: The cut.
+
+    Example:
+        >>> from infoprune.plan import LayerDecision
+        >>> plan = Plan({"0": LayerDecision("0", 4, kept=(0, 2))})
+        >>> whole, small = nn.Sequential(nn.Linear(2, 4)), nn.Sequential(nn.Linear(2, 2))
+        >>> plan_of(note_cut(small, whole, plan)).kept
+        {'0': (0, 2)}
     """
     origin = origin_of(model)
     if origin is not None:
@@ -108,7 +130,13 @@ def note_cut(pruned: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def carry_notes(copy: nn.Module, model: nn.Module) -> nn.Module:
-    """Note on a network of the same shape what is noted on another one. Returns the first."""
+    """Copy the notes of a network to another one of the same shape, and return the latter.
+
+    Example:
+        >>> network = set_origin(nn.Linear(2, 2), Origin("my.linear", (2, 1, 1)))
+        >>> origin_of(carry_notes(nn.Linear(2, 2), network)).architecture
+        'my.linear'
+    """
     for attribute in (_ATTRIBUTE, _CUT):
         if hasattr(model, attribute):
             object.__setattr__(copy, attribute, getattr(model, attribute))
@@ -116,6 +144,11 @@ def carry_notes(copy: nn.Module, model: nn.Module) -> nn.Module:
 
 
 def plan_of(model: nn.Module) -> Plan | None:
-    """Return every cut that is noted on a network, in the indices of the uncut one; ``None`` where there is none."""
+    """Return every cut that is noted on a network, in the indices of the uncut one; ``None`` where there is none.
+
+    Example:
+        >>> plan_of(nn.Linear(2, 2)) is None
+        True
+    """
     origin = origin_of(model)
     return getattr(model, _CUT, None) if origin is None else origin.plan

@@ -1,4 +1,4 @@
-"""Channels that go, layer by layer: cut out of a network, or held at zero in it."""
+"""Removed channels, layer by layer: cut out of a network, or held at zero in it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ Place = tuple[str, Side] | tuple[Stored, Literal["stored"]]
 """A side of a layer, or a value that is stored outside any layer."""
 
 Removal = Mapping[Place, Sequence[int]]
-"""By layer and side, the indices that go along that side, all in the numbering of the uncut network."""
+"""By layer and side, the removed indices along that side, in the numbering of the uncut network."""
 
 
 def cut(model: nn.Module, removal: Removal) -> None:
-    """Cut channels out of a network, in place; torch-pruning's functions do the cutting, once per layer and side.
+    """Cut channels out of a network, in place, with torch-pruning's functions, once per layer and side.
 
-    ``requires_grad`` of each parameter, and the order in which its values lie in memory, stay as they were.
+    ``requires_grad`` and memory format of each parameter are kept.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+        >>> cut(net, {("0", "out"): [1, 3], ("2", "in"): [1, 3]})
+        >>> net[0].out_channels, net[2].in_channels
+        (2, 2)
     """
     modules = dict(model.named_modules())
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
@@ -46,7 +52,18 @@ def cut(model: nn.Module, removal: Removal) -> None:
 
 @contextmanager
 def cut_for_a_while(model: nn.Module, removal: Removal, computed: Mapping[str, Computed]) -> Iterator[nn.Module]:
-    """Cut a network in place, layers with a computed weight being plain, and put everything back afterwards."""
+    """Cut a network in place for the length of a ``with`` block, and restore it afterwards.
+
+    Layers with a computed weight become plain layers meanwhile.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+        >>> with cut_for_a_while(net, {("0", "out"): [1, 3], ("2", "in"): [1, 3]}, {}) as small:
+        ...     small[0].out_channels
+        2
+        >>> net[0].out_channels
+        4
+    """
     touched = {place for (place, _), channels in removal.items() if channels}
     plain = {str(name) for name in touched if name in computed}
     parents = {name.rpartition(".")[0] for name in plain}
@@ -66,7 +83,7 @@ def cut_for_a_while(model: nn.Module, removal: Removal, computed: Mapping[str, C
 
 
 def _state(module: nn.Module) -> dict[str, Any]:
-    """Return what a module holds; cutting replaces its values and changes none of them."""
+    """Return the attributes of a module; cutting replaces these values and does not change them."""
     kept = dict(vars(module))
     for name in ("_parameters", "_buffers", "_modules"):
         kept[name] = dict(kept[name])
@@ -81,11 +98,18 @@ def _layout(tensor: Tensor) -> torch.memory_format:
 
 
 def hold_at_zero(model: nn.Module, removal: Removal) -> list[RemovableHandle]:
-    """Hook a network so that the given channels are zero wherever they leave or enter a layer; return the hooks."""
+    """Hook a network so that the channels are zero wherever they leave or enter a layer; return the hooks.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3))
+        >>> hooks = hold_at_zero(net, {("0", "out"): [1]})
+        >>> net(torch.ones(1, 1, 3, 3))[0, 1].item()
+        0.0
+    """
     modules = dict(model.named_modules())
     handles = []
     for (layer, side), channels in removal.items():
-        # What leaves a layer at zero needs nothing stored with it: whatever is added is held at zero where it is read.
+        # Stored values need no hook: what is added to these channels is held at zero at the input of the next layer.
         if not channels or isinstance(layer, Stored):
             continue
         module = modules[layer]
@@ -102,7 +126,7 @@ def _cut_layer(module: nn.Module, side: Side, channels: list[int]) -> None:
         (module.remove_outputs if side == "out" else module.remove_inputs)(channels)
         return
     if isinstance(module, nn.GroupNorm):
-        # Whole groups of channels go, which leaves the others as large as they are.
+        # Only whole groups of channels are removed, so the size of a group does not change.
         module.num_groups -= len(channels) * module.num_groups // module.num_channels
     functions = pruner(module)
     (functions.prune_out_channels if side == "out" else functions.prune_in_channels)(module, channels)

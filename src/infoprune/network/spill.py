@@ -17,12 +17,12 @@ _SMALLEST = 1 << 16
 class Spill:
     """Moves the memory of tensors into files and back, under tensors that stay the same objects.
 
-    Owners take turns in a circle: the one that is put away now is needed last. So the first owners stay in memory up to
-    the limit, and those beyond it are written to files, which moves the fewest bytes.
+    Owners are used in a fixed cyclic order, so the one that is put away now is needed last. The first owners stay in
+    memory up to the limit and the others are written to files. This moves the fewest bytes.
 
     Args:
-        limit: Bytes that stay in memory.
-        directory: Where the files lie; by default a new temporary directory, removed at the end.
+        limit: Bytes that are kept in memory.
+        directory: Parent of the temporary directory for the files, which is removed at the end.
 
     Example:
         >>> import torch
@@ -43,11 +43,11 @@ class Spill:
         self._in_files: dict[str, list[tuple[UntypedStorage, int]]] = {}
 
     def put_away(self, owner: str, tensors: Iterable[Tensor]) -> None:
-        """Let tensors wait until their owner needs them again: in memory where they fit, in a file where not.
+        """Store tensors until their owner needs them again: in memory if they fit, else in a file.
 
         Args:
-            owner: A name that is also that of a file.
-            tensors: All that the owner holds; those that share memory are moved together.
+            owner: Name of the owner, also used as file name.
+            tensors: All tensors of the owner; those that share memory are moved together.
         """
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
         size = sum(storage.nbytes() for storage in storages.values())
@@ -68,7 +68,7 @@ class Spill:
         return self._in_memory.get(owner, 0)
 
     def bring_back(self, owner: str) -> None:
-        """Make the tensors of an owner whole again."""
+        """Restore the tensors of an owner."""
         moved = self._in_files.pop(owner, [])
         if not moved:
             return
@@ -80,7 +80,7 @@ class Spill:
             first += size
 
     def close(self) -> None:
-        """Remove the files; tensors that are still in them stay empty."""
+        """Remove the files; tensors that are still in them remain empty."""
         self._directory.cleanup()
 
     def __enter__(self) -> Spill:

@@ -1,9 +1,8 @@
 """Forward passes of many batches that advance together, layer by layer: every operation runs once.
 
-Each batch has a forward pass of its own, run by a thread that waits wherever a chosen layer's result is about to be
-used. Only one thread runs at a time. What a waiting pass still needs is what its Python frames hold, no more; so
-nothing is computed twice, whatever the network's forward does, and weights may change behind the layer that all passes
-have reached.
+Each batch has its own forward pass, in a thread that waits before the result of a chosen layer is used. Only one
+thread runs at a time. A waiting pass keeps only the tensors that its Python frames hold. Nothing is computed twice, for
+any forward of the network, and weights may change after the layer that all passes have reached.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class ForwardPasses:
     """The forward passes of all batches through one network, each paused at the same layer.
 
     Args:
-        model: In eval mode. Its weights may be changed in place at any time: what comes later is computed with them.
+        model: In eval mode. Its weights may be changed in place at any time: later layers use the new weights.
         layers: Dotted names of the layers to pause at, in the order of ``layer_io.read_all``.
         batches: The images, ``(n, ...)`` each.
         spill: Keeps the feature maps of waiting passes.
@@ -63,13 +62,13 @@ class ForwardPasses:
         self._name = f"passes{id(self)}"
 
     def advance(self, number: int, layer: str) -> Reading:
-        """Let the pass of one batch run to a layer, and return what it reads there.
+        """Run the pass of one batch to a layer, and return the reading there.
 
         Every batch is advanced once to each of the layers, in their order; ``put_away`` is called in between. A batch
         that starts late runs through the layers before with the weights that they have by then.
 
         Raises:
-            InputError: The layers of this batch do not run in the order in which those of others did.
+            InputError: The layers of this batch run in another order than those of other batches.
         """
         waiting = self._passes[number]
         self._spill.bring_back(self._owner(number))
@@ -92,11 +91,11 @@ class ForwardPasses:
         return self._spill.size_of(self._owner(number))
 
     def put_away(self, number: int) -> None:
-        """Say that what was read of a batch is used no more until it is advanced again."""
+        """Mark the reading of a batch as not used until it is advanced again."""
         self._spill.put_away(self._owner(number), self._passes[number].alive())
 
     def before_next(self, change: Change | None) -> None:
-        """Let something change the tensors that each pass waits with, just before it goes on to the next layer."""
+        """Set a function that changes the tensors of each waiting pass before it continues to the next layer."""
         self._changes = change
 
     def close(self) -> None:
@@ -115,14 +114,14 @@ class ForwardPasses:
 
 
 class _ClosedError(BaseException):
-    """The pass is not needed any more; no network's own ``except Exception`` is to catch it."""
+    """The pass is no longer needed; not an ``Exception``, so that the code of a network does not catch it."""
 
 
 class _Pass:
     """One batch's forward pass, in a thread that runs only while ``run`` waits for it."""
 
     def __init__(self, model: nn.Module, layers: Sequence[str], images: Tensor, refitted: bool) -> None:
-        # A network of its own, with the same weights: modules may keep values to themselves from call to call.
+        # A copy with shared weights: modules may store values between calls.
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self.model = copy.deepcopy(model, dict(shared))
         self.images = images
@@ -142,7 +141,7 @@ class _Pass:
         return self._thread.ident is not None
 
     def run(self) -> None:
-        """Go on to the next layer, or to the end."""
+        """Continue to the next layer, or to the end."""
         self.layer, self.reading = "", None
         if self._closed:
             return
@@ -155,7 +154,7 @@ class _Pass:
             raise self._error
 
     def alive(self) -> list[Tensor]:
-        """Return the tensors of this pass that are still needed and are nobody else's."""
+        """Return the tensors that this pass still needs and does not share."""
         return [tensor for tensor in self.watch.alive() if storage_of(tensor) not in self._borrowed]
 
     def close(self) -> None:

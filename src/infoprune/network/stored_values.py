@@ -11,20 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# A module may hold a whole width where the code takes an equal share of it, as ``x.split(self.width // 2, 1)`` does.
+# A module may store a whole width where its code uses an equal share of it, as ``x.split(self.width // 2, 1)`` does.
 _SHARES = (1, 2, 4)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a value is stored that shrinks with channels.
+    """The place of a stored value that shrinks with channels.
 
     Args:
         module: Dotted name of the module that holds it; empty for the network itself.
         attribute: Name of a parameter or buffer, or of an attribute that is an integer or a list of integers.
         axis: Axis of a parameter or buffer along which its channels lie; ``None`` for an integer.
         index: Which integer of a list.
-        share: How many times the number of channels the integer is.
+        share: The integer divided by the number of channels.
+
+    Example:
+        >>> block = nn.Module()
+        >>> block.width = 8
+        >>> Stored("", "width").remove(block, channels=[1, 3])
+        >>> block.width
+        6
     """
 
     module: str
@@ -38,7 +45,7 @@ class Stored:
         return name if self.index is None else f"{name}[{self.index}]"
 
     def remove(self, model: nn.Module, channels: Sequence[int]) -> None:
-        """Take channels away from the value, in place."""
+        """Remove channels from the value, in place."""
         owner = model.get_submodule(self.module)
         if self.axis is None:
             old = getattr(owner, self.attribute)
@@ -64,17 +71,27 @@ class Stored:
 
 
 def holders(names: Mapping[nn.Module, str], value: int | Sequence[int]) -> list[list[Stored]]:
-    """Return the attributes that may be where the running code has taken a size from.
+    """Return the attributes that the running code may have read a size from.
 
-    Looked for are integers and lists of the module whose method runs, among the attributes that the code of this
-    method names. Whether they really are is for the check of the cut network to say.
+    Candidates are integers and lists of integers of the module whose method runs, among the attributes that the code of
+    this method names. The check of the cut network decides whether they are right.
 
     Args:
         names: By module, its dotted name.
         value: A size, or several.
 
     Returns:
-        For each of the sizes, its places; one list for one size.
+        A list of places for each size.
+
+    Example:
+        >>> class Halves(nn.Module):
+        ...     def forward(self, x):
+        ...         self.width
+        ...         return holders({self: "block"}, 4)
+        >>> block = Halves()
+        >>> block.width = 8
+        >>> [[(str(place), place.share) for place in places] for places in block(None)]
+        [[('block.width', 2)]]
     """
     found = _running(names)
     sizes = [value] if isinstance(value, int) else list(value)
@@ -93,14 +110,20 @@ Sizes = Iterator[tuple[int | Sequence[int], list[Tensor]]]
 
 
 def taken_sizes(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], ids: Tensor, moved: list[Tensor]) -> Sizes:
-    """Yield the sizes that an operation was given in numbers of channels, and the channels that each of them counts.
+    """Yield the sizes passed to an operation that are numbers of channels, and the channels that each of them counts.
 
     Args:
         name: The operation.
-        args: What it was given.
-        kwargs: Likewise.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
         ids: The numbers of the channels of its first argument, with length 1 along axes where they are constant.
-        moved: The numbers of what it returned, likewise.
+        moved: The numbers of its outputs, likewise.
+
+    Example:
+        >>> ids = torch.arange(6)[None]
+        >>> found = taken_sizes("split", (None, [2, 4], 1), {}, ids, list(ids.split([2, 4], 1)))
+        >>> [(sizes, len(parts)) for sizes, parts in found]
+        [([2, 4], 2)]
     """
     if name in ("split", "split_with_sizes"):
         sizes = args[1] if len(args) > 1 else next(v for key, v in kwargs.items() if key.startswith("split_size"))
@@ -146,7 +169,7 @@ def _of_narrow(start: Any, length: int, line: Tensor | None, part: Tensor | None
 
 
 def _along(ids: Tensor) -> Tensor | None:
-    """Return the numbers along the one axis where they differ, ``None`` where there are several or none."""
+    """Return the numbers along the one axis where they differ, ``None`` if there are several or none."""
     return ids.flatten() if sum(size > 1 for size in ids.shape) == 1 else None
 
 

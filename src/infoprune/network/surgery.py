@@ -1,4 +1,4 @@
-"""A plan and a network in, a new and really smaller network out."""
+"""Cuts a network by a plan: returns a new network with smaller layers."""
 
 from __future__ import annotations
 
@@ -22,19 +22,28 @@ def apply(
     """Return a copy of the network without the filters that the plan removes.
 
     The copy is an ordinary network of the same classes, with smaller layers, in the same train or eval mode, precision
-    and memory format, and with the same ``requires_grad`` per parameter; the given network is not changed. Layers that
+    and memory format, and with the same ``requires_grad`` per parameter; the network itself is not changed. Layers that
     compute their weight, and are cut, become plain layers with that weight.
 
     Args:
-        plan: What stays. Layers it does not name stay whole.
+        plan: The kept filters. Layers it does not name keep all filters.
         model: The network the plan was made for.
         example: ``(n, ...)`` one batch of inputs, or one of each shape; the values do not matter.
-        groups: What ``find_groups`` found in this network, where it is at hand.
-        check: Test this very plan on copies with randomised norms before it is carried out.
+        groups: What ``find_groups`` returned for this network, if known.
+        check: Test the plan on copies with randomised norms before it is applied.
 
     Raises:
-        InputError: The plan is not for this network, names a layer whose filters cannot be removed, or tears apart
-            filters that can only go together.
+        InputError: The plan is not for this network, names a layer whose filters cannot be removed, or removes only
+            some of the filters that can only be removed together.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+        >>> plan = Plan({"0": LayerDecision("0", 4, kept=(0, 2))})
+        >>> small = apply(plan, net, torch.rand(2, 1, 8, 8))
+        >>> tuple(small[0].weight.shape), tuple(small[2].weight.shape)
+        ((2, 1, 3, 3), (2, 2, 3, 3))
     """
     groups = groups or find_groups(model, example, check=False)
     removal = removal_of(plan, groups, model)
@@ -52,10 +61,18 @@ def apply(
 
 
 def removal_of(plan: Plan, groups: Groups, model: nn.Module) -> Removal:
-    """Return what goes, by layer and side.
+    """Return the channels to remove, by layer and side.
 
     Raises:
         InputError: As for ``apply``.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+        >>> plan = Plan({"0": LayerDecision("0", 4, kept=(0, 2))})
+        >>> removal_of(plan, find_groups(net, torch.rand(2, 1, 8, 8)), net)
+        {('0', 'out'): [1, 3], ('2', 'in'): [1, 3]}
     """
     by_name = groups.by_name()
     removed = {}
@@ -91,7 +108,7 @@ def _check_units(decision: LayerDecision, group: CoupledGroup) -> None:
     for unit in group.units:
         if 0 < len(gone & set(unit)) < len(unit):
             raise InputError(
-                f"layer '{group.name}': filters {', '.join(map(str, unit))} can only go together, "
+                f"layer '{group.name}': filters {', '.join(map(str, unit))} can only be removed together, "
                 f"but the plan keeps some of them"
             )
 
@@ -107,7 +124,7 @@ def _check_widths(removal: Removal, model: nn.Module) -> None:
 
 
 def _check(plan: Plan, model: nn.Module, example: Examples, removal: Removal) -> None:
-    """Refuse the plan when the network it leads to is not the masked one, saying which layer is at fault."""
+    """Raise an error that names the layer, if the cut network differs from the masked one."""
     problem = equivalence.Trial(model, equivalence.batches_of(example)).problem(removal)
     if not problem:
         return

@@ -1,4 +1,4 @@
-"""Where the feature maps of a layer can be read."""
+"""The points at which the feature maps of a layer can be read."""
 
 from __future__ import annotations
 

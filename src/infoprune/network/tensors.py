@@ -1,4 +1,4 @@
-"""The tensors in whatever a network returns."""
+"""The tensors in the output of a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def tensors_in(value: Any) -> list[Tensor]:
     """Return every tensor in a value, in a fixed order: in containers, mappings, dataclasses and plain objects.
 
     Args:
-        value: What a network returns: a tensor, a list, a dict, a dataclass, an object with attributes, or a nest
+        value: The output of a network: a tensor, a list, a dict, a dataclass, an object with attributes, or a nest
             of them.
 
     Example:

@@ -1,4 +1,4 @@
-"""The promise that a cut network computes what the whole one does without the removed filters, tested."""
+"""Tests that a cut network computes the same as the whole one with the removed filters at zero."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from infoprune.plan import Plan
 
 
 class VerificationError(RuntimeError):
-    """A cut network does not compute what the whole one does with the removed filters at zero."""
+    """A cut network computes something else than the whole one with the removed filters at zero.
+
+    Example:
+        >>> issubclass(VerificationError, RuntimeError)
+        True
+    """
 
 
 def verify(
@@ -30,12 +35,12 @@ def verify(
     Neither network is changed: all work is done on copies.
 
     Args:
-        plan: What stays.
+        plan: The kept filters.
         model: The whole network.
         example: ``(n, ...)`` the batch to compare on, or one of each shape.
         pruned: The cut network, with the weights of the whole one; by default the plan is applied here.
         tolerance: Largest difference allowed, relative to the largest absolute output.
-        groups: What ``find_groups`` said of this network, where it is at hand.
+        groups: What ``find_groups`` returned for this network, if known.
 
     Returns:
         The largest absolute difference of any output.
@@ -43,6 +48,15 @@ def verify(
     Raises:
         VerificationError: The difference is above the tolerance, or the cut network does not run.
         InputError: The plan is not for this network.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+        >>> from infoprune.plan import LayerDecision
+        >>> plan = Plan({"0": LayerDecision("0", 4, kept=(0, 2))})
+        >>> verify(plan, net, torch.rand(2, 1, 8, 8)) < 1e-5
+        True
     """
     groups = groups or find_groups(model, example, check=False)
     removal = removal_of(plan, groups, model)
@@ -54,7 +68,7 @@ def verify(
         one = equivalence.placed(one, reference)
         whole = equivalence.outputs(reference, one)
         if not whole:
-            raise InputError("the network returns nothing with a tensor in it: wrap it so that it returns its outputs")
+            raise InputError("the network returns no tensor: wrap it so that it returns its outputs")
         try:
             difference, scale = equivalence.compare(whole, equivalence.outputs(runner, one))
         except Exception as error:

@@ -1,1 +1,1 @@
-"""Least squares of one layer: what criteria and repairs share."""
+"""Least squares for one layer, used by criteria and repairs."""

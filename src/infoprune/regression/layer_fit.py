@@ -1,8 +1,8 @@
-"""One layer fitted by least squares: its ridge chosen on held-out images, its solution written into it and its norm.
+"""Fits one layer by least squares, with the ridge chosen on held-out images, and updates the layer and its norm.
 
 The map from a layer's inputs to its result, its batch norm included, is affine: the weight times the norm's scale, and
-a constant. It is fitted as a whole; the weight divided by the scale becomes the layer's, the constant goes into the
-norm's shift or the layer's bias.
+a constant. This map is fitted as a whole. The fitted weight divided by the scale becomes the weight of the layer; the
+constant is added to the norm's shift or the layer's bias.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from infoprune.regression.products import Products
 RIDGES = (1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 HELD_OUT_EVERY = 5
 _USUAL_RIDGE = 1e-3
-# Positions of an image that are looked at: neighbours know much the same, and other images more. Of ResNet-56 and 500
-# images 64 positions repair as well as 256, and 32 a little worse.
+# Positions sampled from an image: neighbouring positions are similar, so more images add more than more positions. With
+# ResNet-56 and 500 images, 64 positions repair as well as 256, and 32 a little worse.
 POSITIONS = 256
 _ENOUGH_POSITIONS = 64
 _FEWEST_POSITIONS = 16
-# In all images together: of few images more positions are looked at, of very many fewer.
+# Positions in all images together: few images use more positions each, very many images fewer.
 _LEAST_TOGETHER = 1 << 15
 _MOST_TOGETHER = 1 << 19
-# Values of patches worked on at a time: 32 MiB as float32.
+# Values of patches processed at a time: 32 MiB as float32.
 _CHUNK_VALUES = 1 << 23
 # Below this share of the usual scale a norm's own scale is too small to divide by.
 _SMALL_SCALE = 1e-3
@@ -55,8 +55,14 @@ class Site:
         name: Dotted name.
         small: The layer of the network that changes.
         norm: The batch norm that follows it there, if one does.
-        outputs: ``(O,)``, which outputs of the original layer are still there.
+        outputs: ``(O,)``, the kept outputs of the original layer.
         window: How a convolution moves over its inputs; ``None`` for a linear layer.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> site = Site("fc", layer, norm=None, outputs=torch.arange(1), window=None)
+        >>> site.has_constant()
+        True
     """
 
     name: str
@@ -66,17 +72,22 @@ class Site:
     window: Window | None
 
     def has_constant(self) -> bool:
-        """Return whether there is a place for a constant; a new bias would not fit the architecture."""
+        """Return whether the layer or its norm has a bias; a new one would change the architecture."""
         return getattr(self.small, "bias", None) is not None or (self.norm is not None and self.norm.bias is not None)
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a layer should return at some positions: a sum of maps, of which some channels are read.
+    """The targets of a layer at some positions: a sum of maps, or of some of their channels.
 
     Args:
         terms: Maps, with the sign of each and the channels that are read of it, ``None`` for all.
         linear: Whether the channels are the last axis, not the second.
+
+    Example:
+        >>> terms = [(torch.tensor([[3.0, 4.0]]), 1, None), (torch.tensor([[1.0, 1.0]]), -1, None)]
+        >>> Targets(terms, linear=True).whole().tolist()
+        [[2.0, 3.0]]
     """
 
     terms: Sequence[tuple[Tensor, int, Tensor | None]]
@@ -89,7 +100,7 @@ class Targets:
         return maps[0].numel() // maps.shape[-1 if self.linear else 1]
 
     def whole(self) -> Tensor:
-        """Return all of them, in the shape of the maps."""
+        """Return the targets at all positions, in the shape of the maps."""
         axis = -1 if self.linear else 1
         total: Tensor | None = None
         for maps, sign, channels in self.terms:
@@ -99,7 +110,7 @@ class Targets:
         return total
 
     def at(self, places: Tensor | None, images: Tensor) -> Tensor:
-        """Return ``(O, P)`` at some positions of some images."""
+        """Return the targets at some positions of some images, ``(O, P)``."""
         total: Tensor | None = None
         for maps, sign, channels in self.terms:
             rows = maps.reshape(len(maps), -1, maps.shape[-1]).mT if self.linear else maps.flatten(2)
@@ -111,7 +122,7 @@ class Targets:
 
 
 def positions_of(images: int) -> int:
-    """Return how many positions of each image are looked at, of so many images.
+    """Return the number of positions sampled from each image, for a number of images.
 
     Example:
         >>> from infoprune.regression.layer_fit import positions_of
@@ -132,16 +143,25 @@ def add_positions(
     drawn: torch.Generator,
     most: int = POSITIONS,
 ) -> None:
-    """Take some positions of some images into the products of a layer.
+    """Add some positions of some images to the products of a layer.
 
     Args:
-        products: Of the layer.
+        products: The products of the layer.
         window: How the layer moves over its inputs; ``None`` for a linear layer.
-        inputs: ``(n, ...)`` what it is fed.
-        targets: What it should return; ``None`` where only the moments of its inputs are wanted.
-        images: Indices of the images to take.
-        drawn: Draws the positions.
-        most: Positions of an image at most; a few images at a time have the same ones.
+        inputs: ``(n, ...)`` its inputs.
+        targets: Its targets; ``None`` if only the moments of its inputs are needed.
+        images: Indices of the images to add.
+        drawn: Generator that draws the positions.
+        most: Largest number of positions of an image; images of one chunk share the same positions.
+
+    Example:
+        >>> layer = nn.Linear(2, 1).requires_grad_(False)
+        >>> x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+        >>> products = Products(1, 2, 1)
+        >>> targets = Targets([(x[:, :1] + 3, 1, None)], linear=True)
+        >>> add_positions(products, None, x, targets, torch.arange(50), torch.Generator())
+        >>> products.equations().count
+        50
     """
     groups, features, _ = products.shape
     size = max(1, _CHUNK_VALUES // (groups * features * min(_positions(window, inputs), most)))
@@ -161,7 +181,7 @@ def add_positions(
 
 
 def _set_middle(products: Products, window: Window | None, inputs: Tensor) -> None:
-    """Let products be about values near the mean of each channel."""
+    """Centre the products near the mean of each channel."""
     if window is None:
         products.about = inputs.reshape(-1, inputs.shape[-1]).mean(dim=0)[None]
         return
@@ -186,14 +206,25 @@ def best_solution(
     rows: Tensor | None = None,
     near: float = RIDGES[len(RIDGES) // 2],
 ) -> Solution | None:
-    """Return the solution with the ridge that does best on held-out images, ``None`` where the present weights do.
+    """Return the solution with the ridge of the lowest held-out error, ``None`` if the present weights are better.
 
     Args:
         site: The layer.
-        fit: Of the images that fit.
-        held_out: Of those that choose the ridge.
-        rows: Which features of the layer the equations are of, by default all.
-        near: One of ``RIDGES``, the first that is tried.
+        fit: Equations of the fitted images.
+        held_out: Equations of the held-out images, which choose the ridge.
+        rows: The features of the layer that the equations cover, by default all.
+        near: One of ``RIDGES``, tried first.
+
+    Example:
+        >>> layer = nn.Linear(2, 1).requires_grad_(False)
+        >>> x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+        >>> products = Products(1, 2, 1)
+        >>> targets = Targets([(x[:, :1] + 3, 1, None)], linear=True)
+        >>> add_positions(products, None, x, targets, torch.arange(50), torch.Generator())
+        >>> site = Site("fc", layer, norm=None, outputs=torch.arange(1), window=None)
+        >>> found = best_solution(site, products.equations(), products.equations())
+        >>> [round(value, 3) for value in found.constant.flatten().tolist()]
+        [3.0]
     """
     scale, shift = norm_scale_of(site), norm_shift_of(site)
     start = as_matrix(site.small) * scale[:, None, :]
@@ -217,14 +248,18 @@ def best_solution(
 
 
 def downhill(values: Sequence[float], error: Callable[[float], float], first: int | None = None) -> float:
-    """Return the value of the least error that is reached from one of them, going on while it falls.
+    """Return the value with a locally lowest error, searching from one of the values while the error falls.
 
-    Each ridge costs a factorisation; the error has one valley over them, and a few of eight are enough to find it.
+    Each ridge costs a factorisation. The error has one minimum over the ridges, so a few of the eight are tried.
 
     Args:
-        values: In the order of the valley.
-        error: Of one of the values.
-        first: Index of the value to begin with, by default the middle one.
+        values: Sorted values.
+        error: Returns the error of a value.
+        first: Index of the value to start from, by default the middle one.
+
+    Example:
+        >>> downhill([0.1, 1.0, 10.0, 100.0], lambda ridge: abs(ridge - 1.0))
+        1.0
     """
     at = len(values) // 2 if first is None else first
     for step in (-1, 1):
@@ -234,13 +269,26 @@ def downhill(values: Sequence[float], error: Callable[[float], float], first: in
 
 
 def norm_scale_of(site: Site) -> Tensor:
-    """Return what the norm multiplies each output by, ``(g, O)`` float64."""
+    """Return the scale of the norm by output, ``(g, O)`` float64.
+
+    Example:
+        >>> site = Site("conv", nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, eps=0.0), torch.arange(2), window=None)
+        >>> norm_scale_of(site).tolist()
+        [[1.0, 1.0]]
+    """
     ones = torch.ones(len(site.outputs), dtype=torch.float64, device=site.outputs.device)
     return grouped(ones if site.norm is None else norm_scale(site.norm), groups_of(site.small))
 
 
 def norm_shift_of(site: Site) -> Tensor:
-    """Return what norm and bias add to each output together, ``(g, O)`` float64."""
+    """Return the constant that norm and bias together add to each output, ``(g, O)`` float64.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> site = Site("fc", layer, norm=None, outputs=torch.arange(1), window=None)
+        >>> torch.allclose(norm_shift_of(site), layer.bias.double())
+        True
+    """
     bias = getattr(site.small, "bias", None)
     shift = torch.zeros(len(site.outputs), dtype=torch.float64, device=site.outputs.device)
     if bias is not None:
@@ -253,17 +301,31 @@ def norm_shift_of(site: Site) -> Tensor:
 
 
 def norm_scale(norm: _BatchNorm) -> Tensor:
-    """Return what a batch norm in eval mode multiplies each channel by, ``(C,)`` float64."""
+    """Return the scale of a batch norm in eval mode by channel, ``(C,)`` float64.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(1, eps=0.0)
+        >>> norm.running_var = torch.tensor([4.0])
+        >>> norm_scale(norm).tolist()
+        [0.5]
+    """
     assert norm.running_var is not None
     root = (norm.running_var.double() + norm.eps).rsqrt()
     return root if norm.weight is None else root * norm.weight.double()
 
 
 def write_solution(site: Site, found: Solution | None) -> None:
-    """Put a solution into the layer and its norm.
+    """Write a solution into the layer and its norm.
 
     Raises:
-        InputError: It is not finite.
+        InputError: The solution is not finite.
+
+    Example:
+        >>> layer = nn.Linear(2, 1).requires_grad_(False)
+        >>> site = Site("fc", layer, norm=None, outputs=torch.arange(1), window=None)
+        >>> write_solution(site, Solution(torch.ones(1, 2, 1).double(), torch.zeros(1, 1).double()))
+        >>> layer.weight.tolist(), round(layer.bias.item(), 6)
+        ([[1.0, 1.0]], 0.0)
     """
     if found is None:
         return
@@ -285,7 +347,7 @@ def write_solution(site: Site, found: Solution | None) -> None:
 
 
 def _lift_small_scales(norm: _BatchNorm) -> None:
-    """Give outputs that a norm all but switches off the usual scale: their new weights are divided by it."""
+    """Set scales of a norm that are almost zero to the median scale, since the new weights are divided by it."""
     if norm.weight is None:
         return
     scale = norm_scale(norm).abs()

@@ -1,4 +1,4 @@
-"""Normal equations of a linear map, streamed: only second moments are kept, however many images there are."""
+"""Normal equations of a linear map, streamed: only second moments are stored, for any number of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from infoprune.errors import InputError
 
 # Columns of a symmetric product that are multiplied at a time.
 _BLOCK = 128
-# Features from which a ridge is tried with a float32 factorisation and on some of the outputs.
+# From this number of features a ridge is tried with a float32 factorisation and on some of the outputs.
 _MANY = 512
 _SOME_OUTPUTS = 64
 _LEAST_FLOAT32_RIDGE = 1e-5
@@ -25,7 +25,11 @@ class Solution:
     Args:
         weights: ``(g, F, O)`` float64, from F features to O outputs.
         constant: ``(g, O)`` float64, zero where no constant was allowed.
-        ridge: With which it was found.
+        ridge: The ridge of the solution.
+
+    Example:
+        >>> Solution(torch.ones(1, 2, 3), torch.zeros(1, 3), ridge=1e-3).ridge
+        0.001
     """
 
     weights: Tensor
@@ -43,7 +47,7 @@ class NormalEquations:
         features: ``(g, F)``, the sum of x.
         targets: ``(g, O)``, the sum of t.
         squares: ``(g, O)``, the sum of t^2.
-        noise: ``(g,)``, about how far rounding moves the eigenvalues of ``gram``, where products are float32.
+        noise: ``(g,)``, about the change of the eigenvalues of ``gram`` by rounding, where products are float32.
         count: Number of positions.
 
     Example:
@@ -67,7 +71,7 @@ class NormalEquations:
 
     @classmethod
     def of(cls, start: Tensor) -> NormalEquations:
-        """Return the moments of nothing yet, for weights of the shape ``(g, F, O)``."""
+        """Return moments of zero positions, for weights of the shape ``(g, F, O)``."""
         groups, features, outputs = start.shape
 
         def zeros(*shape: int) -> Tensor:
@@ -83,7 +87,7 @@ class NormalEquations:
         )
 
     def add(self, features: Tensor, targets: Tensor) -> None:
-        """Take in ``(g, F, P)`` features and ``(g, O, P)`` targets at P positions, exactly."""
+        """Add ``(g, F, P)`` features and ``(g, O, P)`` targets at P positions, in float64."""
         x, t = features.double(), targets.double()
         self.gram += symmetric_product(x)
         self.cross += x @ t.mT
@@ -110,7 +114,7 @@ class NormalEquations:
         return NormalEquations(gram, cross, self.features[:, rows], self.targets, self.squares, self.noise, self.count)
 
     def of_every(self, step: int) -> NormalEquations:
-        """Return the equations of every so-manieth output alone."""
+        """Return the equations of every ``step``-th output only."""
         cross, targets, squares = self.cross[:, :, ::step], self.targets[:, ::step], self.squares[:, ::step]
         return NormalEquations(self.gram, cross, self.features, targets, squares, self.noise, self.count)
 
@@ -119,35 +123,35 @@ class NormalEquations:
         return (self._centred()[0] if centred else self.gram) / max(1, self.count)
 
     def scale(self) -> Tensor:
-        """Return ``(g, 1, 1)``: the mean variance of the features times their number, to measure a ridge by."""
+        """Return ``(g, 1, 1)``: the mean variance of the features times their number, the unit of a ridge."""
         centred = self.gram.diagonal(dim1=1, dim2=2) - self.features.square() / max(1, self.count)
         return centred.clamp_min(0).mean(dim=1)[:, None, None]
 
     def about(self, start: Tensor, *, constant: bool) -> Problem:
-        """Return the problem of finding weights that are drawn towards given ones.
+        """Return the least squares problem with weights regularised towards a start.
 
         Args:
-            start: ``(g, F, O)``, usually the weights that were left by the cut.
-            constant: Whether there is one.
+            start: ``(g, F, O)``, usually the weights after the cut.
+            constant: Whether a constant is fitted.
         """
         gram, cross = self._centred() if constant else (self.gram, self.cross)
         return Problem(self, start, gram, cross, constant)
 
     def solve(self, start: Tensor, ridge: float, *, constant: bool) -> Solution:
-        """Return the least squares solution, drawn towards given weights: ``about(...).solve(ridge)``."""
+        """Return the least squares solution, regularised towards a start: ``about(...).solve(ridge)``."""
         return self.about(start, constant=constant).solve(ridge)
 
     def error(self, found: Solution) -> float:
         """Return the mean squared error over positions, summed over outputs."""
         w, b = found.weights, found.constant
         total = self.squares - 2 * (w * self.cross).sum(dim=1) + (w * (self.gram @ w)).sum(dim=1)
-        left = self.targets - (w.mT @ self.features[..., None])[..., 0]
-        total = total - 2 * b * left + self.count * b.square()
+        rest = self.targets - (w.mT @ self.features[..., None])[..., 0]
+        total = total - 2 * b * rest + self.count * b.square()
         return float(total.sum()) / max(1, self.count)
 
     def rounding(self) -> Tensor:
         """Return ``(g, 1, 1)``: the least ridge above rounding."""
-        # Centring leaves about this of features that are constant; below it the solution would be noise.
+        # Constant features have about this variance after centring; with a smaller ridge the solution is noise.
         exact = 10 * torch.finfo(self.gram.dtype).eps * self.gram.diagonal(dim1=1, dim2=2).sum(dim=1)
         return (exact + self.noise)[:, None, None]
 
@@ -159,17 +163,24 @@ class NormalEquations:
 
 @dataclass(frozen=True)
 class Problem:
-    """Least squares about given weights: ``||X W + b - T||^2 + ridge * scale * ||W - start||^2``.
+    """Least squares regularised towards a start: ``||X W + b - T||^2 + ridge * scale * ||W - start||^2``.
 
-    The constant b costs nothing. Where the start is a solution already it stays as it is, whatever the ridge; an
-    infinite ridge keeps the start and only finds the constant.
+    The constant b is not regularised. A start that is already a solution is returned for any ridge. An infinite ridge
+    keeps the start and fits the constant only.
 
     Args:
-        equations: Of X and T.
+        equations: Equations of X and T.
         start: ``(g, F, O)``.
         gram: ``(g, F, F)``, about the means where there is a constant.
         cross: ``(g, F, O)``, likewise.
-        constant: Whether there is one.
+        constant: Whether a constant is fitted.
+
+    Example:
+        >>> equations = NormalEquations.of(torch.zeros(1, 1, 1))
+        >>> equations.add(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[3.0, 6.0]]]))
+        >>> problem = equations.about(torch.zeros(1, 1, 1).double(), constant=False)
+        >>> round(problem.solve(0.0).weights.item(), 6)
+        3.0
     """
 
     equations: NormalEquations
@@ -180,7 +191,7 @@ class Problem:
 
     @cached_property
     def right(self) -> Tensor:
-        """``(g, F, O)``: the products of X with what the start leaves of T."""
+        """``(g, F, O)``: the products of X with the residual of the start."""
         return self.cross - self.gram @ self.start
 
     def solve(self, ridge: float, *, roughly: bool = False) -> Solution:
@@ -188,7 +199,7 @@ class Problem:
 
         Args:
             ridge: Infinite for the start itself.
-            roughly: Of many features the matrix may be factorised in float32, where the ridge is large enough for it.
+            roughly: Whether a matrix of many features may be factorised in float32, if the ridge is large enough.
         """
         known, weights = self.equations, self.start
         if ridge < float("inf"):
@@ -201,13 +212,24 @@ class Problem:
 
 
 def every_output_for_trials(equations: NormalEquations) -> int:
-    """Return of every how manieth output a ridge is tried: all of few features, some 64 of many."""
+    """Return the step between the outputs on which a ridge is tried: 1 for few features, about 64 outputs for many.
+
+    Example:
+        >>> equations = NormalEquations.of(torch.zeros(1, 600, 256))
+        >>> every_output_for_trials(equations)
+        4
+    """
     features, outputs = equations.cross.shape[1:]
     return max(1, outputs // _SOME_OUTPUTS) if features >= _MANY else 1
 
 
 def symmetric_product(x: Tensor) -> Tensor:
-    """Return ``(g, F, F)``, x x^T: of wide layers little more than half of it is multiplied."""
+    """Return ``(g, F, F)``, x x^T. For wide layers only little more than half of it is computed.
+
+    Example:
+        >>> symmetric_product(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])).tolist()
+        [[[5.0, 11.0], [11.0, 25.0]]]
+    """
     features = x.shape[1]
     if features <= _BLOCK:
         return x @ x.mT

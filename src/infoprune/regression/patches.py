@@ -1,7 +1,7 @@
-"""What the outputs of a layer are linear in: its patches (im2col), at all or at some positions of its maps.
+"""The features that the outputs of a layer are linear in: its patches (im2col), at all or some positions of its maps.
 
 The features of a layer are ordered by tap first and channel second, ``feature = tap * channels + channel`` within each
-group of channels: so what lies together in channels-last maps is copied together.
+group of channels. Values that are adjacent in channels-last maps are then copied together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from infoprune.network.layer_io import Window
 
-# Below this share of the positions that patches touch, they are picked from the maps as they lie.
+# If the patches touch a smaller share of the positions, they are read from the maps without a change of layout.
 _SPARSE = 0.5
 
 
@@ -29,13 +29,13 @@ def patches(
 ) -> Tensor:
     """Return ``(g, F, P)``: the F features that the outputs of each group of a layer are linear in.
 
-    P positions of all images together, image after image.
+    P counts the positions of all images, image after image.
 
     Args:
         window: How a convolution moves over its inputs, ``None`` for a linear layer.
-        inputs: ``(n, C, ...)`` what the convolution is called with, or ``(n, ..., C)`` what the linear layer takes.
-        places: Indices of the positions of one image that are looked at, by default all.
-        images: Indices of the images that are looked at, by default all.
+        inputs: ``(n, C, ...)`` inputs of the convolution, or ``(n, ..., C)`` inputs of the linear layer.
+        places: Indices of positions of one image, by default all.
+        images: Indices of images, by default all.
         about: ``(C,)`` values to subtract from every channel, also from the zeros around the maps.
 
     Example:
@@ -75,7 +75,7 @@ def _picked(window: Window, inputs: Tensor, places: Tensor, images: Tensor | Non
         picked = picked if inside is None else picked * inside.flatten().to(picked.dtype)
         picked = picked if about is None else picked - about[:, None]
         return picked.reshape(len(some), channels, *at.shape).permute(0, 2, 3, 1).flatten(0, 1)
-    # The last row is what lies around the maps.
+    # The last row is the padding around the maps.
     rows = inputs.new_zeros(count * size + 1, channels)
     rows[:-1].reshape(count, *inputs.shape[2:], channels).copy_(inputs.movedim(1, -1))
     rows = rows if about is None else rows.sub_(about)
@@ -86,7 +86,7 @@ def _picked(window: Window, inputs: Tensor, places: Tensor, images: Tensor | Non
 
 
 def _touched(window: Window, size: Iterable[int], places: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return, ``(P, taps)``, which positions of the input each patch takes, and which of them lie inside it."""
+    """Return, ``(P, taps)``, the input positions of each patch, and which of them lie inside the input."""
     extent = tuple(size)
     kernel = torch.arange(prod(window.kernel), device=places.device)
     taps = torch.unravel_index(kernel, window.kernel)
@@ -102,14 +102,26 @@ def _touched(window: Window, size: Iterable[int], places: Tensor) -> tuple[Tenso
 
 
 def some_positions(positions: int, most: int, drawn: torch.Generator, device: torch.device) -> Tensor | None:
-    """Return at most so many positions of one image, drawn at random and in order; ``None`` for all of them."""
+    """Return up to ``most`` positions of one image, drawn at random and sorted; ``None`` for all of them.
+
+    Example:
+        >>> some_positions(16, 4, torch.Generator().manual_seed(0), torch.device("cpu")).shape
+        torch.Size([4])
+        >>> some_positions(4, 4, torch.Generator(), torch.device("cpu")) is None
+        True
+    """
     if positions <= most:
         return None
     return torch.randperm(positions, generator=drawn)[:most].sort().values.to(device)
 
 
 def as_matrix(layer: nn.Module) -> Tensor:
-    """Return the weight of a convolution or linear layer as ``(g, F, O)`` float64, in the order of ``patches``."""
+    """Return the weight of a convolution or linear layer as ``(g, F, O)`` float64, in the order of ``patches``.
+
+    Example:
+        >>> tuple(as_matrix(nn.Conv2d(4, 8, 3, groups=2)).shape)
+        (2, 18, 4)
+    """
     weight = weight_of(layer).double()
     rows = grouped(weight, groups_of(layer))
     if weight.dim() == 2:
@@ -118,7 +130,13 @@ def as_matrix(layer: nn.Module) -> Tensor:
 
 
 def from_matrix(matrix: Tensor, layer: nn.Module) -> Tensor:
-    """Return ``(g, F, O)`` as a weight of the layer's shape, the inverse of ``as_matrix``."""
+    """Return ``(g, F, O)`` as a weight of the layer's shape, the inverse of ``as_matrix``.
+
+    Example:
+        >>> layer = nn.Conv2d(4, 8, 3, groups=2)
+        >>> torch.equal(from_matrix(as_matrix(layer), layer), layer.weight.double())
+        True
+    """
     weight = weight_of(layer)
     if weight.dim() == 2:
         return matrix.mT.reshape(weight.shape)
@@ -127,7 +145,12 @@ def from_matrix(matrix: Tensor, layer: nn.Module) -> Tensor:
 
 
 def features_of(layer: nn.Module, channels: Iterable[int]) -> Tensor:
-    """Return the features that some inputs of a layer make, group after group: those of each channel together."""
+    """Return the features of some input channels of a layer, group after group, those of each channel together.
+
+    Example:
+        >>> features_of(nn.Conv2d(3, 1, (1, 2)), [1]).tolist()
+        [1, 4]
+    """
     if not isinstance(layer, _ConvNd):
         return torch.tensor(list(channels), dtype=torch.long)
     taps, width = prod(layer.kernel_size), weight_of(layer).shape[1]
@@ -138,17 +161,32 @@ def features_of(layer: nn.Module, channels: Iterable[int]) -> Tensor:
 
 
 def weight_of(layer: nn.Module) -> Tensor:
-    """Return the weight of a layer, without its history."""
+    """Return the weight of a layer, detached.
+
+    Example:
+        >>> weight_of(nn.Linear(2, 1)).requires_grad
+        False
+    """
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight.detach()
 
 
 def groups_of(layer: nn.Module) -> int:
-    """Return the number of groups of channels of a convolution, 1 for a linear layer."""
+    """Return the number of groups of channels of a convolution, 1 for a linear layer.
+
+    Example:
+        >>> groups_of(nn.Conv2d(4, 8, 3, groups=2)), groups_of(nn.Linear(4, 8))
+        (2, 1)
+    """
     return layer.groups if isinstance(layer, _ConvNd) else 1
 
 
 def grouped(rows: Tensor, groups: int) -> Tensor:
-    """Return ``(g, C / g, ...)`` of ``(C, ...)``."""
+    """Reshape ``(C, ...)`` to ``(g, C / g, ...)``.
+
+    Example:
+        >>> grouped(torch.arange(4), 2).tolist()
+        [[0, 1], [2, 3]]
+    """
     return rows.reshape(groups, len(rows) // groups, *rows.shape[1:])

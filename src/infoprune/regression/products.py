@@ -1,7 +1,7 @@
-"""Normal equations gathered from many small batches: products in float32 about the mean, their sums in float64.
+"""Normal equations summed over many small batches: centred products in float32, their sums in float64.
 
-With few features everything is float64. With many, float32 products of values about their mean are wrong by about
-1e-7 of a variance, far less than what so many features are drawn towards the weights after the cut by.
+With few features everything is float64. With many, float32 products of centred values have an error of about 1e-7 of a
+variance, far below the ridge that is used for many features.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from torch import Tensor
 from infoprune.regression.normal_equations import NormalEquations, symmetric_product
 
 FLOAT32_FROM = 128
-# Positions that are multiplied together: fewer products with long rows are faster than many with short ones.
+# Positions multiplied at a time: a few products with long rows are faster than many with short ones.
 _LEAST_POSITIONS = 4096
-# Values that wait to be multiplied.
+# Largest number of values that wait for multiplication.
 _MOST_VALUES = 1 << 24
 
 
@@ -24,8 +24,8 @@ class Products:
     Args:
         groups: g.
         features: F.
-        outputs: O, 0 where only the features matter.
-        device: Where.
+        outputs: O, 0 if only the features are needed.
+        device: Device of the sums.
 
     Example:
         >>> import torch
@@ -48,18 +48,18 @@ class Products:
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, features: Tensor, targets: Tensor) -> None:
-        """Take in P positions.
+        """Add P positions.
 
         Args:
-            features: ``(g, F, P)``, minus ``about`` where that is set.
-            targets: ``(g, O, P)``, minus ``targets_about`` where that is set.
+            features: ``(g, F, P)``, minus ``about`` if it is set.
+            targets: ``(g, O, P)``, minus ``targets_about`` if it is set.
         """
         self._waiting.append((features, targets))
         if sum(one.shape[2] for one, _ in self._waiting) >= self.positions:
             self._multiply()
 
     def equations(self) -> NormalEquations:
-        """Return the normal equations of all that was taken in."""
+        """Return the normal equations of all added positions."""
         self._multiply()
         found = self._sums
         m = torch.zeros_like(found.features) if self.about is None else self.about.double()

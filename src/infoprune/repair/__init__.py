@@ -1,4 +1,4 @@
-"""Closed-form repair of a pruned network: from images without labels, without a gradient; one file per idea."""
+"""Repairs of a pruned network from images without labels; one file per method."""
 
 from infoprune.repair import (  # noqa: F401 - they register
     alternating,

@@ -1,16 +1,16 @@
-"""Two layers with a ReLU between them, fitted in turns: the second by least squares, the first by what it leaves.
+"""Alternating least squares for two consecutive convolutions with a ReLU between them.
 
-After a cut the first layer of such a couple gives the maps that the original gave, as far as they are still there; what
-the narrower couple could do best with is something else. Let E be what is missing of the target behind the second
-layer. The change of the maps between them that would help the most where the ReLU lets it through is ::
+The second layer is refitted by least squares, then the first is updated to reduce the remaining error. Plain least
+squares fits the first layer to the maps of the original; other maps may suit the narrower couple better. Let E be the
+target of the second layer minus its output. This change of the maps between the layers reduces the error the most::
 
     R = (second layer transposed)(E) where the map is positive, 0 elsewhere
 
-and the weights of the first layer that come nearest to giving R on the images are found by least squares. How far to
-go along them has a closed form too, for then the couple is linear: ``a = <E, dy> / <dy, dy>``, with dy what they change
-behind the second layer. From the second round on the direction is conjugate to the one before. There are no labels, no
-learning rate, and nothing is propagated through the network; but it is a step downhill for one couple, with the slope
-of one ReLU, which plain least squares does without.
+A change of the first layer's weights that produces R on the images is found by least squares. With the ReLU pattern
+fixed the couple is linear, so the step size has a closed form: ``a = <E, dy> / <dy, dy>``, where dy is the resulting
+change after the second layer. From the second round on the direction is conjugate to the previous one. The method uses
+no labels, no learning rate and no back-propagation through the network. Unlike plain least squares it does use the
+derivative of one ReLU in each couple.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ from infoprune.repair.combined import normed_if_nearer
 from infoprune.repair.least_squares import MEMORY, Walks, layers_to_refit, refit
 
 ROUNDS = 12
-# Rounds in which held-out images come no nearer, after which a couple is left.
+# Rounds without a lower error on held-out images, after which a couple is finished.
 _PATIENCE = 3
 _RIDGE = 1e-2
-# Positions of the maps of a couple that are held.
+# Positions of the maps of a couple that are kept in memory.
 _POSITIONS = 1 << 19
-# Maps that are held between the layers of a couple, inputs and targets, in bytes.
+# Memory for the maps of a couple, inputs and targets, in bytes.
 _HELD = 1 << 30
 
 
 @dataclass
 class _Maps:
-    """What a layer is fed and what it should give, of the first images, as many as fit and as are of use.
+    """Inputs and targets of a layer for the first images, up to a limit of memory and of positions.
 
-    A few hundred images of a large map have more positions than two small layers have weights: a small map needs more.
+    The limit counts positions: a layer with small maps needs more images than one with large maps.
     """
 
     room: int = _HELD
@@ -70,7 +70,7 @@ class _Maps:
     fed: list[Tensor] = field(default_factory=list)
 
     def __call__(self, reading: Reading, targets: Targets) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         self.fed.append(reading.inputs)
         inputs, wanted = reading.inputs, targets.terms[0][0]
         each = 4 * (inputs[0].numel() + 4 * reading.result[0].numel())
@@ -85,15 +85,28 @@ class _Maps:
 
 @torch.no_grad()
 def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory: int = MEMORY) -> nn.Module:
-    """Return a copy of the pruned network whose layers behind the cut are refitted, couples of layers alternately.
+    """Return a copy of the pruned network whose layers from the first cut on are refitted, couples alternately.
 
     Args:
         pair: The networks and the images, which are read once.
-        progress: Told after every layer.
-        rounds: Times the first layer of a couple is changed at most; every fifth image says which was the best, the
-            plain least squares before the first among them.
-        memory: Bytes of feature maps that stay in memory between layers, more of them are put into files; those of
+        progress: Called after every layer.
+        rounds: Largest number of updates of the first layer of a couple. The round with the lowest error on every
+            fifth image is kept; the plain least squares solution is round 0.
+        memory: Bytes of feature maps that are kept in memory between layers; the rest is written to files. The maps of
             couples take up to 1 GiB more.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> from infoprune.progress import silent
+        >>> alternating(pair, silent, rounds=2).features[0].out_channels == small.features[0].out_channels
+        True
     """
     small = duplicate(pair.small)
     with Walks.of(pair, small, layers_to_refit(pair, small, every=True), memory) as walks:
@@ -113,7 +126,7 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
 
 
 def _improve(walks: Walks, begun: tuple[Site, _Maps], site: Site, maps: _Maps, rounds: int) -> None:
-    """Improve a couple, and let the passes go on with what its first layer now feeds the second."""
+    """Improve a couple, and continue the passes with the new output of its first layer."""
     first, before = begun
     images = min(sum(map(len, before.inputs)), sum(map(len, maps.targets)))
     inputs, targets = (_together(some, images) for some in (before.inputs, maps.targets))
@@ -131,18 +144,18 @@ def _improve(walks: Walks, begun: tuple[Site, _Maps], site: Site, maps: _Maps, r
 
 
 def _together(maps: list[Tensor], images: int) -> Tensor:
-    """Return the maps of the first images, as convolutions are fastest with."""
+    """Return the maps of the first images in the memory format that is fastest for convolutions."""
     return torch.cat(maps)[:images].contiguous(memory_format=torch.channels_last)
 
 
 def _couples(small: nn.Module, sites: Sequence[Site], images: Tensor) -> dict[str, str]:
-    """Return, by second layer, the first one: what it returns is, behind a ReLU, all that the second is fed."""
+    """Return, by second layer, the first one: its output after a ReLU is the whole input of the second."""
     readings = read_all(small, [site.name for site in sites], images)
     found = {}
     for first, second in pairwise(sites):
         if _is_plain(first) and _is_plain(second):
-            given, fed = readings[first.name].result.relu(), readings[second.name].inputs
-            if given.shape == fed.shape and torch.allclose(given, fed):
+            returned, fed = readings[first.name].result.relu(), readings[second.name].inputs
+            if returned.shape == fed.shape and torch.allclose(returned, fed):
                 found[second.name] = first.name
     if found and not _can_be_put_in(small, found, images):
         return {second: first for second, first in found.items() if _can_be_put_in(small, {second: first}, images)}
@@ -154,9 +167,9 @@ def _is_plain(site: Site) -> bool:
 
 
 def _can_be_put_in(small: nn.Module, first_of: dict[str, str], images: Tensor) -> bool:
-    """Return whether a change of first layers is the same as one of the maps that the second layers are fed.
+    """Return whether changing the first layers equals changing the inputs of the second layers.
 
-    It is not where something else uses what a first layer returns, before or after its ReLU, as a copy of its own.
+    It does not where another operation uses its own copy of a first layer's output, before or after the ReLU.
     """
     changed, fed = duplicate(small), {}
     for first in first_of.values():
@@ -253,12 +266,12 @@ def _refit(second: Site, maps: Tensor, targets: Tensor, fits: Tensor) -> None:
 def _step(
     a: _Layer, b: _Layer, inputs: Tensor, missing: Tensor, passes: Tensor, fits: Tensor, descent: _Descent
 ) -> None:
-    """Change the first layer so that as much as can be of what is missing is no longer."""
+    """Update the first layer to reduce the remaining error."""
     wanted = conv2d_input(list(passes.shape), b.weight, missing, **b.places) * passes  # type: ignore[no-untyped-call]
     weight, constant = descent.along(wanted[fits])
     change = F.conv2d(inputs, weight, constant, **a.places) * passes
-    told = F.conv2d(change, b.weight, None, **b.places)
-    size = float((missing * told)[fits].double().sum()) / max(float(told[fits].double().square().sum()), 1e-30)
+    effect = F.conv2d(change, b.weight, None, **b.places)
+    size = float((missing * effect)[fits].double().sum()) / max(float(effect[fits].double().square().sum()), 1e-30)
     scale = norm_scale_of(a.site)[0].to(weight.dtype)
     layer = a.site.small
     assert isinstance(layer, nn.Conv2d)
@@ -297,13 +310,13 @@ class _Solver:
         return torch.cat([cross - mean * self.mean, mean] if self.centred else [cross, torch.zeros_like(mean)], dim=1)
 
     def towards(self, moments: Tensor) -> Tensor:
-        """Return ``(O, F + 1)``: the weights, and the constant at the mean, that come nearest to such products."""
+        """Return ``(O, F + 1)``: the least squares weights, and the constant at the mean, for these moments."""
         return torch.cat([torch.cholesky_solve(moments[:, :-1].mT, self.factor).mT, moments[:, -1:]], dim=1)
 
 
 @dataclass(frozen=True)
 class _Round:
-    """What was wanted in a round, what comes nearest to it, and which way it went; all ``(O, F + 1)``."""
+    """The wanted change in a round, its least squares solution and the direction taken; all ``(O, F + 1)``."""
 
     moments: Tensor
     nearest: Tensor
@@ -318,7 +331,7 @@ class _Descent:
     last: _Round | None = None
 
     def along(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return weights and constants to go along, given the maps that would be wanted."""
+        """Return the direction of weights and constants for a wanted change of the maps."""
         moments = self.solver.moments(wanted)
         nearest = direction = self.solver.towards(moments)
         if self.last is not None:
@@ -342,6 +355,6 @@ register(
     RepairInfo(
         "alternating",
         _repair,
-        "least squares, couples of layers with a ReLU between them in turns; then batch norm likewise",
+        "alternating least squares for couples of convolutions with a ReLU between them, then batch norm if it helps",
     )
 )

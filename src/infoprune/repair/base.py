@@ -1,4 +1,4 @@
-"""What a repair is: a pruned network, the one it was cut from and images in; a better pruned network out."""
+"""The interface of a repair: takes a pruned network, its original and images, and returns a repaired network."""
 
 from __future__ import annotations
 
@@ -25,12 +25,24 @@ class Pair:
     Args:
         original: The whole network, in eval mode.
         small: The pruned network, in eval mode. A repair changes a copy of it.
-        plan: What stayed.
-        groups: What ``find_groups`` said of the original.
-        removal: What went, by layer and side, in the numbering of the original.
+        plan: The kept filters.
+        groups: What ``find_groups`` returned for the original.
+        removal: The removed channels, by layer and side, in the numbering of the original.
         batches: Images, with or without labels, iterable more than once. Labels are not read.
-        options: How it is repaired; a repair reads from them what concerns it.
-        resume: Beside this file a long repair keeps its state, so that it can go on after an interruption.
+        options: Options of the repair; each repair reads those it has.
+        resume: A long repair saves its state beside this file, so that it can be resumed.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> pair.kept("features.0", "out", 16) == list(plan.kept["features.0"])
+        True
     """
 
     original: nn.Module
@@ -43,11 +55,11 @@ class Pair:
     resume: Path | None = None
 
     def images(self) -> Iterator[Tensor]:
-        """Yield the images of every batch, where the networks are and in their precision."""
+        """Yield the images of every batch, on the device and in the precision of the networks."""
         return images_of(self.batches, self.small)
 
     def kept(self, layer: str, side: Side, width: int) -> list[int]:
-        """Return which channels of the original are still there, of so many along one side of a layer."""
+        """Return which of the ``width`` channels of the original on one side of a layer are kept."""
         gone = set(self.removal.get((layer, side), ()))
         return [channel for channel in range(width) if channel not in gone]
 
@@ -57,13 +69,17 @@ Repair = Callable[[Pair, Progress], nn.Module]
 
 @dataclass(frozen=True)
 class RepairInfo:
-    """What is declared of a repair.
+    """Declaration of a repair.
 
     Args:
-        name: The word that selects it.
+        name: The name that selects it.
         function: Returns a repaired copy of ``pair.small``.
         description: One line.
         paper: Where it was published, empty where it is common knowledge or this project's own.
+
+    Example:
+        >>> RepairInfo("none", lambda pair, progress: pair.small, "returns the network unchanged").paper
+        ''
     """
 
     name: str
@@ -80,19 +96,36 @@ def register(info: RepairInfo) -> RepairInfo:
 
     Raises:
         InputError: The name is taken.
+
+    Example:
+        >>> info = register(RepairInfo("none", lambda pair, progress: pair.small, "returns the network unchanged"))
+        >>> find("none") is info
+        True
+        >>> del _REGISTRY["none"]
     """
     return enter(_REGISTRY, "repair", info)
 
 
 def find(name: str) -> RepairInfo:
-    """Return what is declared of the repair of that name.
+    """Return the declaration of a repair by its name.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such repair.
+
+    Example:
+        >>> import infoprune.repair
+        >>> find("merge").paper
+        'arXiv 2010.13160'
     """
     return look_up(_REGISTRY, "repair", name)
 
 
 def all_repairs() -> tuple[RepairInfo, ...]:
-    """Return every registered repair, by name."""
+    """Return every registered repair, by name.
+
+    Example:
+        >>> import infoprune.repair
+        >>> [info.name for info in all_repairs()][:3]
+        ['all', 'alternating', 'bn']
+    """
     return in_order(_REGISTRY)

@@ -1,4 +1,4 @@
-"""Batch norm's statistics counted anew: the pruned network's own means and variances in place of the original's."""
+"""Re-estimated batch-norm statistics: the means and variances of the pruned network replace those of the original."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ class Moments:
         count: Values per channel so far.
         mean: ``(C,)`` float64.
         squares: ``(C,)`` float64, the sum of squared distances from the mean.
+
+    Example:
+        >>> moments = Moments.of(torch.tensor([[[1.0, 3.0]]]))
+        >>> moments.join(Moments.of(torch.tensor([[[5.0, 7.0]]])))
+        >>> moments.count, moments.mean.tolist(), round(moments.squares.item(), 3)
+        (4, [4.0], 20.0)
     """
 
     count: int
@@ -35,8 +41,8 @@ class Moments:
     def of(cls, maps: Tensor) -> Moments:
         """Return the moments of ``(n, C, ...)`` maps.
 
-        Each image's part is summed in float32 or better, the images in float64: a copy of all maps in float64
-        would take most of the time of a pass. What the mean loses on its way into that precision is put back.
+        Sums over one image are float32 or better, sums over images float64: converting all maps to float64 would take
+        most of the time of a pass. The rounding of the mean to float32 is corrected.
         """
         values = maps.detach().reshape(*maps.shape[:2], -1)
         values = values.to(torch.promote_types(values.dtype, torch.float32))
@@ -47,7 +53,7 @@ class Moments:
         return cls(count, mean, distances.square().sum(dim=0) - count * (mean - about).square())
 
     def join(self, other: Moments) -> None:
-        """Take in the moments of further values (Chan, Golub and LeVeque 1983)."""
+        """Add the moments of further values (Chan, Golub and LeVeque 1983)."""
         total = self.count + other.count
         difference = other.mean - self.mean
         self.mean = self.mean + difference * (other.count / total)
@@ -55,7 +61,7 @@ class Moments:
         self.count = total
 
     def write(self, norm: _BatchNorm) -> None:
-        """Make these the statistics that a batch norm normalises with in eval mode."""
+        """Write these as the running statistics of a batch norm."""
         assert norm.running_mean is not None
         assert norm.running_var is not None
         norm.running_mean.copy_(self.mean)
@@ -63,25 +69,35 @@ class Moments:
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """Return the batch norms that hold statistics."""
+    """Return the batch norms that hold statistics.
+
+    Example:
+        >>> len(batch_norms(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))))
+        1
+    """
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 @torch.no_grad()
 def reestimate(model: nn.Module, batches: Batches, progress: Progress = silent) -> nn.Module:
-    """Return a copy of a network whose batch norms hold the statistics of these images.
+    """Return a copy of a network with batch-norm statistics re-estimated on images.
 
     One pass, forward only. Every batch norm normalises with the exact moments, summed in float64, of all images it
-    has met so far, the present batch included; a norm that comes later therefore sees what the norms before it will
-    give, but for the first batches. With all images in one batch there is no such difference at all.
+    has seen so far, the present batch included. Later norms therefore see inputs that differ slightly from the final
+    ones during the first batches. With all images in one batch there is no difference.
 
     Args:
-        model: The network; left as it is. The copy is in the same mode.
+        model: The network; it is not changed. The copy is in the same mode.
         batches: Images, ``(n, C, H, W)``, with or without labels.
-        progress: Told after every batch.
+        progress: Called after every batch.
 
     Raises:
         InputError: There are no images, or a layer's values are not finite.
+
+    Example:
+        >>> norm = reestimate(nn.BatchNorm2d(1).eval(), [torch.full((4, 1, 2, 2), 3.0)])
+        >>> norm.running_mean.item(), norm.running_var.item()
+        (3.0, 0.0)
     """
     fresh = duplicate(model)
     modes = [(module, module.training) for module in fresh.modules()]
@@ -91,7 +107,7 @@ def reestimate(model: nn.Module, batches: Batches, progress: Progress = silent) 
         assert isinstance(norm, _BatchNorm)
         found = Moments.of(arguments[0])
         if not torch.isfinite(found.mean).all():
-            raise InputError("a batch norm meets values that are not finite: weights or images may hold NaN")
+            raise InputError("a batch norm receives values that are not finite: weights or images may hold NaN")
         if norm in seen:
             seen[norm].join(found)
         else:

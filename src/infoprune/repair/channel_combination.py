@@ -1,8 +1,8 @@
-"""What went, told by what stayed: each removed channel as a combination of the kept ones, put into its readers.
+"""Approximates each removed channel by a linear combination of the kept ones, folded into the next layers.
 
-Of the ORIGINAL network's feature maps only the moments of channels are kept, C x C for each layer that lost inputs. A
-removed channel d is replaced by ``sum_p B[d, p] x_p + c[d]`` over the kept channels p, so that a layer that read x has
-the new weight ``W[:, p] + sum_d W[:, d] B[d, p]``, every kernel tap alike, and the constant ``sum_d W[:, d] c[d]``.
+Only the channel moments of the ORIGINAL network's feature maps are stored, C x C for each layer that lost inputs. A
+removed channel d is replaced by ``sum_p B[d, p] x_p + c[d]`` over the kept channels p. The next layer then has the
+weight ``W[:, p] + sum_d W[:, d] B[d, p]``, the same for every kernel tap, and the constant ``sum_d W[:, d] c[d]``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class ChannelMoments:
     Args:
         mean: ``(C,)``.
         gram: ``(C, C)``, the mean of x x^T.
+
+    Example:
+        >>> moments = ChannelMoments(torch.tensor([1.0, 0.0]), torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
+        >>> moments.covariance().tolist()
+        [[1.0, 0.0], [0.0, 3.0]]
     """
 
     mean: Tensor
@@ -51,11 +56,15 @@ class ChannelMoments:
 
 @dataclass(frozen=True)
 class Stand:
-    """What stands in for all C channels, given the P kept ones.
+    """An approximation of all C channels by the P kept ones.
 
     Args:
-        combination: ``(C, P)`` float64; the rows of kept channels are those of the identity, unless all are refitted.
+        combination: ``(C, P)`` float64; if only removed channels are fitted, the rows of kept ones are the identity.
         constant: ``(C,)`` float64.
+
+    Example:
+        >>> Stand(torch.eye(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)).combination.shape
+        torch.Size([2, 2])
     """
 
     combination: Tensor
@@ -63,14 +72,20 @@ class Stand:
 
 
 Rule = Callable[[ChannelMoments, Tensor, Tensor | None], Stand]
-"""From the moments of C channels, the P kept ones, and of each channel the kept one it was paired with, -1 or ``None``
-where there is none."""
+"""Takes the moments of C channels, the indices of the P kept ones and, by channel, the kept one it is paired with
+(-1 for none, ``None`` without pairs)."""
 
 
 def gram_of_kept(moments: ChannelMoments, kept: Tensor, paired: Tensor | None = None) -> Stand:
-    """Return every channel as the combination of the kept ones with the least error, without a constant.
+    """Return every channel as the least squares combination of the kept ones, without a constant.
 
     ``B = G_:P (G_PP + 1e-3 mean(diag G_PP) I)^-1`` (GRAIL, arXiv 2602.23795).
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]]).double()
+        >>> moments = ChannelMoments(x.mean(dim=1), x @ x.T / 3)
+        >>> round(gram_of_kept(moments, torch.tensor([0])).combination[1, 0].item(), 2)
+        2.0
     """
     among = moments.gram[kept][:, kept]
     ridge = RIDGE * among.diagonal().mean().clamp_min(torch.finfo(among.dtype).tiny ** 0.5)
@@ -82,13 +97,19 @@ def gram_of_kept(moments: ChannelMoments, kept: Tensor, paired: Tensor | None = 
 def nearest_kept(moments: ChannelMoments, kept: Tensor, paired: Tensor | None = None) -> Stand:
     """Return every removed channel as ``a x_k + b`` of one kept channel k.
 
-    That is the one it was paired with, where the criterion paired filters, and else the one that explains most of its
-    variance. A constant channel has a = 0 and its value as b; among equals the one with the lowest index is taken.
+    k is the channel it was paired with, where the criterion paired filters, otherwise the one that explains most of its
+    variance (arXiv 2010.13160). A constant channel has a = 0 and its value as b; ties go to the lowest index.
 
     Args:
         moments: Of C channels.
         kept: ``(P,)`` indices.
-        paired: ``(C,)`` of each channel the kept one it was paired with, -1 where there is none.
+        paired: ``(C,)`` by channel, the kept one it was paired with, -1 for none.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0, 3.0], [3.0, 5.0, 7.0]]).double()
+        >>> found = nearest_kept(ChannelMoments(x.mean(dim=1), x @ x.T / 3), torch.tensor([0]))
+        >>> round(found.combination[1, 0].item(), 6), round(found.constant[1].item(), 6)
+        (2.0, 1.0)
     """
     covariance = moments.covariance()
     spread = covariance.diagonal()[kept]
@@ -108,7 +129,21 @@ def nearest_kept(moments: ChannelMoments, kept: Tensor, paired: Tensor | None = 
 
 @torch.no_grad()
 def put_in(pair: Pair, rule: Rule, progress: Progress) -> nn.Module:
-    """Return a copy of the pruned network whose layers that lost inputs make up for them by a rule."""
+    """Return a copy of the pruned network; layers that lost inputs are corrected by a rule.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> from infoprune.progress import silent
+        >>> put_in(pair, nearest_kept, silent).classifier.in_features == small.classifier.in_features
+        True
+    """
     small = duplicate(pair.small)
     readers = _readers(pair)
     moments = _moments(pair, readers, progress)
@@ -120,7 +155,7 @@ def put_in(pair: Pair, rule: Rule, progress: Progress) -> nn.Module:
 
 
 def _paired(pair: Pair) -> dict[str, dict[int, int]]:
-    """Return by reading layer, for inputs that went, the one that their filter was paired with."""
+    """Return by downstream layer, for each removed input, the input of the filter it was paired with."""
     found: dict[str, dict[int, int]] = {}
     for group in pair.groups.groups:
         decision = pair.plan.decisions.get(group.name)
@@ -137,7 +172,7 @@ def _paired(pair: Pair) -> dict[str, dict[int, int]]:
 
 
 def _readers(pair: Pair) -> list[str]:
-    """Return the layers that lost inputs and can make up for it."""
+    """Return the layers that lost inputs and can be corrected."""
     readers = []
     for (layer, side), gone in pair.removal.items():
         if side != "in" or not isinstance(layer, str):
@@ -148,7 +183,7 @@ def _readers(pair: Pair) -> list[str]:
         if isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd):
             readers.append(layer)
         else:
-            warnings.warn(f"layer '{layer}' stays as it was cut: it is a {type(module).__name__}", stacklevel=2)
+            warnings.warn(f"layer '{layer}' is not repaired: it is a {type(module).__name__}", stacklevel=2)
     return readers
 
 
@@ -222,7 +257,7 @@ def _parameter(layer: nn.Module) -> Tensor:
 
 
 def _add_constant(small: nn.Module, layer: str, constant: Tensor, images: Tensor) -> None:
-    """Add a constant to what a layer gives, in its bias or in the norm behind it, where there is either."""
+    """Add a constant to the output of a layer, in its bias or in the batch norm after it, if it has either."""
     bias = small.get_submodule(layer).bias
     if isinstance(bias, Tensor):
         bias.add_(constant)
@@ -241,6 +276,9 @@ def _channels(pair: Pair, progress: Progress) -> nn.Module:
 
 register(
     RepairInfo(
-        "channels", _channels, "each channel as a combination of the kept ones, then batch norm", "arXiv 2602.23795"
+        "channels",
+        _channels,
+        "each removed channel as a linear combination of the kept ones, then batch norm",
+        "arXiv 2602.23795",
     )
 )

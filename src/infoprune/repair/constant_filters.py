@@ -1,8 +1,8 @@
-"""What goes for free: filters that say the same whatever the image, their constant put into what reads them.
+"""Removes filters with constant output and folds the constant into the bias of the next layers.
 
-The step before everything else, at no loss but rounding on the images it was found with (Squeeze-Release, arXiv
-2606.14346, does the same by weights). A filter goes when every layer that reads it is always fed one and the same
-value, and that value is zero or the layer pads nothing, so that the constant is a constant of its output too.
+This step runs before all others. On the images it was found with it changes the outputs by rounding only
+(Squeeze-Release, arXiv 2606.14346, does the same by weights). A filter is removed if every next layer always receives
+the same value from it, and this value is zero or the layer has no padding, so that its effect is constant too.
 """
 
 from __future__ import annotations
@@ -30,12 +30,17 @@ from infoprune.repair.channel_combination import ChannelMoments, Stand, put_in
 
 @dataclass(frozen=True)
 class ConstantRemoval:
-    """A network without the filters that say nothing.
+    """A network without its constant filters.
 
     Args:
-        model: The smaller network; the given one where nothing is free.
-        plan: What stayed.
-        filters: How many filters went, those of coupled layers counted once.
+        model: The smaller network; the original one if it has no constant filters.
+        plan: The kept filters.
+        filters: Number of removed filters, those of coupled layers counted once.
+
+    Example:
+        >>> removal = ConstantRemoval(nn.Conv2d(1, 4, 3), Plan({}), filters=0)
+        >>> removal.budget(Budget(macs=0.4), Cost(100, 10), Cost(80, 10)).macs
+        0.5
     """
 
     model: nn.Module
@@ -43,13 +48,13 @@ class ConstantRemoval:
     filters: int
 
     def budget(self, asked: Budget, whole: Cost, left: Cost) -> Budget:
-        """Return what may remain of the smaller network for a budget that was asked of the whole one.
+        """Return the budget of the smaller network that equals a budget of the whole one.
 
         Args:
-            asked: Shares of the whole network. A share of the latency stays as it is: nobody has measured yet what
-                the free filters took.
+            asked: Shares of the whole network. A share of the latency is not converted, because the latency without
+                the constant filters has not been measured.
             whole: Cost of the whole network.
-            left: Cost of the one without the free filters.
+            left: Cost of the network without the constant filters.
         """
         shares = asked.shares()
         for what in shares.keys() & {"macs", "parameters"}:
@@ -57,10 +62,10 @@ class ConstantRemoval:
         return Budget(**shares)
 
     def then(self, later: Plan) -> Plan:
-        """Return the one plan for the whole network: the free filters first, then those of a plan for the smaller one.
+        """Return one plan for the whole network that removes the constant filters and those of a later plan.
 
-        Scores stay with their filters; the free ones get the least score of their layer, or 0 where that is less, and
-        the last places of its order.
+        Scores stay with their filters. Constant filters get the lowest score of their layer, at most 0, and the last
+        places of its order.
         """
         joined = self.plan.then(later)
         lifted = {name: _lifted(self.plan.decisions.get(name), one) for name, one in later.decisions.items()}
@@ -68,28 +73,28 @@ class ConstantRemoval:
 
 
 def _lifted(first: LayerDecision | None, second: LayerDecision) -> LayerDecision:
-    """Return a decision in the indices of the layer before its free filters went."""
+    """Return a decision in the indices of the layer with its constant filters."""
     if first is None:
         return second
     place, free = first.kept, first.removed
-    told: dict[str, Any] = {}
+    evidence: dict[str, Any] = {}
     if second.scores is not None:
         scores = dict.fromkeys(free, min(0.0, *second.scores)) | dict(zip(place, second.scores, strict=True))
-        told["scores"] = tuple(scores[filter_] for filter_ in range(first.filters))
+        evidence["scores"] = tuple(scores[filter_] for filter_ in range(first.filters))
     if second.order is not None:
-        told["order"] = (*(place[filter_] for filter_ in second.order), *free)
+        evidence["order"] = (*(place[filter_] for filter_ in second.order), *free)
     if second.curve is not None:
-        told["curve"] = (*second.curve, *(second.curve[-1] for _ in free))
+        evidence["curve"] = (*second.curve, *(second.curve[-1] for _ in free))
     if second.partner is not None:
         pairs = {mine: -1 if other < 0 else place[other] for mine, other in zip(place, second.partner, strict=True)}
-        told["partner"] = tuple(pairs.get(filter_, -1) for filter_ in range(first.filters))
+        evidence["partner"] = tuple(pairs.get(filter_, -1) for filter_ in range(first.filters))
     kept = tuple(place[filter_] for filter_ in second.kept)
-    return replace(first, kept=kept, reason=f"{first.reason}; {second.reason}", **told)
+    return replace(first, kept=kept, reason=f"{first.reason}; {second.reason}", **evidence)
 
 
 @dataclass
 class _Range:
-    """Least and largest value of each channel a layer is fed."""
+    """Least and largest value of each input channel of a layer."""
 
     least: Tensor
     largest: Tensor
@@ -101,15 +106,24 @@ class _Range:
 
 @torch.no_grad()
 def remove_constant_filters(model: nn.Module, batches: Batches, *, progress: Progress = silent) -> ConstantRemoval:
-    """Remove every filter that the given images never move, without changing what the network says of them.
+    """Remove every filter whose output is constant on all images, and keep the outputs of the network on them.
 
     Args:
-        model: The trained network; left as it is.
-        batches: Images, with or without labels, iterable more than once. The more, the surer that a filter is dead.
-        progress: Told after every batch.
+        model: The trained network; it is not changed.
+        batches: Images, with or without labels, iterable more than once. With few images a filter may be
+            constant by coincidence.
+        progress: Called after every batch.
 
     Raises:
         InputError: There are no images, or they can be read only once.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+        >>> _ = model[0].weight.data.copy_(torch.tensor([1.0, 0.0, 1.0, 1.0]).reshape(4, 1, 1, 1))
+        >>> found = remove_constant_filters(model, [torch.rand(8, 1, 8, 8)])
+        >>> found.filters, found.model[0].out_channels
+        (1, 3)
     """
     check_repeatable(batches)
     whole = copied(model)
@@ -121,7 +135,7 @@ def remove_constant_filters(model: nn.Module, batches: Batches, *, progress: Pro
         kept = _kept(whole, group, ranges)
         if len(kept) < group.filters:
             gone = group.filters - len(kept)
-            reason = f"{gone} of {group.filters} filters are constant: they go for free"
+            reason = f"{gone} of {group.filters} filters are constant: they are removed without loss"
             decisions[group.name] = LayerDecision(
                 group.name, group.filters, kept, coupled=group.producers[1:], reason=reason
             )
@@ -171,7 +185,7 @@ def _ranges(
 
 
 def _kept(model: nn.Module, group: CoupledGroup, ranges: dict[str, _Range]) -> tuple[int, ...]:
-    """Return the filters that are not free, at least one unit."""
+    """Return the filters that are not constant, at least one unit."""
     readers = [member for member in group.members if member.side == "in"]
     if not readers or any(member.layer not in ranges for member in readers):
         return tuple(range(group.filters))
@@ -190,7 +204,7 @@ def _kept(model: nn.Module, group: CoupledGroup, ranges: dict[str, _Range]) -> t
 
 
 def _silent(reader: nn.Module, found: _Range) -> Tensor:
-    """Return which inputs of a layer are constants that can be put into what it gives."""
+    """Return which inputs of a layer are constants that can be folded into its output."""
     zero = (found.least == 0) & (found.largest == 0)
     if isinstance(reader, nn.Linear):
         takes = reader.bias is not None

@@ -1,10 +1,10 @@
-"""The one repair by gradient: the pruned network is drawn to the original's feature maps and logits, without labels.
+"""The one repair by gradient: label-free distillation of the original's feature maps and logits.
 
-It starts from least squares on a part of the images: what more of them would tell it, the gradient finds. Modules that
-give maps of the same shape in both networks (residual blocks whose stream is whole, stages) are drawn to those of the
-original, first alone, then with the logits. Batch norm keeps its statistics. The weights that come nearest to the
-original on held-out images are kept, those of least squares among them. Where bfloat16 is multiplied natively, it is.
-With a time limit the result depends on how fast the machine is, and is no longer the same every time.
+It starts from least squares on a part of the images. Modules that return maps of the same shape in both networks
+(residual blocks with an uncut residual stream, stages) are trained towards the maps of the original, at first alone,
+then together with the logits. Batch-norm statistics are not changed. The weights with the lowest divergence from the
+original on held-out images are kept; those of least squares are a candidate. bfloat16 is used on devices that multiply
+it natively. With a time limit the result depends on the speed of the machine and is not reproducible.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from infoprune.repair.combined import HeldOut, divergence, normed_if_nearer
 from infoprune.repair.distil_state import DistilState, moments_of, restore_moments
 from infoprune.repair.least_squares import least_squares
 
-# How much of its root mean square a weight changes by in a step at first: what suits a narrow network would tear a wide
-# one, whose weights are smaller, from the solution it starts with.
+# First step size of a weight, relative to its root mean square. An absolute step that suits a narrow network is too
+# large for a wide one, whose weights are smaller.
 LEARNING_RATE = 1e-2
 _LEAST_SIZE = 1e-3
 # Share of the epochs in which feature maps are matched alone.
 _MAPS_ALONE = 0.25
 _BATCH = 128
 _LEAST_SQUARES_IMAGES = 1000
-# Held-out images that say when it was nearest.
+# Held-out images on which the best weights are chosen.
 _CHOOSING = 1000
 
 
@@ -58,15 +58,30 @@ def distil(
     """Return a copy of a pruned network after label-free training towards the original.
 
     Args:
-        pair: The networks and the images; every fifth image is not trained on, and the first thousand of those choose.
-        progress: Told after every step.
-        start: The pruned network to start from; left as it is.
-        epochs: Times all images are seen, at most.
+        pair: The networks and the images; every fifth image is held out, and the first thousand of these choose
+            the best weights.
+        progress: Called after every step.
+        start: The pruned network to start from; it is not changed.
+        epochs: Largest number of passes over the images.
         learning_rate: Of Adam, relative to the root mean square of each weight tensor; it falls along a cosine to zero.
-        seconds: How long it may take. The cosine then ends with the time, if the epochs do not end before. By default
-            all epochs run, however long they take.
-        state: Where the state after every epoch is kept, and what lies there already: without a time limit the result
-            is the same, bit for bit, however often it was interrupted; with one the time that is left is used.
+        seconds: Time limit. The cosine ends with the time limit if the epochs do not end before. By default there is
+            no limit.
+        state: Saves the state after every epoch and holds a state that was saved before. Without a time limit a resumed
+            run ends with the same result, bit for bit; with one it uses the remaining time.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> from infoprune.progress import silent
+        >>> better = distil(pair, silent, start=small, epochs=1)
+        >>> divergence(pair, better) <= divergence(pair, small)
+        True
     """
     with _quickly(pair, start) as (quick, student):
         best = _drawn(quick, student, _Clock(seconds), epochs, learning_rate, progress, state)
@@ -77,10 +92,10 @@ def distil(
 
 @contextmanager
 def _quickly(pair: Pair, start: nn.Module) -> Iterator[tuple[Pair, nn.Module]]:
-    """Give the pair and a copy of ``start`` as they are trained fastest: in the layout and the precision for it."""
+    """Yield the pair and a copy of ``start`` in the memory format and precision that train fastest."""
     device = device_of(start)
     half = multiplies_bfloat16(device)
-    # Autocast would go on with the first copies of weights that change meanwhile.
+    # The cache of autocast would keep outdated copies of the weights.
     with torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False):
         layout = fastest_layout(next(pair.images())[:2], pair.original, start)
         original, student = (laid_out(duplicate(one), layout).eval() for one in (pair.original, start))
@@ -96,7 +111,7 @@ def _drawn(
     progress: Progress,
     state: DistilState | None,
 ) -> dict[str, Tensor]:
-    """Train the student and return its weights where they were nearest to the original."""
+    """Train the student and return its weights with the lowest divergence from the original."""
     modules = _alike(pair, student)
     weights = [p.requires_grad_(True) for p in student.parameters() if p.is_floating_point()]
     optimiser = torch.optim.Adam([{"params": [weight], "size": _size(weight)} for weight in weights])
@@ -134,7 +149,7 @@ def _drawn(
 
 
 def _restored(state: DistilState, student: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Put the student and its optimiser where they were, and return the best weights until then."""
+    """Restore the student and its optimiser, and return the best weights so far."""
     student.load_state_dict(state.parts["weights"])
     restore_moments(optimiser, state.parts["moments"])
     return state.parts["best"]
@@ -157,7 +172,7 @@ def _size(weight: Tensor) -> float:
 
 
 class _Clock:
-    """How much of a training is over: of its steps, or of the time it has, whichever is more."""
+    """Measures the finished share of a training: of its steps or of its time limit, whichever is larger."""
 
     def __init__(self, seconds: float | None) -> None:
         self.begun = time.perf_counter()
@@ -168,15 +183,15 @@ class _Clock:
         return time.perf_counter() - self.begun
 
     def go_on(self, seconds: float) -> None:
-        """Count these seconds, spent before an interruption, as spent."""
+        """Count seconds spent before an interruption."""
         self.begun -= seconds
 
     def keep_free_as_long_as_now(self) -> None:
-        """Keep as much time as was spent so far for the end."""
+        """Reserve the time spent so far for the last evaluation."""
         self.seconds -= self.spent()
 
     def share(self, step: int, steps: int) -> float:
-        """Return the share, 1 at the end, after so many of all steps."""
+        """Return the finished share after ``step`` of ``steps`` steps, 1 at the end."""
         in_time = 1.0 if self.seconds <= 0 else self.spent() / self.seconds
         return min(1.0, max(step / steps, in_time))
 
@@ -187,7 +202,7 @@ def _batches(pair: Pair) -> Iterator[Tensor]:
 
 
 def _alike(pair: Pair, student: nn.Module) -> list[str]:
-    """Return the containers that run and give one tensor of the same shape in both networks."""
+    """Return the containers that run and return one tensor of the same shape in both networks."""
     images = next(pair.images())[:2]
     containers = [name for name, module in student.named_modules() if name and next(module.children(), None)]
     with torch.no_grad(), _outputs(student, containers) as mine, _outputs(pair.original, containers) as theirs:
@@ -218,24 +233,24 @@ def _loss(original: nn.Module, student: nn.Module, modules: list[str], images: T
 
 @contextmanager
 def _outputs(model: nn.Module, modules: list[str]) -> Iterator[dict[str, Tensor]]:
-    given: dict[str, Tensor] = {}
+    returned: dict[str, Tensor] = {}
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.is_floating_point():
-                given[name] = output
+                returned[name] = output
 
         return keep
 
     with ExitStack() as hooks:
         for name in modules:
             hooks.callback(model.get_submodule(name).register_forward_hook(note(name)).remove)
-        yield given
+        yield returned
 
 
 @dataclass(frozen=True)
 class _First:
-    """The first so many images of a pair, iterable more than once."""
+    """The first ``count`` images of a pair, iterable more than once."""
 
     pair: Pair
     count: int

@@ -1,4 +1,4 @@
-"""What the repair ``distil`` needs to go on after an interruption, in a safetensors file."""
+"""The state from which the repair ``distil`` resumes, in a safetensors file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,28 @@ Parts = Mapping[str, Mapping[str, Tensor]]
 
 
 class DistilState:
-    """The start of a distillation and how far it is, kept in a file that is written again after every epoch.
+    """Start and progress of a distillation, in a file that is rewritten after every epoch.
 
     Args:
-        pair: The networks and the images; ``pair.resume`` says beside which file the state lies, ``None`` for nowhere.
-        settings: What else the result follows from, as JSON values.
+        pair: The networks and the images. The state lies beside the file ``pair.resume``; ``None`` saves nothing.
+        settings: Further settings that the result depends on, as JSON values.
 
     Raises:
         InputError: The file is the state of another repair, or cannot be read.
+
+    Example:
+        >>> import infoprune, torch
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> state = DistilState(pair, {"epochs": 1})
+        >>> state.note_start(small.state_dict(), seconds=0.5)
+        >>> state.figures
+        {'seconds before': 0.5}
     """
 
     def __init__(self, pair: Pair, settings: Mapping[str, Any]) -> None:
@@ -46,17 +60,17 @@ class DistilState:
             self._read(self.path)
 
     def note_start(self, weights: Mapping[str, Tensor], seconds: float) -> None:
-        """Keep the weights that the training starts from, and how long they took."""
+        """Save the weights that the training starts from, and the seconds spent on them."""
         self.start = {name: value.detach().cpu().clone() for name, value in weights.items()}
         self.figures = {"seconds before": seconds}
         self._write()
 
     def note(self, parts: Parts, **figures: float) -> None:
-        """Keep tensors by part and name, and figures, as they are after an epoch.
+        """Save tensors by part and name, and figures, after an epoch.
 
         Args:
-            parts: Such as the weights, the best weights and the moments of the optimiser.
-            figures: Such as the number of steps and the seconds spent; they come back exactly.
+            parts: For example the weights, the best weights and the moments of the optimiser.
+            figures: For example the number of steps and the seconds spent; they are restored exactly.
         """
         if self.path is None:
             return
@@ -99,7 +113,15 @@ class DistilState:
 
 
 def remove_state(resume: Path | None) -> None:
-    """Remove the state beside a file, where there is one."""
+    """Remove the state beside a file, if there is one.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "small.safetensors"
+        >>> remove_state(file)
+        >>> file.exists()
+        False
+    """
     path = _beside(resume)
     if path is not None and path.is_file() and _notes(path).get("what") == _MARK:
         path.unlink()
@@ -133,7 +155,16 @@ def _digest(network: nn.Module) -> str:
 
 
 def moments_of(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the tensors of an optimiser's state by the place of their parameter and their name."""
+    """Return the tensors of an optimiser's state, by index of the parameter and name.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> optimiser = torch.optim.Adam(layer.parameters())
+        >>> layer(torch.ones(1, 2)).sum().backward()
+        >>> optimiser.step()
+        >>> sorted(moments_of(optimiser))[:3]
+        ['0/exp_avg', '0/exp_avg_sq', '0/step']
+    """
     places = {
         weight: i for i, weight in enumerate(weight for some in optimiser.param_groups for weight in some["params"])
     }
@@ -146,11 +177,18 @@ def moments_of(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_moments(optimiser: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
-    """Put the tensors of ``moments_of`` back, in the layout of their parameters."""
+    """Restore the tensors of ``moments_of``, in the memory format of their parameters.
+
+    Example:
+        >>> optimiser = torch.optim.Adam(nn.Linear(2, 1, bias=False).parameters())
+        >>> restore_moments(optimiser, {"0/exp_avg": torch.ones(1, 2)})
+        >>> moments_of(optimiser)["0/exp_avg"].tolist()
+        [[1.0, 1.0]]
+    """
     weights = [weight for some in optimiser.param_groups for weight in some["params"]]
     for key, value in moments.items():
         place, name = key.split("/")
         weight = weights[int(place)]
-        # The number of steps is no moment of the weights.
+        # The number of steps is a scalar, not a moment of the weights.
         kept = value.clone() if value.ndim == 0 else torch.empty_like(weight).copy_(value)
         optimiser.state[weight][name] = kept

@@ -1,7 +1,7 @@
 """Model folding: filters of a group are clustered by their weights, and each cluster becomes its mean filter.
 
-The kept filters of the plan are where the clusters start, so that their number is the plan's, but no filter is simply
-thrown away: what read the filters of a cluster reads its mean, with the sum of their weights.
+The clusters start from the kept filters of the plan, so that there is one cluster for each. The next layers read the
+mean of a cluster, with the sum of the weights of its filters (arXiv 2502.10216).
 """
 
 from __future__ import annotations
@@ -35,10 +35,23 @@ class _Fold:
 
 @torch.no_grad()
 def fold(pair: Pair, progress: Progress) -> nn.Module:
-    """Return a network of the shape of the pruned one, whose filters are means of clusters of the original's.
+    """Return a network of the pruned shape whose filters are means of clusters of the original's filters.
 
-    Groups in which several filters can only go together are left as they were cut, and so are groups with layers that
-    are neither convolution, linear nor batch norm.
+    Groups whose filters can only be removed several at a time are not folded, nor are groups with layers other than
+    convolution, linear and batch norm.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> from infoprune.progress import silent
+        >>> fold(pair, silent).features[0].out_channels == small.features[0].out_channels
+        True
     """
     whole = duplicate(pair.original)
     folds = [
@@ -54,7 +67,7 @@ def fold(pair: Pair, progress: Progress) -> nn.Module:
             else:
                 _sum_inputs(layer, member, one)
         progress("folding", done, len(folds))
-    # The means stand at the places of the kept filters: the same cut takes the rest away.
+    # The means are stored at the indices of the kept filters, so the same cut removes the rest.
     cut(whole, pair.removal)
     return whole
 
@@ -74,11 +87,11 @@ def _fold(model: nn.Module, group: CoupledGroup, kept: tuple[int, ...]) -> _Fold
 
 
 def _with_all_clusters(labels: np.ndarray, kept: tuple[int, ...]) -> list[int]:
-    """Give clusters that were left empty their first filter back."""
-    given = [int(label) for label in labels]
-    for label in set(range(len(kept))) - set(given):
-        given[kept[label]] = label
-    return given
+    """Assign to each empty cluster the filter it started from."""
+    assigned = [int(label) for label in labels]
+    for label in set(range(len(kept))) - set(assigned):
+        assigned[kept[label]] = label
+    return assigned
 
 
 def _rows(model: nn.Module, group: CoupledGroup) -> np.ndarray:
@@ -102,7 +115,7 @@ def _of(rows: Tensor, some: tuple[int, ...]) -> Tensor:
 
 
 def _mean_outputs(layer: nn.Module, member: Member, one: _Fold) -> None:
-    """Let each kept filter be the mean of its cluster: weights, biases, and what belongs to its norm."""
+    """Replace each kept filter by the mean of its cluster: weights, biases and norm parameters."""
     for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
         if tensor.dim() == 0:
             continue
@@ -115,7 +128,7 @@ def _mean_outputs(layer: nn.Module, member: Member, one: _Fold) -> None:
 
 
 def _sum_inputs(layer: nn.Module, member: Member, one: _Fold) -> None:
-    """Let what read the filters of a cluster read their mean, with the sum of the weights."""
+    """Replace the weights on the inputs of a cluster by their sum, at the kept filter."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     if isinstance(layer, _ConvNd) and layer.groups > 1:

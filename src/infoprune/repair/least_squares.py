@@ -1,14 +1,14 @@
-"""Least squares for the layers behind a cut: each, front to back, learns to return what the original returned.
+"""Least squares for the layers from the first cut on: each is refitted, front to back, to the output of the original.
 
-Per layer, with X what the PRUNED network feeds it (im2col patches) and T what the ORIGINAL returns there, after the
-batch norm that follows, in a residual block together with the other branch::
+For each layer, X is its input in the PRUNED network (im2col patches). T is its output in the ORIGINAL after the batch
+norm that follows; in a residual block T includes the difference of the other branches::
 
     T = original result + original shortcut - pruned shortcut
     W, b = argmin ||X W + b - T||^2 + ridge ||W - W_cut||^2
 
-W divided by the norm's scale becomes the weight, b goes into the norm's shift or the layer's bias. The ridge is the one
-that does best on every fifth image; the solution is then found from all of them. Both networks run once over the
-images, however many layers there are: all batches wait at a layer until it is fitted.
+W divided by the norm's scale becomes the weight, b is added to the norm's shift or the layer's bias. The ridge is the
+one with the lowest error on every fifth image; the solution is then computed from all images. Both networks run once
+over the images, for any number of layers: all batches wait at a layer until it is fitted.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from infoprune.regression.products import Products
 from infoprune.repair.base import Pair, RepairInfo, register
 
 MEMORY = 2 << 30
-# Values of the images that are run at a time: what a layer makes of them should not leave the processor's cache, and
-# what one batch needs for a while is beside the memory for what all keep.
+# Values of one batch of images: its feature maps should fit the processor's cache. Its temporary memory is needed in
+# addition to the memory for the maps of all batches.
 _BATCH_VALUES = 1 << 20
 # Images that every layer is fitted to at least, however large its maps.
 _FEWEST_IMAGES = 64
@@ -62,12 +62,25 @@ class Walks:
         pair: The networks and the images.
         sites: The layers that are refitted, in the order in which their results are used.
         small: The passes of the copy that is repaired.
-        original: Those of the whole network.
+        original: The passes of the original network.
         sizes: Number of images of each batch.
-        positions: Positions of an image that are looked at.
-        spill: Keeps what waits.
+        positions: Number of positions sampled from an image.
+        spill: Keeps the maps of waiting passes.
         late: Whether batches whose maps do not fit into memory start at a later layer, where maps are smaller: the
-            layers before are fitted to the others.
+            layers before are fitted to the other batches.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> with Walks.of(pair, small, ["features.3"]) as walks:
+        ...     [site.name for site in walks.sites], walks.sizes
+        (['features.3'], (20,))
     """
 
     pair: Pair
@@ -90,9 +103,9 @@ class Walks:
         Args:
             pair: The networks and the images.
             small: The copy that is repaired.
-            layers: Those to refit. A layer whose output is not used, or cannot be followed in both networks, is left
-                as it is; of the latter a warning names the layer.
-            memory: Bytes of feature maps that stay in memory between layers; more of them are put into files.
+            layers: The layers to refit. A layer whose output is not used, or cannot be followed in both networks, is
+                not refitted; in the second case a warning names the layer.
+            memory: Bytes of feature maps that are kept in memory between layers; the rest is written to files.
             late: Whether batches may start at a later layer instead.
         """
         images = _rebatched(pair)
@@ -128,7 +141,7 @@ class Walks:
 
 
 def _rebatched(pair: Pair) -> list[Tensor]:
-    """Return the images in batches of the size that the passes are fastest with."""
+    """Return the images in batches of the size with the fastest passes."""
     found: list[Tensor] = []
     for images in pair.images():
         most = max(1, min(_MOST_IMAGES, _BATCH_VALUES // max(1, images[0].numel())))
@@ -138,13 +151,26 @@ def _rebatched(pair: Pair) -> list[Tensor]:
 
 @torch.no_grad()
 def least_squares(pair: Pair, progress: Progress, *, every: bool = True, memory: int = MEMORY) -> nn.Module:
-    """Return a copy of the pruned network whose layers behind the cut are refitted.
+    """Return a copy of the pruned network whose layers from the first cut on are refitted.
 
     Args:
         pair: The networks and the images, which are read once.
-        progress: Told after every layer.
+        progress: Called after every layer.
         every: Whether all layers from the first cut on are refitted, or only those that lost inputs.
-        memory: Bytes of feature maps that stay in memory between layers; more of them are put into files.
+        memory: Bytes of feature maps that are kept in memory between layers; the rest is written to files.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> from infoprune.progress import silent
+        >>> least_squares(pair, silent).features[0].out_channels == small.features[0].out_channels
+        True
     """
     small = duplicate(pair.small)
     with Walks.of(pair, small, layers_to_refit(pair, small, every), memory, late=True) as walks:
@@ -155,7 +181,23 @@ def least_squares(pair: Pair, progress: Progress, *, every: bool = True, memory:
 
 
 def refit(walks: Walks, site: Site, keep: Callable[[Reading, Targets], None] | None = None) -> None:
-    """Advance to a layer and refit it; the next layer's ridge is looked for near this one's."""
+    """Advance to a layer and refit it. The search for the next layer's ridge starts at this one's.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> before = small.features[3].weight.clone()
+        >>> with torch.no_grad(), Walks.of(pair, small, ["features.3"]) as walks:
+        ...     refit(walks, walks.sites[0])
+        >>> torch.equal(before, small.features[3].weight)
+        False
+    """
     found = best_solution(site, *moments_of(walks, site, keep), near=walks.ridge)
     if found is not None and found.ridge < float("inf"):
         walks.ridge = found.ridge
@@ -163,24 +205,37 @@ def refit(walks: Walks, site: Site, keep: Callable[[Reading, Targets], None] | N
 
 
 def layers_to_refit(pair: Pair, small: nn.Module, every: bool) -> list[str]:
-    """Return the layers to refit, in the order in which they run."""
+    """Return the layers to refit, in the order in which they run.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> layers_to_refit(pair, small, every=False)
+        ['features.3', 'features.7', 'features.10', 'classifier']
+    """
     modules = dict(small.named_modules())
     ran = calls(small, [name for name, module in modules.items() if is_producer(module)], next(pair.images())[:2])
     touched = {layer for (layer, _), gone in pair.removal.items() if gone}
     lost = {layer for (layer, side), gone in pair.removal.items() if gone and side == "in"}
-    behind = ran[next((i for i, layer in enumerate(ran) if layer in touched), len(ran)) :]
+    following = ran[next((i for i, layer in enumerate(ran) if layer in touched), len(ran)) :]
     chosen = []
-    for layer in dict.fromkeys(behind):
+    for layer in dict.fromkeys(following):
         why = _obstacle(modules[layer], ran.count(layer))
         if why and layer in lost:
-            warnings.warn(f"layer '{layer}' stays as it was cut: it {why}", stacklevel=2)
+            warnings.warn(f"layer '{layer}' is not repaired: it {why}", stacklevel=2)
         elif not why and (every or layer in lost):
             chosen.append(layer)
     return chosen
 
 
 def _obstacle(layer: nn.Module, times: int) -> str:
-    """Return why a layer cannot be refitted, in the words of a sentence that begins with the layer, or nothing."""
+    """Return why a layer cannot be refitted, as the end of a sentence that begins with the layer; empty if it can."""
     if times > 1:
         return "runs several times in one forward pass"
     if isinstance(layer, _ConvTransposeNd) or not isinstance(layer, (nn.Linear, _ConvNd)):
@@ -192,10 +247,22 @@ def _obstacle(layer: nn.Module, times: int) -> str:
 
 @torch.no_grad()
 def sites_of(pair: Pair, small: nn.Module, layers: Sequence[str]) -> list[Site]:
-    """Return layers as they are refitted, in the order in which their results are used.
+    """Return the sites of the layers to refit, in the order in which their results are used.
 
-    A layer whose output does not reach what the network returns is none of them; one that cannot be followed in both
-    networks is none of them either, and a warning names it.
+    Layers whose output does not reach the output of the network are left out. So are layers that cannot be followed in
+    both networks; a warning names these.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> [(site.name, site.window.kernel) for site in sites_of(pair, small, ["features.3"])]
+        [('features.3', (3, 3))]
     """
     images = next(pair.images())[:2]
     mine, theirs = read_all(small, layers, images), read_all(pair.original, layers, images)
@@ -206,7 +273,7 @@ def sites_of(pair: Pair, small: nn.Module, layers: Sequence[str]) -> list[Site]:
             if pair.removal.get((layer, "in")):
                 _warn(layer, "its forward does not convolve with its own weight")
         elif layer not in theirs or not _alike(reading, theirs[layer]):
-            _warn(layer, "what follows it could not be followed")
+            _warn(layer, "the operations after it could not be followed")
         else:
             norm = small.get_submodule(reading.norm) if reading.norm else None
             assert norm is None or isinstance(norm, _BatchNorm)
@@ -217,7 +284,7 @@ def sites_of(pair: Pair, small: nn.Module, layers: Sequence[str]) -> list[Site]:
 
 
 def _warn(layer: str, why: str) -> None:
-    warnings.warn(f"layer '{layer}' stays as it was cut: {why}", stacklevel=3)
+    warnings.warn(f"layer '{layer}' is not repaired: {why}", stacklevel=3)
 
 
 def _alike(mine: Reading, theirs: Reading) -> bool:
@@ -228,12 +295,26 @@ def _alike(mine: Reading, theirs: Reading) -> bool:
 def moments_of(
     walks: Walks, site: Site, keep: Callable[[Reading, Targets], None] | None = None
 ) -> tuple[NormalEquations, NormalEquations]:
-    """Return the normal equations of the images that fit and of those that choose the ridge.
+    """Return the normal equations of the fitted images and of the held-out images, which choose the ridge.
 
     Args:
         walks: The networks, which advance to the layer.
         site: The layer.
-        keep: Called batch by batch with what is read of the layer and what it should return.
+        keep: Called with the reading of the layer and its targets for every batch.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> with torch.no_grad(), Walks.of(pair, small, ["classifier"]) as walks:
+        ...     fit, held_out = moments_of(walks, walks.sites[0])
+        >>> fit.count, held_out.count
+        (16, 4)
     """
     groups, features, outputs = as_matrix(site.small).shape
     fit, held_out = (Products(groups, features, outputs, site.outputs.device) for _ in range(2))
@@ -252,7 +333,22 @@ def moments_of(
 
 
 def targets_of(site: Site, mine: Reading, theirs: Reading) -> Targets:
-    """Return what a layer should return: the original's result, and what the other branch of a block lacks."""
+    """Return the targets of a layer: the original's result plus the error of the other branch of its block.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network import coupled_groups, surgery
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> groups = coupled_groups.find_groups(whole, images)
+        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
+        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> with torch.no_grad(), Walks.of(pair, small, ["classifier"]) as walks:
+        ...     mine, theirs = next(walks.towards("classifier"))
+        ...     tuple(targets_of(walks.sites[0], mine, theirs).whole().shape)
+        (20, 10)
+    """
     terms: list[tuple[Tensor, int, Tensor | None]] = [(theirs.result, 1, site.outputs)]
     if theirs.added is not None and mine.added is not None:
         terms += [(theirs.added, 1, site.outputs), (mine.added, -1, None)]
@@ -263,4 +359,6 @@ def _repair(pair: Pair, progress: Progress) -> nn.Module:
     return least_squares(pair, progress)
 
 
-register(RepairInfo("least-squares", _repair, "every layer behind the cut refitted to the original, front to back"))
+register(
+    RepairInfo("least-squares", _repair, "every layer from the first cut on refitted to the original, front to back")
+)

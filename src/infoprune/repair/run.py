@@ -1,4 +1,4 @@
-"""The door to every repair: names and networks in, a repaired network out."""
+"""Runs a repair by name: takes the two networks and images, and returns a repaired network."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def repair(
     progress: Progress = silent,
     **options: Any,
 ) -> nn.Module:
-    """Return a better pruned network of the same shape: closed form, no labels, no gradient.
+    """Return a repaired copy of a pruned network, of the same shape. No labels are used.
 
     Args:
-        small: The pruned network; left as it is.
-        model: The network it was cut from; left as it is.
+        small: The pruned network; it is not changed.
+        model: The network it was cut from; it is not changed.
         batches: Images, ``(n, C, H, W)``, with or without labels (they are not read), iterable more than once.
-        plan: What stayed; by default what is noted on the pruned network.
+        plan: The kept filters; by default the plan that is noted on the pruned network.
         method: A name of ``infoprune.all_repairs()``, or the options of a repair.
-        resume: Beside this file ``distil`` keeps its state, under the same name and ``.distil``: the same call goes on
-            after an interruption. It is removed at the end.
-        progress: Told how far the repair is.
+        resume: ``distil`` saves its state beside this file, under the same name with ``.distil``. The same call resumes
+            from it after an interruption. The state is removed at the end.
+        progress: Called with the progress of the repair.
         options: Further options of the repair, those of ``RepairOptions``: ``method="distil", minutes=2``.
 
     Returns:
@@ -53,12 +53,22 @@ def repair(
     Raises:
         InputError: There is no such method or option, no plan is known, the plan is for another network, or the
             images do not fit.
+
+    Example:
+        >>> import infoprune
+        >>> _ = torch.manual_seed(0)
+        >>> model, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(model, [images], criterion="l1", macs=0.5)
+        >>> small = infoprune.apply(plan, model, images)
+        >>> better = repair(small, model, [images], plan, method="merge")
+        >>> better.features[0].out_channels == small.features[0].out_channels
+        True
     """
     how = repair_options(method, **options)
     if plan is None:
         plan = plan_of(small)
         if plan is None:
-            raise InputError("nothing is noted on the pruned network: give the plan it was cut by")
+            raise InputError("no plan is noted on the pruned network: pass the plan it was cut by")
     check_repeatable(batches)
     images = list(images_of(batches, model))
     groups = find_groups(model, examples_of(images, model))
@@ -78,19 +88,29 @@ def repaired(
     resume: Path | None = None,
     progress: Progress = silent,
 ) -> nn.Module:
-    """Return a better pruned network, as ``repair``, where the groups of the original are known already.
+    """Return a repaired network, as ``repair`` does, when the groups of the original are already known.
 
-    The state beside ``resume`` stays.
+    The state beside ``resume`` is kept.
 
     Raises:
         InputError: As for ``repair``.
+
+    Example:
+        >>> import infoprune
+        >>> _ = torch.manual_seed(0)
+        >>> model, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> groups = find_groups(model, images)
+        >>> plan = infoprune.plan(model, [images], criterion="l1", macs=0.5)
+        >>> small = infoprune.apply(plan, model, images)
+        >>> repaired(small, model, [images], plan, groups, how="bn").training
+        False
     """
     how = repair_options(how)
     check_repeatable(batches)
     removal = surgery.removal_of(plan, groups, model)
     modes = {name: module.training for name, module in small.named_modules()}
     whole = copied(model)
-    # Read and decoded once, however often a repair looks at them.
+    # Read and decoded once, because a repair may iterate several times.
     images = list(images_of(batches, whole))
     pair = Pair(whole, copied(small), plan, groups, removal, images, how, resume)
     with torch.no_grad():
@@ -103,7 +123,7 @@ def repaired(
 
 
 def repair_options(how: str | RepairOptions, **options: Any) -> RepairOptions:
-    """Return the options of a repair that is named, or given whole.
+    """Return the options of a repair from its name, or from other options.
 
     Raises:
         InputError: There is no such repair or option, or a value is of a wrong type or out of range.

@@ -1,1 +1,1 @@
-"""Training and fine-tuning that resume to the same weights."""
+"""Training and fine-tuning; a resumed run ends with the same weights."""

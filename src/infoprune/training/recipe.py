@@ -1,4 +1,4 @@
-"""How a network is trained, as values."""
+"""The settings of a training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides how a network is trained.
+    """All settings of a training.
 
     The schedules of the learning rate: ``one-cycle`` rises linearly over the first ``warmup`` of the steps, then
-    follows a cosine to zero; ``cosine`` has no rise; ``steps`` multiplies the rate by ``step_factor`` at each share of
-    ``step_at``, as in the papers; ``constant`` keeps it.
+    follows a cosine to zero; ``cosine`` has no warm-up; ``steps`` multiplies the rate by ``step_factor`` at each share
+    of ``step_at``, as in the papers; ``constant`` keeps it.
 
     Example:
         >>> Recipe(epochs=2, schedule="constant").rate(0.5)
@@ -85,7 +85,12 @@ mean 'cosine'?
 
 @dataclass(frozen=True)
 class Epoch:
-    """Figures of one epoch: mean training loss (nats), held-out accuracy (percent), wall seconds."""
+    """Figures of one epoch: mean training loss (nats), held-out accuracy (percent), wall seconds.
+
+    Example:
+        >>> Epoch(number=0, loss=2.3, held_out=11.5, seconds=4.2).held_out
+        11.5
+    """
 
     number: int
     loss: float

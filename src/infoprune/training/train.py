@@ -1,4 +1,4 @@
-"""Training by SGD that resumes to the same weights."""
+"""Training by SGD; a resumed training ends with the same weights."""
 
 from __future__ import annotations
 
@@ -35,12 +35,16 @@ OnStep = Callable[[nn.Module, Tensor, Tensor, int], None]
 
 @dataclass(frozen=True)
 class Training:
-    """A trained network and the way there.
+    """A trained network and the figures of its epochs.
 
     Args:
         model: The weights that were best on the held-out images; without held-out images the last ones.
         epochs: Figures of every epoch, those before an interruption included.
         best: Number of the epoch whose weights were kept.
+
+    Example:
+        >>> Training(nn.Linear(2, 2), (Epoch(0, 0.7, 50.0, 1.0),), best=0).epochs[0].loss
+        0.7
     """
 
     model: nn.Module
@@ -66,26 +70,35 @@ def train(
     """Train a copy of a network by SGD and return the weights that did best on held-out images.
 
     Args:
-        model: Gives ``(n, classes)`` logits; left as it is.
+        model: Returns ``(n, classes)`` logits; it is not changed.
         batches: ``(images, labels)`` training batches.
-        held_out: Images that choose the epoch to keep: a part of the training set, never the test set.
+        held_out: Images that choose the epoch to keep: a part of the training set, not the test set.
         recipe: How to train.
         teacher: Network whose soft targets are mixed in with the weight ``recipe.distillation``.
         augmentation: Changes a batch of images at random.
         penalty: Added to the loss of every step, a function of the network, such as
             :func:`infoprune.training.penalties.make_penalty` returns.
         fabric: Devices and precision; by default one device and the recipe's precision.
-        resume: File in which the state after each epoch is kept; where it exists, the training goes on from there and
-            ends with the same weights as one that was never interrupted. The recipe, the network, its preprocessing,
+        resume: File in which the state after each epoch is saved. If it exists, the training resumes from it and ends
+            with the same weights as an uninterrupted one. The recipe, the network, its preprocessing,
             the teacher, the batch size, the numbers of images, worker processes and devices must be the same.
-        progress: Told after every step.
-        on_epoch: Told after every epoch.
-        on_step: Given the network, the images and labels it was just trained on, and the number of the step, after
-            every step; such as an information plane. It changes nothing.
+        progress: Called after every step.
+        on_epoch: Called with the figures of every epoch.
+        on_step: Called after every step with the network, the images and labels of the step, and the number of the
+            step, for example to record an information plane. It must not change the network.
 
     Raises:
         InputError: There are no batches, the network cannot read one of the sizes of the recipe, the loss is no longer
             finite, or ``resume`` belongs to another training.
+
+    Example:
+        >>> from infoprune import zoo
+        >>> _ = torch.manual_seed(0)
+        >>> images, labels = torch.rand(16, 1, 8, 8), torch.arange(16) % 10
+        >>> loader = DataLoader(list(zip(images, labels)), batch_size=8)
+        >>> found = train(zoo.build("digits"), loader, recipe=Recipe(epochs=1), fabric=make_fabric(accelerator="cpu"))
+        >>> len(found.epochs), found.best
+        (1, 0)
     """
     recipe = recipe or Recipe()
     fabric = fabric or make_fabric(precision=recipe.precision)
@@ -119,7 +132,12 @@ def train(
 def make_fabric(
     *, accelerator: str = "auto", devices: int | str = 1, nodes: int = 1, precision: Precision = "auto"
 ) -> Fabric:
-    """Return the Fabric for so many devices on so many machines; ``precision`` as in ``Recipe``."""
+    """Return the Fabric for a number of devices on a number of machines; ``precision`` as in ``Recipe``.
+
+    Example:
+        >>> make_fabric(accelerator="cpu", precision="32-true").device.type
+        'cpu'
+    """
     if precision == "auto":
         device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
         precision = "bf16-mixed" if multiplies_bfloat16(device) else "32-true"
@@ -129,14 +147,21 @@ def make_fabric(
 def conditions_of(
     model: nn.Module, batches: Any, held_out: Any = None, teacher: nn.Module | None = None, fabric: Fabric | None = None
 ) -> dict[str, Any]:
-    """Return what the result of a training follows from, besides the network's weights and the recipe, by name.
+    """Return, by name, what the result of a training depends on besides the weights and the recipe.
 
     Args:
-        model: The network; what it expects of its images is read where it is noted on it.
+        model: The network; its preprocessing is read from its origin, if it has one.
         batches: Training batches.
         held_out: Batches that choose the epoch.
         teacher: Network to distil from.
         fabric: Devices and precision; by default those of one process.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> images, labels = torch.rand(16, 1, 8, 8), torch.arange(16) % 10
+        >>> loader = DataLoader(list(zip(images, labels)), batch_size=8)
+        >>> conditions_of(nn.Linear(2, 2), loader)["number of training images"]
+        16
     """
     origin = origin_of(model)
     preprocessing = None if origin is None else origin.preprocessing
@@ -162,15 +187,22 @@ def _check_can_be_repeated(batches: Any) -> None:
     if getattr(batches, "num_workers", 0) and getattr(batches, "persistent_workers", False):
         raise InputError(
             "a training that can be resumed needs a loader with persistent_workers=False: the random numbers of "
-            "workers that stay from epoch to epoch cannot be repeated"
+            "persistent workers cannot be repeated"
         )
 
 
 def check_sizes(model: nn.Module, batches: Batches, recipe: Recipe | None) -> None:
-    """Refuse sizes that the network cannot read, before the first epoch.
+    """Check before the first epoch that the network can read all image sizes of a recipe.
 
     Raises:
-        InputError: There is such a size.
+        InputError: The network cannot read a size.
+
+    Example:
+        >>> from infoprune import zoo
+        >>> _ = torch.manual_seed(0)
+        >>> images, labels = torch.rand(16, 1, 8, 8), torch.arange(16) % 10
+        >>> loader = DataLoader(list(zip(images, labels)), batch_size=8)
+        >>> check_sizes(zoo.build("digits"), loader, Recipe(sizes=(6, 8)))
     """
     sizes = () if recipe is None else recipe.sizes
     first = next(labelled(batches), None) if sizes else None
@@ -191,7 +223,7 @@ def _layout(fabric: Fabric, batches: Batches, *networks: nn.Module) -> torch.mem
 
 
 def _set_pass(batches: Any, number: int) -> None:
-    """Let a sampler that shuffles for several processes shuffle as in the epoch of that number.
+    """Set the epoch of a sampler that shuffles for several processes.
 
     Fabric counts the passes over its loader by itself, from 0 in every process that starts.
     """
@@ -213,7 +245,7 @@ class _Loop:
     penalty: Penalty | None = None
 
     def run(self, number: int, held_out: Batches | None) -> Epoch:
-        """Train one epoch. All that is random in it follows from the seed and its number, so it can be repeated."""
+        """Train one epoch. Its random numbers depend on the seed and the epoch number only, so it can be repeated."""
         start = time.perf_counter()
         state, steps = self.state, len(self.batches)
         if not steps:
@@ -259,7 +291,7 @@ class _Loop:
             loss = loss + self.penalty(state.plain_model())
         state.fabric.backward(loss)
         if norm := self.recipe.clip:
-            # What is not finite is told by the loss, and in float16 the scaler passes over it.
+            # The loss is checked for values that are not finite; in float16 the scaler skips such steps.
             state.fabric.clip_gradients(state.model, state.optimizer, max_norm=norm, error_if_nonfinite=False)
         state.optimizer.step()
         return float(loss.detach())

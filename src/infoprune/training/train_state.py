@@ -1,4 +1,4 @@
-"""Everything of a training that must survive an interruption."""
+"""The saved state of a training, from which it resumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,15 @@ from infoprune.training.recipe import Epoch, Recipe
 
 
 class TrainState:
-    """Everything that must survive an interruption: weights, momentum, the best weights, the figures so far."""
+    """The saved state of a training: weights, momentum, the best weights and the figures of all epochs so far.
+
+    Example:
+        >>> fabric = Fabric(accelerator="cpu", devices=1)
+        >>> state = TrainState.start(nn.Linear(2, 1), fabric, Recipe(), torch.contiguous_format)
+        >>> state.note(Epoch(0, loss=0.5, held_out=90.0, seconds=1.0))
+        >>> state.best, sorted(state.weights())
+        (0, ['bias', 'weight'])
+    """
 
     def __init__(
         self,
@@ -57,11 +65,11 @@ class TrainState:
         """Return the state before the first step.
 
         Args:
-            model: The network to train; left as it is.
+            model: The network to train; it is not changed.
             fabric: Devices and precision.
             recipe: How to train.
-            layout: How maps lie in memory.
-            conditions: What the result follows from besides, by name, as JSON values.
+            layout: Memory format of the feature maps.
+            conditions: What else the result depends on, by name, as JSON values.
         """
         trained = laid_out(copy.deepcopy(model), layout)
         decayed = [p for p in trained.parameters() if p.ndim > 1 and p.requires_grad]
@@ -86,11 +94,11 @@ class TrainState:
 
     def plain_model(self) -> nn.Module:
         """Return the network without the wrapper of Fabric."""
-        # Fabric wraps it to set the precision.
+        # Fabric wraps the network to set the precision.
         return cast(nn.Module, getattr(self.model, "module", self.model))
 
     def note(self, epoch: Epoch) -> None:
-        """Add an epoch, and keep its weights where they are the best so far on held-out images."""
+        """Add an epoch, and keep its weights if they are the best so far on held-out images."""
         self.epochs.append(epoch)
         best = max((e.held_out or 0.0 for e in self.epochs[:-1]), default=-1.0)
         if epoch.held_out is None or epoch.held_out >= best:
@@ -113,7 +121,7 @@ class TrainState:
         return found
 
     def write(self, path: Path) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state atomically."""
         parts = {"weights": self.weights(), "best": self.best_weights, "momentum": self.momenta()}
         tensors = {f"{part}/{name}": t.contiguous() for part, named in parts.items() for name, t in named.items()}
         notes = {
@@ -125,10 +133,10 @@ class TrainState:
             save_file(tensors, temporary, metadata=notes)
 
     def read(self, path: Path) -> None:
-        """Go on from a state.
+        """Resume from a state.
 
         Raises:
-            InputError: The file is of another training.
+            InputError: The file is the state of another training, or cannot be read.
         """
         check_regular(path)
         try:
