@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from infoprune.version import __version__
 
 if TYPE_CHECKING:
+    from infoprune.automatic.sensitivity import LayerSensitivity, sensitivity
+    from infoprune.automatic.sweep import Point, sweep
     from infoprune.criteria import all_criteria, register_criterion
     from infoprune.cutoff import all_rules, register_rule
     from infoprune.errors import InputError
@@ -42,9 +44,11 @@ __all__ = [
     "InformationPlane",
     "InputError",
     "LayerDecision",
+    "LayerSensitivity",
     "LayerwiseOptions",
     "Origin",
     "Plan",
+    "Point",
     "PruneOptions",
     "PruningSchedule",
     "Recipe",
@@ -67,12 +71,16 @@ __all__ = [
     "repair",
     "reselect",
     "save",
+    "sensitivity",
+    "sweep",
     "train",
     "verify",
 ]
 
 # Where each public name is; a test holds this against the imports above, which are for type checkers.
 _WHERE = {
+    "infoprune.automatic.sensitivity": ("LayerSensitivity", "sensitivity"),
+    "infoprune.automatic.sweep": ("Point", "sweep"),
     "infoprune.criteria": ("all_criteria", "register_criterion"),
     "infoprune.cutoff": ("all_rules", "register_rule"),
     "infoprune.errors": ("InputError",),

@@ -21,6 +21,8 @@ from infoprune.version import __version__
 # Where each command is, and the line that lists it: the first of its docstring, which a test compares.
 COMMANDS = {
     "prune": ("prune:prune", "Remove filters and write the smaller network."),
+    "sensitivity": ("sensitivity:sensitivity", "Prune each layer alone, to see which may lose many filters."),
+    "sweep": ("sweep:sweep", "Prune to several budgets in one run and write one checkpoint for each."),
     "iterate": ("iterate:iterate", "Prune in rounds: score, cut, retrain, until all layers are at their limits."),
     "train": ("training:train", "Train a network, from fresh or given weights."),
     "tune": ("training:tune", "Fine-tune a pruned network, with distillation from the original if given."),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from infoprune.measure.record import MUCH
+
 if TYPE_CHECKING:
+    from infoprune.automatic.sensitivity import LayerSensitivity
     from infoprune.cutoff import Reach
 
 
@@ -57,6 +61,49 @@ def stability_table(record: dict[str, Any]) -> Table | None:
     for layer, found in record["stability"].items():
         tau = f"{found['kendall_tau']:.2f}" if "kendall_tau" in found else ""
         table.add_row(layer, ", ".join(map(str, found["kept"])), f"{found['overlap']:.1%}", tau)
+    return table
+
+
+def sensitivity_table(found: Sequence[LayerSensitivity]) -> Table:
+    """Return the sensitivity of each layer at each ratio.
+
+    Example:
+        >>> from infoprune.automatic.sensitivity import LayerSensitivity
+        >>> sensitivity_table([LayerSensitivity("conv1", 16, 0.5, 0.2, 0.01, 99.0)]).row_count
+        1
+    """
+    classes = all(one.agreement is not None for one in found)
+    unit = "nats" if classes else "relative"
+    table = Table(title="each layer pruned alone and repaired, compared with the original on held-out images")
+    for column in ("layer", "filters", "ratio", "MACs saved", f"divergence ({unit})", "agreement"):
+        table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
+    for one in found:
+        agreement = "" if one.agreement is None else f"{one.agreement:.2f} %"
+        table.add_row(
+            one.layer, str(one.filters), f"{one.ratio:g}", f"{one.macs:.2%}", f"{one.divergence:.4f}", agreement
+        )
+    return table
+
+
+def sweep_table(record: dict[str, Any]) -> Table:
+    """Return the original and the networks of a sweep, the largest first.
+
+    Example:
+        >>> whole = {"macs": 100, "parameters": 10, "accuracy": 99.0}
+        >>> half = {"budget": 0.5, "macs": 50, "parameters": 4, "agreement": 98.0, "accuracy": 97.5}
+        >>> sweep_table({"base": whole, "points": [half]}).row_count
+        2
+    """
+    table = Table(title="one network per budget")
+    for column in ("budget", "MACs", "share", "parameters", "share", "agreement", "test accuracy"):
+        table.add_column(column, justify="right")
+    base = record["base"]
+    for one in ({"budget": 1.0, "agreement": None, **base}, *record["points"]):
+        macs, parameters = (f"{one[name] / base[name]:.2%}" for name in ("macs", "parameters"))
+        agreement = "" if one["agreement"] is None else f"{one['agreement']:.2f} %"
+        style = "bold red" if one["accuracy"] - base["accuracy"] <= -MUCH else None
+        costs = (f"{one['macs']:,}", macs, f"{one['parameters']:,}", parameters)
+        table.add_row(f"{one['budget']:g}", *costs, agreement, f"{one['accuracy']:.2f} %", style=style)
     return table
 
 

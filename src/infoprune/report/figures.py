@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,25 @@ def comparison_figures(runs: Sequence[Run], folder: Path, *, force: bool = False
     return write_drawings({f"accuracy_against_{cost}": _tradeoff(rows, cost) for cost in COSTS}, folder, force, silent)
 
 
+def figure_style() -> AbstractContextManager[None]:
+    """Return a context in which Matplotlib draws in the style of the reports.
+
+    With its fixed salt, and files without a date, the same run writes the same bytes.
+
+    Raises:
+        InputError: Matplotlib is not installed.
+
+    Example:
+        >>> import matplotlib
+        >>> with figure_style():
+        ...     matplotlib.rcParams["font.size"]
+        9.0
+    """
+    style = {"svg.hashsalt": "infoprune", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    context: AbstractContextManager[None] = package("matplotlib").rc_context(style)
+    return context
+
+
 def write_drawings(
     drawings: dict[str, Callable[[Any], None]], folder: Path, force: bool, progress: Progress
 ) -> list[Path]:
@@ -59,14 +79,12 @@ def write_drawings(
     Raises:
         InputError: As in :func:`run_figures`.
     """
-    matplotlib, figure = package("matplotlib"), package("matplotlib.figure")
+    figure = package("matplotlib.figure")
     files = []
     for name in drawings:
         for kind in _FORMATS:
             check_writable(folder / f"{name}.{kind}", force=force)
-    # A fixed salt and no date: the same run gives the same bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "infoprune", "font.size": 9, "axes.spines.top": False,
-                                "axes.spines.right": False}):  # fmt: skip
+    with figure_style():
         for name, draw in drawings.items():
             drawn = figure.Figure(figsize=(5.5, 3.4), layout="constrained")
             draw(drawn.add_subplot())

@@ -1,0 +1,143 @@
+"""Prune a network to several budgets in one run, from files to one checkpoint for each budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from infoprune.automatic.sweep import Point
+from infoprune.automatic.sweep import sweep as sweep_of
+from infoprune.data.batches import example_of
+from infoprune.experiment import images as run_images
+from infoprune.experiment import network as run_network
+from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, NetworkOptions
+from infoprune.experiment.settings import settings_of, write_record
+from infoprune.measure.accuracy import evaluate
+from infoprune.measure.record import Stopwatch
+from infoprune.network import cost
+from infoprune.options import Effort
+from infoprune.progress import Progress, silent
+from infoprune.runs.outputs import Outputs, outputs
+from infoprune.storage import checkpoint
+
+
+def checkpoint_of(folder: Path, share: float) -> Path:
+    """Return the file that a sweep writes for one budget.
+
+    Example:
+        >>> checkpoint_of(Path("small"), 0.9).as_posix()
+        'small/macs-0.9.safetensors'
+    """
+    return folder / f"macs-{share:g}.safetensors"
+
+
+def sweep(
+    network: NetworkOptions,
+    images: DataOptions,
+    macs: Sequence[float],
+    out_dir: Path,
+    *,
+    effort: Effort = "normal",
+    layers: tuple[str, ...] = (),
+    skip: tuple[str, ...] = (),
+    record_out: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Prune a network to several budgets of MACs and write one checkpoint for each.
+
+    Each network is cut from the repaired one before it. The files are written together: all of them or none.
+
+    Args:
+        network: Which network.
+        images: Which images. The calibration images choose filters and repair, without labels; the test images measure.
+        macs: Shares of the MACs to keep, each above 0 and below 1.
+        out_dir: Folder for the checkpoints, ``macs-SHARE.safetensors``.
+        effort: As in ``prune``.
+        layers: Patterns of layers that may lose filters; all convolutions by default.
+        skip: Patterns of layers that keep all filters.
+        record_out: Also write the record as JSON.
+        seed: Seed of the sample of calibration images.
+        device: Device to compute on.
+        force: Whether files that exist are replaced.
+        progress: Called in every stage.
+
+    Returns:
+        The record: cost and test accuracy of the original, and of each budget.
+
+    Raises:
+        InputError: The network or the data cannot be used, they do not fit, a budget is out of range or cannot be met,
+            or a file cannot be written. No file is written then.
+
+    Example:
+        >>> import tempfile
+        >>> digits = DataOptions("digits", calibration=50)
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> record = sweep(NetworkOptions("digits"), digits, (0.5,), folder, effort="quick", device="cpu")
+        >>> [path.name for path in folder.iterdir()], record["points"][0]["macs"] <= 0.5 * record["base"]["macs"]
+        (['macs-0.5.safetensors'], True)
+    """
+    if images.calibration is None:
+        images = replace(images, calibration=CALIBRATION_CHOSEN)
+    shares = sorted(set(macs), reverse=True)
+    files = [checkpoint_of(out_dir, share) for share in shares]
+    watch = Stopwatch()
+    with outputs(*files, record_out, run="sweep", force=force) as written:
+        model = run_network.open_network(network, device)
+        parts = run_images.open_parts(images, seed)
+        run_images.check_classes(parts.source, model, images)
+        calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
+        with watch.stage("sweep"):
+            points = sweep_of(model, calibration, shares, effort=effort, progress=progress, layers=layers, skip=skip)
+        with watch.stage("evaluate"):
+            base = {**_costs(cost.count(model, example_of(test, model))), **_accuracy(model, test, progress)}
+            measured = [{**_figures(point), **_accuracy(point.model, test, progress)} for point in points]
+        settings = {**settings_of(network, images, model), "budgets": shares, "effort": effort, "layers": list(layers),
+                    "skip": list(skip), "seed": seed}  # fmt: skip
+        record = {
+            "base": base,
+            "points": [{**one, "file": str(path)} for one, path in zip(measured, files, strict=True)],
+            "seconds": watch.seconds,
+            "settings": settings,
+        }
+        _stage(written, points, files, base, measured, settings)
+        write_record(record, written, record_out)
+        written.commit()
+    return record
+
+
+def _stage(
+    written: Outputs,
+    points: Sequence[Point],
+    files: Sequence[Path],
+    base: dict[str, Any],
+    measured: Sequence[dict[str, Any]],
+    settings: dict[str, Any],
+) -> None:
+    for point, path, figures in zip(points, files, measured, strict=True):
+        own = {**settings, "budget": {"macs": point.macs}}
+        checkpoint.save(point.model, written.staged(path), settings=own, figures={"base": base, "pruned": figures})
+
+
+def _figures(point: Point) -> dict[str, Any]:
+    return {
+        "budget": point.macs,
+        **_costs(point.cost),
+        "divergence": point.held_out.value,
+        "agreement": point.held_out.agreement,
+    }
+
+
+def _costs(found: cost.Cost) -> dict[str, int]:
+    return {"macs": found.macs, "parameters": found.parameters}
+
+
+def _accuracy(model: nn.Module, test: Any, progress: Progress) -> dict[str, Any]:
+    found = asdict(evaluate(model, test, progress=progress))
+    return {name: found[name] for name in ("accuracy", "loss", "images")}
