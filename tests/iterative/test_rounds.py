@@ -265,7 +265,7 @@ def test_a_folder_of_another_run_is_refused(network, images, tmp_path):
     ("words", "message"),
     [
         ({"layers": (LayerPace("featurs.0", Pace(plus=1)),)}, "did you mean 'features.0'"),
-        ({"layers": (LayerPace("features.0", Pace(plus=1), 99),)}, "takes no filters"),
+        ({"layers": (LayerPace("features.0", Pace(plus=1), 99),)}, "removes no filters"),
         ({"criterion": "hrell"}, "did you mean 'hrel'"),
         ({"repair": "least-square"}, "did you mean 'least-squares'"),
     ],

@@ -1,4 +1,4 @@
-"""Filters chosen anew in the network that is left."""
+"""Filters selected again in the pruned network."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_what_was_chosen_badly_is_chosen_well():
     plan = plan_of(model, {"first.0": [0, 1, 3, 4, 6]})
     found = reselect(plan, model, images())
     assert found.kept == {"first.0": (0, 2, 3, 5, 7)}
-    assert "chosen anew" in found.decisions["first.0"].reason
+    assert "selected again" in found.decisions["first.0"].reason
     assert gap(model, infoprune.apply(found, model, images()[0][:2]), images()) < 1e-5
 
 
@@ -80,7 +80,7 @@ def test_groups_of_several_readers_and_of_grouped_convolutions_stay_as_planned()
     found = reselect(plan, model, images())
     assert found.kept["project.0"] == plan.kept["project.0"]
     assert {name: len(kept) for name, kept in found.kept.items()} == {name: len(kept) for name, kept in keep.items()}
-    # One of two branches that are read by the same layer is chosen anew, the other is not.
+    # One of two branches that are read by the same layer is selected again, the other is not.
     assert found.kept["right.0"] == plan.kept["right.0"]
     infoprune.verify(found, model, images()[0][:2])
 
@@ -130,6 +130,6 @@ def test_images_that_can_be_read_once_are_refused():
 
 
 def test_layer_by_layer_it_has_no_meaning():
-    with pytest.raises(InputError, match="chosen anew"):
+    with pytest.raises(InputError, match="selected again"):
         infoprune.plan(Plain().eval(), [], criterion="cmi", cutoff="scree", reselect=True)
     assert quiet("", 0, 0) is None

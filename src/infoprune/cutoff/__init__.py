@@ -1,4 +1,4 @@
-"""How many filters stay: from importances and a rule to what is kept; one file per rule."""
+"""How many filters are kept: from importances and a rule to the kept filters; one file per rule."""
 
 from infoprune.cutoff.base import Cost, CostModel, Cut, Group, Limits
 from infoprune.cutoff.budget import cut_to_budget

@@ -1,4 +1,4 @@
-"""What a cut-off rule works with: groups of filters, limits, and the cost of what stays. It never sees a network."""
+"""The inputs of a cut-off rule: groups of filters, limits, and the cost of kept filters. It never sees a network."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Group(Protocol):
 
     @property
     def units(self) -> Units:
-        """The smallest sets of filters that can go."""
+        """The smallest sets of filters that can be removed."""
 
     @property
     def parts(self) -> Units:
-        """Sets of filters of which at least one stays."""
+        """Sets of filters of which at least one is kept."""
 
 
 class Cost(Protocol):
@@ -59,7 +59,7 @@ class CostModel(Protocol):
 
 @dataclass(frozen=True)
 class Cut:
-    """What stays of one coupled group.
+    """The kept filters of one coupled group.
 
     Args:
         kept: Filter indices, ascending.
@@ -75,8 +75,8 @@ class Limits:
     """How far a layer may be cut.
 
     Args:
-        keep_at_least: Filters that stay in every layer.
-        keep_share: Share of the filters that stays in every layer, in [0, 1].
+        keep_at_least: Filters that are kept in every layer.
+        keep_share: Share of the filters that is kept in every layer, in [0, 1].
         multiple: Kept counts are multiples of this: a layer of 52 filters keeps 48 or fewer. Layers that are not wider
             than this are left alone.
     """
@@ -94,7 +94,7 @@ class Limits:
             raise InputError(f"kept counts are multiples of a whole number from 1 up, not of {self.multiple}")
 
     def least(self, filters: int) -> int:
-        """Return how many filters stay at least of so many."""
+        """Return the smallest number of filters that is kept in a layer of ``filters`` filters."""
         return max(self.keep_at_least, math.ceil(self.keep_share * filters - 1e-9))
 
 

@@ -24,7 +24,7 @@ class Allowance:
     shares: Mapping[str, float]
 
     def met_by(self, kept: Mapping[str, Sequence[int]]) -> bool:
-        """Return whether the filters that stay cost no more than is allowed."""
+        """Return whether the cost of the kept filters is within the limits."""
         found = self.cost.cost(kept)
         return all(share_of(found, self.cost.base, what) <= share for what, share in self.shares.items())
 
@@ -40,7 +40,7 @@ def cut_to_budget(
 ) -> dict[str, Cut]:
     """Remove the least important filters of the whole network until a budget of MACs and parameters is met.
 
-    The filters of all groups are ranked by normalised score; the fewest of them go that meet the budget. The last
+    The filters of all groups are ranked by normalised score; the fewest that meet the budget are removed. The last
     one may cost much more than was left to save, so the most important removed ones that still fit come back: the
     result is below the budget by less than the cheapest step that could be undone.
 
@@ -54,7 +54,7 @@ def cut_to_budget(
             ``"none"``.
 
     Returns:
-        What stays, by group.
+        The kept filters, by group.
 
     Raises:
         InputError: The budget cannot be met (the nearest that can is named), it asks for a latency, or a group has no

@@ -1,4 +1,4 @@
-"""One criterion says how many filters each group loses, another one which."""
+"""One criterion decides how many filters each group loses, another one which."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def _savings(group: Group, cost: CostModel, budget: Budget) -> dict[str, float]:
 
 def _scaled(worth: Importance, savings: Mapping[str, float], weights: Mapping[str, float]) -> Importance:
     saved = sum(weight * savings[what] for what, weight in weights.items())
-    # What saves nothing is the last to go.
+    # A filter that saves nothing is removed last.
     return Importance(worth.scores / max(saved, 1e-12), worth.order)
 
 
 def _lost(groups: Sequence[Group], worths: Mapping[str, Importance], cuts: Mapping[str, Cut]) -> float:
-    """Return the worth of all filters that go."""
+    """Return the worth of all removed filters."""
     lost = 0.0
     for group in groups:
         scores = importance_of(group, worths).scores

@@ -1,4 +1,4 @@
-"""The user says what stays, layer by layer."""
+"""The user sets the kept filters of each layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def cut_by_counts(
     *,
     multiple: int = 1,
 ) -> dict[str, Cut]:
-    """Keep so many filters of each named layer, the most important ones, or exactly the listed ones.
+    """Keep the n most important filters of each named layer, or exactly the listed ones.
 
     Args:
         groups: What can be cut.

@@ -124,7 +124,7 @@ class Ranking:
         return levels
 
     def kept(self, levels: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """Return the filters that stay, by group, when each has taken so many steps."""
+        """Return the kept filters, by group, after the number of steps of each."""
         return {
             group.name: kept_after(group, rungs[:level])
             for group, rungs, level in zip(self.groups, self.ladders, levels, strict=True)

@@ -39,5 +39,5 @@ def cut_by_ratio(
 
 
 def left_by_ratio(filters: int, ratio: float) -> int:
-    """Return how many of so many filters stay when a share of them, rounded down, goes."""
+    """Return how many filters are kept when a share of them, rounded down, is removed."""
     return filters - math.floor(ratio * filters + 1e-9)

@@ -37,7 +37,7 @@ def crop_and_flip(images: Tensor, most: int = 4) -> Tensor:
 
 
 def turn_and_scale(images: Tensor, degrees: float, share: float) -> Tensor:
-    """Return ``(n, C, H, W)`` images, each turned by up to so many degrees and scaled by up to ``share``, both ways.
+    """Return ``(n, C, H, W)`` images, each turned by up to ``degrees`` and scaled by up to ``share``, both ways.
 
     The two are drawn evenly for each image; in between pixels are interpolated, beyond the edges they are zero.
     """

@@ -37,7 +37,7 @@ def low_rank_entropy(
 ) -> Estimate:
     """Return S_a(K / tr K) from the largest eigenvalues, the rest of the trace spread evenly (arXiv 2211.16784).
 
-    The bounds take the largest eigenvalues for exact (subspace iteration finds them from below): the entropy is
+    The bounds take the largest eigenvalues for exact (subspace iteration never overestimates them): the entropy is
     largest with the rest spread evenly, and smallest with the rest gathered in eigenvalues as large as the last found.
 
     Args:
@@ -102,7 +102,7 @@ def random_trace_entropy(
     if rank:
         _check_rank(rank, n - 1)
     if probes < 4 or steps < 2:
-        raise InputError(f"{probes} probes of {steps} steps cannot tell their own error: take at least 4 of 2")
+        raise InputError(f"{probes} probes of {steps} steps are too few to estimate the error: take at least 4 of 2")
     found, basis = _largest(A, rank, 4, seed) if rank else (A.new_zeros(0), A.new_zeros(n, 0))
     generator = torch.Generator(device="cpu").manual_seed(seed + 1)
     signs = torch.randint(0, 2, (n, probes), generator=generator).to(A) * 2 - 1

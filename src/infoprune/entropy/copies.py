@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable
 import torch
 from torch import Tensor
 
-# Values of each map by which most maps are told apart before any two are compared whole.
+# Values of each map that separate most maps before any two are compared completely.
 _SAMPLED = 256
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

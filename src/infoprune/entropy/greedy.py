@@ -1,4 +1,4 @@
-"""The steps of a greedy order: by the entropies themselves while they tell candidates apart, by order 2 beyond."""
+"""The steps of a greedy order: by the entropies while they separate the candidates, by order 2 after that."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, 
 
     Args:
         layer: The candidates.
-        steps: Choose no more than so many.
-        resolution: In nats: candidates closer than this are not told apart.
+        steps: Largest number of steps.
+        resolution: In nats: candidates closer than this count as equal.
         screen: None for the entropies of all candidates at every step. Otherwise, after the first step, of so many
             leaders of each of three rankings: the two order-2 scores, and how near the best each came when last seen.
         switch: In nats: when less is left to know of the labels, the entropies only of those that order 2 cannot tell
@@ -140,7 +140,7 @@ def by_pairs(layer: Layer, before: Prefix, steps: int, resolution: float | None,
     Args:
         layer: The candidates.
         before: What is chosen already.
-        steps: Choose no more than so many in all.
+        steps: Largest number of steps in all.
         resolution: In nats: stop where candidates are closer than this. None goes on whatever they are.
         by: Which of the two scores chooses.
 

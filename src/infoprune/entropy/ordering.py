@@ -1,4 +1,4 @@
-"""The order in which feature maps, one after the other, tell the most about the labels."""
+"""The greedy order of feature maps by their information about the labels."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _KEPT_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class GreedyOrder:
-    """An order of feature maps, and how much its first 1, 2, ... tell about the labels.
+    """An order of feature maps, and the information of its first 1, 2, ... maps about the labels.
 
     Args:
-        order: All C maps, first the one that tells the most.
+        order: All C maps, the most informative one first.
         information: ``C`` values: I(Y; given, the maps up to here), at the order alpha, whatever the method.
         cmi: ``C`` values: I(Y; the rest | given, the maps up to here), by the chain rule; the last is 0.
         total: I(Y; given, all maps).
         given: I(Y; given), 0 where nothing is given.
         label_entropy: H(Y), which the information reaches where the joint saturates.
-        saturated_at: The first so many maps of ``order`` are resolved: each was told from the next best by more than
+        saturated_at: Number of first maps of ``order`` that are resolved: each is better than the next best by more than
             ``resolution``. What the method ranked after them means no more than ``tail`` does. It is C where the
             order is resolved to the end, and ``max_steps`` where that came first.
         tail: What the maps after ``saturated_at`` are ranked by.
@@ -106,8 +106,8 @@ def greedy_order(
             (Gaussian kernel only), which does not saturate.
         tail: What ranks the maps after saturation: ``"pairs"``, ``"quadratic"``, ``"relevance"`` (each map alone, at
             the order alpha) or ``"index"``.
-        max_steps: Stop choosing after so many maps; the others are ranked by ``tail``.
-        resolution: Two candidates closer than this, in ``unit``, are not told apart.
+        max_steps: Stop selecting after this number of maps; the others are ranked by ``tail``.
+        resolution: Two candidates closer than this, in ``unit``, count as equal.
         screen: Leaders that ``"hybrid"`` takes from each of its three rankings; doubled while the best is at the edge.
         switch: What is left to know of the labels, in ``unit``, below which ``"hybrid"`` trusts order 2 within the
             error bound of the expansion that it rests on.

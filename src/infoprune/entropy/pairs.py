@@ -214,7 +214,7 @@ def chosen(rows: Tensor, running: Running, remaining: Sequence[int], least: floa
 
 
 def halves(running: Running, active: Active, remaining: int, least: float, index: PairIndex) -> bool:
-    """Return whether choosing the pairs and candidates anew would halve the work of a step."""
+    """Return whether selecting the pairs and candidates again would halve the work of a step."""
     width = active.rows.shape[1]
     if running.form == "product":
         width = min(width, len(_columns_that_count(running, least, index)))

@@ -1,4 +1,4 @@
-"""Whether a map tells of the labels what no shuffled map would: the test behind a stopping rule."""
+"""Permutation test of a map: whether it reduces the label entropy more than shuffled maps do, for a stopping rule."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def permutation_test(
 ) -> Callable[[int], float]:
     """Return the function from m to the p value of the m-th map of an order (Yu & Príncipe 2019).
 
-    With S the first m - 1 maps and what is given, f the m-th map and R the maps behind it, the statistic is what f
+    With S the first m - 1 maps and what is given, f the m-th map and R the maps after it, the statistic is what f
     leaves, I(Y; R | S, f). Under the null hypothesis f says nothing, and shuffling it over the samples leaves as much:
     p is the share of shuffles that leave no more than f itself. A useful map leaves less than nearly all of them.
 

@@ -107,7 +107,7 @@ def _label_entropy(counts: tuple[int, ...], outside: float, alpha: float) -> flo
 
 
 def equivocation(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
-    """Return S(X,Y) - S(X), what is left to know of the labels, in nats.
+    """Return S(X,Y) - S(X), the remaining label entropy given X, in nats.
 
     Args:
         K: ``(B, n, n)`` Gram matrices, unit diagonal, whose samples are sorted by class. They are overwritten.

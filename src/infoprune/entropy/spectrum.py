@@ -13,7 +13,7 @@ from infoprune.errors import InputError
 
 # Whole orders up to this one take matrix products, at most three of them, instead of eigenvalues.
 _LARGEST_POWER = 8
-# Copies of one sample are taken together where they are at least this share of the samples, 1 in so many.
+# Copies of one sample are taken together where they are at least this share of the samples: 1 / this number.
 _FEWEST_COPIES = 8
 # Gram matrices of about as many copies that are solved in one go.
 _SOLVED_TOGETHER = 8

@@ -24,7 +24,7 @@ _workers: ContextVar[int | None] = ContextVar("workers", default=None)
 
 @contextmanager
 def one_blas_thread() -> Iterator[int]:
-    """Hold BLAS at one thread in the calling thread and those it starts; give how many it had, to be used as workers.
+    """Hold BLAS at one thread in the calling thread and those it starts; yield how many it had, for use as workers.
 
     Its products in single precision are those of :func:`full_precision`. What it had comes back at the end, whether
     or not something was raised. Within, another call gives the same.
@@ -49,7 +49,7 @@ def in_chunks(work: Callable[[slice], Tensor], shape: Sequence[int], device: tor
         shape: ``(C, n, d)`` of the variables. A run is as long as its ``(n, n)`` and ``(n, d)`` matrices stay in the
             cache of a core, or fill a GPU, whatever the number of workers: the result does not depend on that.
         device: Where the work is done.
-        caches: On a CPU a run may be so many times as long, where most of the work is on one matrix after another.
+        caches: On a CPU a run may be up to this factor longer, where most of the work is on one matrix after another.
     """
     variables, samples, features = shape
     entries = caches * _ENTRIES_OF_A_CORE if device.type == "cpu" else _ENTRIES_OF_A_GPU

@@ -1,4 +1,4 @@
-"""Which scores are equal: the one rule behind every order that is derived from scores.
+"""Which scores are equal: the one rule for every order that is derived from scores.
 
 Two processors round the same sum differently. Scores that differ by no more than their rounding are a tie, and ties go
 to the lowest index. The bound on the rounding follows from the precision and from the number of terms, and has the unit
@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-# What the rounding of sums is taken to be where a score comes without a bound: float64 sums of so many terms.
+# What the rounding of sums is taken to be where a score comes without a bound: float64 sums of this number of terms.
 _TERMS = 1 << 16
 
 

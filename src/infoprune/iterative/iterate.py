@@ -66,7 +66,7 @@ class Iterated:
     Args:
         model: The smaller network.
         original: The network before the first cut, after its initial training.
-        plan: What stayed, in the indices of the original.
+        plan: The kept filters, in the indices of the original.
         rounds: Figures of every round; round 0 is the original.
         ended: Why it ended, in words.
     """
@@ -103,14 +103,14 @@ def iterate(
     Args:
         model: The network; left as it is.
         images: What trains, scores, chooses and measures.
-        schedule: What goes in each round, and how the network is retrained.
+        schedule: What is removed in each round, and how the network is retrained.
         folder: Where all that is needed to go on is kept; where it holds an interrupted run of the same schedule and
             network, that goes on and ends with the same network as one that was never interrupted.
         fabric: Devices and precision of the training; by default one device and the precision of the recipe.
         plane: Notes what every layer knows, at the steps of every training.
-        progress: Told while filters are scored and the network is trained.
-        on_round: Told after every round its figures, and the number of the last round there will be at most.
-        on_epoch: Told after every epoch.
+        progress: Called while filters are scored and the network is trained.
+        on_round: Called after every round with its figures and the number of the last round there will be at most.
+        on_epoch: Called after every epoch.
 
     Raises:
         InputError: Nothing that the schedule names can lose filters, there is a floor without held-out images, there
@@ -183,7 +183,7 @@ def scheduled_layers(groups: Groups, schedule: PruningSchedule) -> dict[str, Sch
         if pace is not None:
             found[group.name] = ScheduledLayer(pace, group.filters, min(len(unit) for unit in group.units))
     if not any(layer.rounds(layer.first) for layer in found.values()):
-        raise InputError("the schedule takes no filters: all the layers it names are at their limits from the start")
+        raise InputError("the schedule removes no filters: all the layers it names are at their limits from the start")
     return found
 
 

@@ -148,7 +148,7 @@ def _prf_vgg16() -> PruningSchedule:
 
 
 def in_rounds(filters: int, limit: int, rounds: int) -> Pace:
-    """Return the pace that brings a layer from ``filters`` to ``limit`` in about so many rounds, each the same share.
+    """Return the pace that brings a layer from ``filters`` to ``limit`` in about ``rounds`` equal rounds.
 
     Raises:
         InputError: The limit is not below the number of filters, or there are no rounds.

@@ -1,4 +1,4 @@
-"""Pruning in rounds, as values: what goes each round, how the network is retrained in between, when it ends."""
+"""Pruning in rounds, as values: what is removed each round, how the network is retrained in between, when it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACE = re.compile(r"(?:(?P<share>\d+(?:\.\d+)?)%)?(?:\+?(?P<plus>\d+))?")
 
 @dataclass(frozen=True)
 class Pace:
-    """How many filters of a layer go in one round: int(share * n) + plus, at least one, n the number still there.
+    """Filters of a layer that are removed in one round: int(share * n) + plus, at least one, n being the current number.
 
     Args:
         share: Of the filters that are still there, from 0 to below 1.
@@ -54,13 +54,13 @@ class Pace:
         """
         found = _PACE.fullmatch(text.replace(" ", ""))
         if found is None or not any(found.groups()):
-            raise InputError(f"how many filters go in a round is said as '2', '5%' or '5%+1', not '{text}'")
+            raise InputError(f"the filters removed in a round are written as '2', '5%' or '5%+1', not '{text}'")
         return cls(round(float(found["share"] or 0) / 100, 12), int(found["plus"] or 0))
 
 
 @dataclass(frozen=True)
 class LayerPace:
-    """What goes of the layers whose names fit a pattern.
+    """What is removed from the layers whose names fit a pattern.
 
     Args:
         layers: Pattern of layer names; a coupled group fits when any of its layers does.
@@ -84,7 +84,7 @@ class LayerPace:
         return any(fnmatchcase(layer, self.layers) for layer in layers)
 
     def least(self, filters: int) -> int:
-        """Return how many of a layer's filters stay in the end, of so many at first."""
+        """Return how many of a layer's filters are kept in the end, of ``filters`` at first."""
         return min(filters, self.limit) if isinstance(self.limit, int) else max(1, round(self.limit * filters))
 
     def left(self, filters: int, first: int, together: int = 1) -> int:
@@ -189,11 +189,11 @@ class PruningSchedule:
             check_penalty(self.penalty, self.penalty_options)
 
     def pace_of(self, layers: tuple[str, ...]) -> LayerPace | None:
-        """Return what goes of a coupled group of these layers, ``None`` where it stays whole."""
+        """Return the pace of a coupled group of these layers, ``None`` where nothing is removed."""
         return next((one for one in self.layers if one.fits(layers)), None)
 
     def recipe(self, number: int, *, is_last: bool) -> Recipe:
-        """Return how the network is trained after round ``number``; every round draws anew."""
+        """Return how the network is trained after round ``number``; every round has its own seed."""
         recipe = self.last if is_last and self.last is not None else self.retraining
         return replace(recipe, seed=(1009 * recipe.seed + number) % LARGEST_WHOLE_NUMBER)
 
@@ -213,7 +213,7 @@ class PruningSchedule:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, criterion: str | None = None) -> PruningSchedule:
-        """Read a schedule from JSON values; what is left out is as by default.
+        """Read a schedule from JSON values; missing entries have their defaults.
 
         Args:
             values: The schedule. Its criterion is looked up by name, never imported.

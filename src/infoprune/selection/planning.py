@@ -1,4 +1,4 @@
-"""Which filters stay: from a choice of criterion and cut-off to a plan, with the evidence behind it."""
+"""Which filters are kept: from a choice of criterion and cut-off to a plan, with its evidence."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from infoprune.version import __version__
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and the evidence behind it.
+    """A plan and its evidence.
 
     Args:
-        plan: What stays.
+        plan: The kept filters.
         importances: The criterion's answer by layer; empty where no criterion was asked.
         groups: Everything that could have been removed, and why the rest could not.
         model: The smaller network of the iterative form, which a plan alone does not give; ``None`` otherwise.
@@ -56,7 +56,7 @@ def make_plan(
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
 ) -> Planned:
-    """Decide which filters stay, and keep the evidence.
+    """Decide which filters are kept, and store the evidence.
 
     Args:
         model: The trained network; left as it is.
@@ -65,8 +65,8 @@ def make_plan(
         held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
         resume: File in which layers that are done are kept until the plan is made, so that the same call goes on after
             an interruption; where layers are cut one after the other.
-        progress: Told while feature maps are scored.
-        on_reach: Told, before anything is scored, how small the network can get and which layers bind.
+        progress: Called while feature maps are scored.
+        on_reach: Called, before anything is scored, with the smallest cost that can be reached and the limiting layers.
 
     Raises:
         InputError: As in ``plan``.
@@ -86,7 +86,7 @@ def plan_for(
     on_reach: Callable[[Reach], None] | None = None,
     importances: Mapping[str, Importance] | None = None,
 ) -> Planned:
-    """Decide which filters stay, as ``make_plan``, where the network and its images are known already.
+    """Decide which filters are kept, as ``make_plan``, where the network and its images are known already.
 
     ``importances`` are those of every group that may be cut, where they are known already; by default the criterion
     is asked. The other arguments are those of ``make_plan``.

@@ -1,4 +1,4 @@
-"""Which filters stay, chosen anew in the network that is left; how many is the plan's.
+"""Select again which filters are kept, layer by layer, in the pruned network; the plan sets how many.
 
 A plan is made from the whole network, but what a filter is worth changes as the layers before it lose theirs. Here the
 layers are taken front to back as in ``repair.least_squares``, refitted on what the pruned network feeds them. Where one
@@ -40,10 +40,10 @@ def reselect(
         model: The network it was made for; left as it is.
         batches: Images, with or without labels (they are not read), iterable more than once and the same every time.
         memory: Bytes of feature maps that may be kept between layers.
-        progress: Told after every layer.
+        progress: Called after every layer.
 
     Returns:
-        A plan in which scores and orders are those of the given one only where nothing was chosen anew.
+        A plan in which scores and orders are those of the given one only where nothing was selected again.
 
     Raises:
         InputError: The plan is for another network, there are no images, or they can be read only once.
@@ -63,7 +63,7 @@ def reselected(
     memory: int = MEMORY,
     progress: Progress = silent,
 ) -> Plan:
-    """Return a plan chosen anew, as ``reselect``, where the groups are known already.
+    """Return a plan with filters selected again, as ``reselect``, where the groups are known already.
 
     Raises:
         InputError: As for ``reselect``.
@@ -74,7 +74,7 @@ def reselected(
     settled = {name: one for name, one in plan.decisions.items() if name not in {g.name for g in open_groups.values()}}
     pair = _cut(whole, Plan(settled), groups, batches)
     small = duplicate(pair.small)
-    # Filters that go keep their place until the end, with no weight behind them: it is the same network.
+    # Removed filters keep their place until the end, with zero weights after them: it is the same network.
     layers = layers_to_refit(replace(pair, removal=removal), small, every=True)
     decisions = dict(plan.decisions)
     with Walks.of(pair, small, layers, memory) as walks:
@@ -102,7 +102,7 @@ def _behind(whole: nn.Module, plan: Plan, groups: Groups, removal: Removal, batc
 
 
 def _readers(whole: nn.Module, plan: Plan, groups: Groups, refitted: set[str]) -> dict[str, CoupledGroup]:
-    """Return, by the only layer that reads it, the groups that lose filters and can be chosen anew."""
+    """Return, by the only layer that reads it, the groups that lose filters and can be selected again."""
     found: dict[str, CoupledGroup] = {}
     for group in groups.groups:
         decision = plan.decisions.get(group.name)
@@ -110,7 +110,7 @@ def _readers(whole: nn.Module, plan: Plan, groups: Groups, refitted: set[str]) -
         if decision is None or not decision.removed or len(readers) != 1 or readers[0] not in refitted:
             continue
         if getattr(whole.get_submodule(readers[0]), "groups", 1) == 1:
-            # Of two branches side by side the first is chosen anew, the other stays as planned.
+            # Of two branches side by side the first is selected again, the other keeps its plan.
             found.setdefault(readers[0], group)
     return found
 
@@ -175,5 +175,5 @@ def _rows(pair: Pair, site: Site, group: CoupledGroup) -> list[Tensor]:
 
 
 def _decision(planned: LayerDecision, kept: tuple[int, ...]) -> LayerDecision:
-    reason = f"{planned.reason}; which of them was chosen anew in the network that is left".lstrip("; ")
+    reason = f"{planned.reason}; which of them was selected again in the pruned network".lstrip("; ")
     return LayerDecision(planned.layer, planned.filters, kept, coupled=planned.coupled, reason=reason)

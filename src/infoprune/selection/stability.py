@@ -37,7 +37,7 @@ def further_plans(
         choice: What is removed, and by what rule.
         held_out: As for ``plan``, the same for all.
         resume: File of the plan that these are compared with; theirs lie beside it and are removed with it.
-        progress: Told how far each plan is.
+        progress: Receives the progress of each plan.
     """
     return [
         make_plan(model, sample, choice, held_out=held_out, resume=state_of_sample(resume, number), progress=progress)

@@ -24,10 +24,10 @@ class Curve:
     Args:
         left: C finite values, the m-th with the first m filters kept; for CMI I(Y; the rest | those) in bits.
         whole: The value before any filter, ``None`` where it is not known.
-        resolved: So many of the values mean something; what comes after is rounding or a choice of the tail. C where
-            nothing is said.
+        resolved: The number of first values that mean something; what comes after is rounding or a choice of the tail.
+            ``None`` for C.
         p_value: From m to the share of random rearrangements of the m-th filter that leave no more than it does,
-            where the criterion can tell: low where the filter matters.
+            where the criterion computes it: low where the filter matters.
     """
 
     left: tuple[float, ...]
@@ -37,7 +37,7 @@ class Curve:
 
     def __post_init__(self) -> None:
         if not self.left or not all(map(math.isfinite, self.left)):
-            raise InputError("a curve is what is left after 1, 2, ... filters: at least one number, all finite")
+            raise InputError("a curve is one value after each of 1, 2, ... filters: at least one number, all finite")
 
     @property
     def filters(self) -> int:
@@ -58,7 +58,7 @@ class Curve:
 
     @property
     def gains(self) -> dict[int, float]:
-        """By m, what the m-th filter takes away from what is left."""
+        """By m, by how much the m-th filter reduces the value."""
         points = self.points
         return {m: points[m - 1] - value for m, value in points.items() if m - 1 in points}
 
@@ -119,7 +119,7 @@ def register_rule(
 
     Example:
         >>> def half(curve, *, share: float = 0.5):
-        ...     "Keep the first filters that halve what is left."
+        ...     "Keep the first filters that halve the first value."
         ...     return [next(m for m, left in curve.points.items() if m and left <= share * curve.points[1])]
         >>> rule = register_rule("half-of-first", half)
         >>> candidates("half-of-first", Curve((4.0, 3.0, 2.0, 1.0)))

@@ -10,7 +10,7 @@ def permutation(curve: Curve, *, significance: float = 0.05, exhaustive: bool = 
     """Return how many filters come before the first whose p value is not below the significance.
 
     Args:
-        curve: With ``p_value``; its null hypothesis is a filter that says nothing of these labels beside the rest.
+        curve: With ``p_value``; its null hypothesis is a filter without information about these labels beyond the rest.
         significance: In (0, 1).
         exhaustive: Test every filter in turn. By default the places tested double until one fails, and the gap before
             it is halved, which finds the first failure where all later filters fail too, with some 2 log2 C tests.

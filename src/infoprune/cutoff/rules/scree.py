@@ -19,7 +19,7 @@ def scree(curve: Curve, *, count: int = 3, floor: float = 1e-3, step: float = 1e
         InputError: ``count`` is less than 1.
     """
     if count < 1:
-        raise InputError(f"the cut-off 'scree' gives at least one candidate, not {count}")
+        raise InputError(f"the cut-off 'scree' returns at least one candidate, not {count}")
     gains, first = curve.gains, curve.told[0]
     quotients = {
         m: gain / gains[m + 1]

@@ -1,4 +1,4 @@
-"""The fewest filters that tell all but a share of what the layer tells."""
+"""The fewest filters that keep all but a share of the layer's information about the labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def tolerance(curve: Curve, *, epsilon: float = 0.05) -> tuple[int, ...]:
     """Return the smallest m with I(Y; the first m) >= (1 - epsilon) I(Y; all), that is c_m <= epsilon c_0.
 
     What is known before the layer is not counted on either side. Where c_0 is not known, c_1 stands in its place. At
-    saturation the layer tells all there is to tell, so the first m behind it is found whatever the tail does.
+    saturation c_m is near zero, so the first m after it is found whatever the tail does.
 
     Args:
         curve: c_1, c_2, ... and c_0 where it is known.
@@ -25,4 +25,4 @@ def tolerance(curve: Curve, *, epsilon: float = 0.05) -> tuple[int, ...]:
     return (next((m for m, left in enumerate(curve.left, 1) if left <= epsilon * whole), curve.filters),)
 
 
-register(RuleInfo("tolerance", tolerance, "the fewest filters that tell (1 - epsilon) of what the layer tells"))
+register(RuleInfo("tolerance", tolerance, "the fewest filters that keep (1 - epsilon) of the layer's information"))

@@ -48,7 +48,7 @@ class ByRatio:
     ratio: float
 
     def __call__(self, group: CoupledGroup, curve: Curve) -> Sequence[int]:
-        """Return what is left of a group."""
+        """Return the kept filters of a group."""
         return (left_by_ratio(group.filters, self.ratio),)
 
 
@@ -62,7 +62,7 @@ class ByCount:
         """Return the count of a group.
 
         Raises:
-            InputError: The group has not so many filters.
+            InputError: The group has fewer filters.
         """
         count = self.keep.get(group.name, group.filters)
         if not 1 <= count <= group.filters:
@@ -113,7 +113,7 @@ def plan_layer_by_layer(
         choice: What is removed, and by what rule.
         held_out: Images that choose among the candidates of a rule; by default the calibration images.
         resume: File in which finished layers are kept until the plan is made.
-        progress: Told how far it is.
+        progress: Receives the progress.
 
     Raises:
         InputError: The criterion gives no curve, or the file is of another run.
@@ -138,7 +138,7 @@ def plan_layer_by_layer(
     else:
         if how.repair_between_layers is not None:
             raise InputError(
-                "the iterative form reads maps anew for every layer, which only the criterion 'cmi' does here"
+                "the iterative form reads feature maps again for every layer, which only the criterion 'cmi' does here"
             )
         found = score(
             model,

@@ -25,9 +25,9 @@ class LayerMaps:
         groups: In the order in which they will be asked for, more or less.
         batches: ``(images, labels)`` pairs, iterable more than once.
         tap: Where the maps are read.
-        images: At most so many images are read.
+        images: Largest number of images that are read.
         memory: Bytes that may be held; one group always is.
-        progress: Told after every batch.
+        progress: Called after every batch.
     """
 
     model: nn.Module

@@ -184,7 +184,7 @@ def in_sequence(
         orders: Where the orders come from.
         cutting: How layers are taken and cut.
         state: What is known already of this very run; every finished layer is noted there.
-        progress: Told after every layer.
+        progress: Called after every layer.
     """
     names = [group.name for group in layers.groups]
     names = [name for name in layers.flow.order if name in names]
@@ -216,7 +216,7 @@ def in_sequence(
 
 
 def candidate_cuts(group: CoupledGroup, importance: Importance, counts: Iterable[int], limits: Limits) -> list[Cut]:
-    """Return what stays for each count, fewest filters first: at least as many as asked, as units and limits allow."""
+    """Return what stays for each count, fewest filters first: at least the count, as units and limits allow."""
     rungs = ladder(group, importance, limits)
     found: dict[int, Cut] = {}
     for count in counts:
@@ -238,7 +238,7 @@ class _Told:
 
 @dataclass
 class _Branch:
-    """Some layers one after the other, behind those that were decided before."""
+    """Some layers one after the other, after those that were decided before."""
 
     layers: Layers
     orders: Orders
@@ -401,7 +401,7 @@ def _alone(branch: _Branch) -> _Branch:
 
 
 def _nobody() -> None:
-    """Tell nobody: a bar is drawn by the process that started this one."""
+    """Report nothing: a bar is drawn by the process that started this one."""
 
 
 def _noted(decided: Decided) -> dict[str, Any]:
