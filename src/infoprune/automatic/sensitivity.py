@@ -1,4 +1,4 @@
-"""What each group of layers loses alone: which may lose many filters, and which should be kept whole."""
+"""Sensitivity by layer: which layers may lose many filters, and which should keep all."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def sensitivity(
     whole = Calibration.of(copied(model), images)
     parts = Parts.of(images, whole.model)
     found = []
-    with reported(progress) as told:
-        importances = scores_of(whole, choice, possible_ways(whole, choice), told)
+    with reported(progress) as shown:
+        importances = scores_of(whole, choice, possible_ways(whole, choice), shown)
         base, steps = count(whole.model, whole.example).macs, len(importances) * len(ratios)
         for name in importances:
             for ratio in ratios:
@@ -99,5 +99,5 @@ def sensitivity(
                 saved = 1 - count(small, whole.example).macs / base
                 filters = plan.decisions[name].filters
                 found.append(LayerSensitivity(name, filters, ratio, saved, away.value, away.agreement))
-                told("sensitivity", len(found), steps)
+                shown("sensitivity", len(found), steps)
     return tuple(found)

@@ -1,4 +1,4 @@
-"""What a record says of the network, the images and the machine of a run."""
+"""What a record holds of the network, the images and the machine of a run."""
 
 from __future__ import annotations
 

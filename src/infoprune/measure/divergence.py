@@ -31,8 +31,8 @@ def divergence_between(original: nn.Module, pruned: nn.Module, images: Iterable[
     """Compare the outputs of two networks on the same images.
 
     Args:
-        original: In eval mode; gives one tensor.
-        pruned: In eval mode; gives a tensor of the same shape.
+        original: In eval mode; returns one tensor.
+        pruned: In eval mode; returns a tensor of the same shape.
         images: Batches of ``(n, ...)`` inputs, on the networks' device and in their precision.
 
     Example:

@@ -57,7 +57,7 @@ class Stopwatch:
 
 
 def removed(base: float, pruned: float) -> float:
-    """Return the percent of ``base`` that is gone."""
+    """Return the percent of ``base`` that was removed."""
     return 100 * (1 - pruned / base)
 
 

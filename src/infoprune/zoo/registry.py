@@ -31,7 +31,7 @@ class NetworkInfo:
         classes: Number of classes by default.
         preprocessing: What its usual weights expect.
         taps: Where the paper of a criterion reads the feature maps of this network, by the criterion's name; only
-            where a paper says so.
+            where a paper defines it.
         source: Where the architecture, and the weights there are, come from.
         dataset: The data its usual weights were trained on, by the name the data sets have here.
     """
