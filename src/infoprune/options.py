@@ -287,6 +287,9 @@ def check_words(words: Iterable[str]) -> None:
 
     Raises:
         InputError: A word is unknown; the nearest one is named.
+
+    Example:
+        >>> check_words(["ratio", "criterion"])
     """
     known = (*words_of(PruneOptions), "budget", "layerwise")
     for word in words:

@@ -113,6 +113,13 @@ def plan(
     Raises:
         InputError: The network has no convolutions or nothing that can be removed, a name is unknown, the budget
             cannot be met, or the images do not fit.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> made = plan(net, [torch.rand(8, 1, 8, 8)], criterion="l1", ratio=0.5)
+        >>> len(made.decisions["features.0"].kept) * 2 == made.decisions["features.0"].filters
+        True
     """
     asked = chosen(**choice)
     planned = make_plan(model, batches, asked, held_out=held_out, resume=resume)

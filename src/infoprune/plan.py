@@ -59,6 +59,10 @@ class LayerDecision:
         reason: One sentence on how the cut was found.
         partner: Of each filter, the most similar one when the criterion removed it, -1 where there is none;
             ``None`` where the criterion does not pair filters. ``--repair merge`` merges into it.
+
+    Example:
+        >>> LayerDecision("conv1", 4, (0, 2)).removed
+        (1, 3)
     """
 
     layer: str
@@ -119,6 +123,10 @@ class Plan:
         decisions: The decision of each group, by the layer that names it.
         left_alone: Layers that were not touched, each with the reason.
         settings: Everything needed to make the plan again.
+
+    Example:
+        >>> Plan({"conv1": LayerDecision("conv1", 4, (0, 2))}).decisions["conv1"].kept
+        (0, 2)
     """
 
     decisions: Mapping[str, LayerDecision]

@@ -23,7 +23,11 @@ class Progress(Protocol):
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Report nothing."""
+    """Report nothing.
+
+    Example:
+        >>> silent("scoring", 1, 2)
+    """
 
 
 @contextmanager

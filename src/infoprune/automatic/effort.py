@@ -21,6 +21,10 @@ class Allowance:
         compares: Whether ways to divide the budget between layers are compared on held-out images first.
         alternating: Whether alternating least squares is tried after least squares.
         minutes: Minutes for the whole run; those that remain are for the repair by gradient. ``None``: no gradient.
+
+    Example:
+        >>> Allowance(steps=1, copies=0, compares=False).minutes is None
+        True
     """
 
     steps: int

@@ -38,6 +38,10 @@ class Tried:
         macs: Share of the MACs that was asked for.
         loss: Points lost on held-out images.
         allowed: Whether that is within the loss that is allowed.
+
+    Example:
+        >>> Tried(macs=0.8, loss=0.4, allowed=True).allowed
+        True
     """
 
     macs: float
@@ -139,7 +143,13 @@ def smallest_within(
 
 
 def accuracy_on(images: Sequence[Tensor], labels: Sequence[Tensor]) -> Score:
-    """Return what measures top-1 accuracy in percent."""
+    """Return what measures top-1 accuracy in percent.
+
+    Example:
+        >>> net = nn.Flatten()
+        >>> accuracy_on([torch.eye(3)], [torch.tensor([0, 1, 0])])(net) > 66
+        True
+    """
 
     @torch.no_grad()
     def score(model: nn.Module) -> float:
@@ -150,7 +160,12 @@ def accuracy_on(images: Sequence[Tensor], labels: Sequence[Tensor]) -> Score:
 
 
 def agreement_on(images: Sequence[Tensor], original: nn.Module) -> Score:
-    """Return what measures on how many images a network names the class that the original names, in percent."""
+    """Return what measures on how many images a network names the class that the original names, in percent.
+
+    Example:
+        >>> agreement_on([torch.eye(3)], nn.Flatten())(nn.Flatten())
+        100.0
+    """
     with torch.no_grad():
         named = [original(some).argmax(1) for some in images]
     return accuracy_on(images, named)

@@ -37,6 +37,10 @@ class LayerSensitivity:
         macs: Share of the network's MACs that this saves.
         divergence: Of the outputs from the original's on held-out images; see ``measure.divergence``.
         agreement: Held-out images on which the same class is named, percent; ``None`` for other outputs.
+
+    Example:
+        >>> LayerSensitivity("conv1", 16, 0.5, 0.2, 0.01, 99.0).to_dict()["layer"]
+        'conv1'
     """
 
     layer: str

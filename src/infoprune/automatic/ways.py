@@ -29,6 +29,10 @@ class Way:
         skip: Layers that keep all filters.
         found: How far the network cut and repaired this way is from the original on held-out images; ``None`` where
             it was the only way, so that nothing was compared.
+
+    Example:
+        >>> Way("every layer", ()).to_dict()["way"]
+        'every layer'
     """
 
     name: str

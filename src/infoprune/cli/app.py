@@ -74,7 +74,12 @@ def _command(name: str) -> Any:
 
 
 def command_function(name: str) -> Any:
-    """Return the function of a command, as ``from_dataclasses`` made it."""
+    """Return the function of a command, as ``from_dataclasses`` made it.
+
+    Example:
+        >>> command_function("env").__name__
+        'env'
+    """
     module, _, function = COMMANDS[name][0].partition(":")
     return getattr(importlib.import_module(f"infoprune.cli.{module}"), function)
 

@@ -20,21 +20,36 @@ _T = TypeVar("_T")
 
 
 class But:
-    """Fields of a dataclass that a command does not offer: ``Annotated[DataOptions, But("held_out")]``."""
+    """Fields of a dataclass that a command does not offer: ``Annotated[DataOptions, But("held_out")]``.
+
+    Example:
+        >>> But("held_out").names
+        ('held_out',)
+    """
 
     def __init__(self, *names: str) -> None:
         self.names = names
 
 
 class Defaults:
-    """Defaults of a command that differ from the dataclass's: ``Annotated[Recipe, Defaults(epochs=30)]``."""
+    """Defaults of a command that differ from the dataclass's: ``Annotated[Recipe, Defaults(epochs=30)]``.
+
+    Example:
+        >>> Defaults(epochs=30).values
+        {'epochs': 30}
+    """
 
     def __init__(self, **values: Any) -> None:
         self.values = values
 
 
 class DefaultIs:
-    """What the defaults of a dataclass are in a command, in words: ``DefaultIs("the schedule's")``."""
+    """What the defaults of a dataclass are in a command, in words: ``DefaultIs("the schedule's")``.
+
+    Example:
+        >>> DefaultIs("the schedule's").words
+        "the schedule's"
+    """
 
     def __init__(self, words: str) -> None:
         self.words = words

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def figures_table(figures: dict[str, Any], title: str) -> Table:
-    """Return the figures of one network, with their units."""
+    """Return the figures of one network, with their units.
+
+    Example:
+        >>> figures_table({"accuracy": 91.5, "macs": 1000}, "small").row_count
+        2
+    """
     table = Table(title=title, show_header=False)
     forms = {"accuracy": "{:.2f} %", "top5": "{:.2f} %", "loss": "{:.4f} nats"}
     forms |= dict.fromkeys(("latency_ms", "latency_spread_ms"), "{:.2f}")

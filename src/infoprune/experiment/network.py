@@ -31,6 +31,10 @@ def open_network(choice: NetworkOptions, device: str = "auto") -> nn.Module:
 
     Raises:
         InputError: No network or file of that name can be used.
+
+    Example:
+        >>> open_network(NetworkOptions("digits"), "cpu").training
+        False
     """
     torch_device = pick_device(device)
     if choice.weights is not None and checkpoint.is_checkpoint(choice.weights):

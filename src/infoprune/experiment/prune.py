@@ -176,6 +176,10 @@ def read_keep(path: Path | None) -> dict[str, Any]:
 
     Raises:
         InputError: The file cannot be read as either.
+
+    Example:
+        >>> read_keep(None)
+        {}
     """
     if path is None:
         return {}

@@ -105,7 +105,12 @@ def summary_rows(run: Run) -> list[dict[str, str]]:
 
 
 def short(number: float) -> str:
-    """Return a count in three digits with its SI prefix: 125.5 M."""
+    """Return a count in three digits with its SI prefix: 125.5 M.
+
+    Example:
+        >>> short(125_500_000)
+        '126 M'
+    """
     for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {prefix}" if number / size < 1000 else f"{number / size:.0f} {prefix}"

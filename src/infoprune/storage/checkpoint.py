@@ -157,7 +157,12 @@ def describe(path: str | Path) -> Contents:
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Return whether a file is an infoprune checkpoint; anything else, missing files included, is not."""
+    """Return whether a file is an infoprune checkpoint; anything else, missing files included, is not.
+
+    Example:
+        >>> is_checkpoint(Path("missing.safetensors"))
+        False
+    """
     try:
         check_regular(Path(path))
         with safe_open(path, "pt") as file:

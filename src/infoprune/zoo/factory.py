@@ -55,7 +55,12 @@ _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 
 
 def is_listed(spec: str) -> bool:
-    """Return whether a name is of the form of a registry's: a zoo name, ``timm:NAME`` or ``torchvision:NAME``."""
+    """Return whether a name is of the form of a registry's: a zoo name, ``timm:NAME`` or ``torchvision:NAME``.
+
+    Example:
+        >>> is_listed("digits"), is_listed("my_module:network")
+        (True, False)
+    """
     origin, separator, _ = spec.partition(":")
     return not separator or origin in _FILE_ARGUMENTS
 
