@@ -1,4 +1,4 @@
-"""infoprune: smaller convolutional networks, filters chosen by what their feature maps know.
+"""infoprune: smaller convolutional networks, with filters chosen by the information in their feature maps.
 
 result = infoprune.prune(model, loader, criterion="cmi", budget=infoprune.Budget(macs=0.5))
 infoprune.save(result.model, "small.safetensors")

@@ -13,6 +13,10 @@ def pick_device(name: str = "auto") -> torch.device:
 
     Raises:
         InputError: There is no such device on this machine.
+
+    Example:
+        >>> pick_device("cpu")
+        device(type='cpu')
     """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -26,7 +30,13 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the network's first parameter, the CPU for a network without any."""
+    """Return the device of the network's first parameter, the CPU for a network without any.
+
+    Example:
+        >>> import torch
+        >>> device_of(torch.nn.Linear(2, 2))
+        device(type='cpu')
+    """
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 

@@ -7,9 +7,14 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Input that cannot be used: one sentence that says what was wrong and what would be right.
+    """Input that cannot be used: one sentence with what was wrong and what would be right.
 
     The command line prints the sentence and exits with code 2; in Python it is an ordinary exception.
+
+    Example:
+        >>> raise InputError("ratio takes a number from 0 to below 1, not 1.5")
+        Traceback (most recent call last):
+        infoprune.errors.InputError: ratio takes a number from 0 to below 1, not 1.5
     """
 
 

@@ -73,7 +73,7 @@ def written_whole(path: Path, *, force: bool = False) -> Iterator[Path]:
         force: Whether a file that exists is replaced.
 
     Raises:
-        InputError: The path cannot be written, or the disk is full; nothing is left behind.
+        InputError: The path cannot be written, or the disk is full; no partial file is left.
 
     Example:
         >>> import tempfile

@@ -49,12 +49,12 @@ REPAIR_OR_AUTO = Names("repair", _repairs_and_auto)
 class LayerwiseOptions:
     """How layers are pruned one after the other.
 
-    ``conditioning`` says which maps of other layers the criterion ``cmi`` conditions on: ``"none"``; ``"compact"``, the
-    kept maps of the neighbour in the data flow that was pruned last; ``"full"``, those of all layers pruned before in
-    this branch; ``"all"``, those of all layers pruned before. ``direction`` is ``"forward"``, ``"backward"``, or
-    ``"both"``: every layer alone first, then from the one that would lose the largest share to the last and to the
-    first. With a ``tolerance``, the first i of L layers may cost i/L of it, and a whole layer is always a candidate;
-    without, the best candidate of the rule is taken.
+    ``conditioning`` chooses the maps of other layers that the criterion ``cmi`` conditions on: ``"none"``;
+    ``"compact"``, the kept maps of the neighbour in the data flow that was pruned last; ``"full"``, those of all
+    layers pruned before in this branch; ``"all"``, those of all layers pruned before. ``direction`` is
+    ``"forward"``, ``"backward"``, or ``"both"``: every layer alone first, then from the one that would lose the
+    largest share to the last and to the first. With a ``tolerance``, the first i of L layers may cost i/L of it,
+    and a whole layer is always a candidate; without, the best candidate of the rule is taken.
 
     Example:
         >>> LayerwiseOptions(cutoff="scree", direction="backward").is_asked_for
@@ -87,7 +87,7 @@ class LayerwiseOptions:
             raise InputError("two processes take the two branches of direction 'both', with any conditioning but 'all'")
         if self.repair_between_layers is not None and self.direction == "both":
             raise InputError(
-                "the iterative form goes forward or backward: with 'both' the branches start from one network"
+                "the iterative form is forward or backward: with 'both' the branches start from one network"
             )
         if self.cutoff is not None:
             from infoprune.cutoff import check_rule
@@ -186,7 +186,7 @@ class PruneOptions:
         Keep | None,
         Option("By layer or pattern, how many filters are kept or which; other layers are left. Any layer of a coupled "
                "group stands for it, in its own numbering.", on_command_line=False,
-               form="by layer the number or the list of the filters that stay"),
+               form="by layer the number or the list of the kept filters"),
     ] = None  # fmt: skip
     budget: Budget | None = None
     threshold: Annotated[
@@ -234,11 +234,11 @@ class PruneOptions:
         given = [name for name, value in (ways | {"cutoff": self.layerwise.cutoff}).items() if value is not None]
         if len(given) != 1:
             raise InputError(
-                "say how much goes by one of a ratio, explicit counts, a budget, a cut-off or a threshold, "
+                "name how much is removed by one of a ratio, explicit counts, a budget, a cut-off or a threshold, "
                 f"not by {' and '.join(given) or 'nothing'}"
             )
         if self.budget_by is not None and self.budget is None:
-            raise InputError("budget_by shares a budget out between the layers: give a budget with it")
+            raise InputError("budget_by divides a budget between the layers: pass a budget with it")
         if self.layerwise.is_asked_for:
             self._check_layer_by_layer()
         elif said := next(iter(self.layerwise.said()), None):
@@ -250,7 +250,7 @@ class PruneOptions:
             rest = "leave out the conditioning and the iterative form with it"
             raise InputError(f"a {way} cuts all layers at once: {rest}")
         if self.keep is not None and not all(isinstance(count, int) for count in self.keep.values()):
-            raise InputError("filters that are listed need no order: give counts, or leave out the conditioning")
+            raise InputError("filters that are listed need no order: pass counts, or leave out the conditioning")
         if self.layerwise.conditioning != "none" and self.criterion != "cmi":
             raise InputError(
                 f"only the criterion 'cmi' can be conditioned on other layers, not '{self.criterion}': leave out the "
@@ -258,7 +258,7 @@ class PruneOptions:
             )
         if self.reselect:
             raise InputError(
-                "filters are chosen anew where all layers are cut at once: leave out reselect, or the rest"
+                "reselect needs all layers to be cut at once: leave out reselect, or the layer-by-layer options"
             )
 
     def words(self) -> dict[str, Any]:
@@ -287,6 +287,9 @@ def check_words(words: Iterable[str]) -> None:
 
     Raises:
         InputError: A word is unknown; the nearest one is named.
+
+    Example:
+        >>> check_words(["ratio", "criterion"])
     """
     known = (*words_of(PruneOptions), "budget", "layerwise")
     for word in words:

@@ -52,16 +52,16 @@ class Result:
     """A smaller network and everything that led to it.
 
     Args:
-        model: The smaller network, on the device and in the mode of the given one.
+        model: The smaller network, on the device and in the mode of the original.
         plan: What stayed, and why.
-        base: Figures of the given network.
+        base: Figures of the original network.
         pruned: Figures of the smaller one.
         importances: The criterion's answer by layer.
         seconds: Wall time by stage.
         as_cut: Figures of the smaller one before it was repaired, ``None`` where nothing was.
         repair: How it was repaired, ``None`` where it was not.
-        free: How many ``filters``, ``macs`` and ``parameters`` went before everything else at no loss, ``None`` where
-            nobody asked.
+        free: ``filters``, ``macs`` and ``parameters`` of the constant filters that were removed first, without loss;
+            ``None`` where ``remove_constant`` was not set.
         automatic: What was compared where everything was chosen for the network, as JSON values; ``None`` otherwise.
         advice: What to do next, in sentences.
     """
@@ -99,13 +99,13 @@ class Result:
 def plan(
     model: nn.Module, batches: Batches, *, held_out: Batches | None = None, resume: Path | None = None, **choice: Any
 ) -> Plan:
-    """Decide which filters stay.
+    """Decide which filters are kept.
 
     Args:
         model: The trained network; left as it is.
         batches: Calibration images: ``(images, labels)`` pairs, iterable more than once.
         held_out: Images that choose among the candidates of a cut-off rule; by default the calibration images.
-        resume: File in which layers that are done are kept, so that the same call goes on after an interruption;
+        resume: File in which layers that are done are kept, so that the same call resumes after an interruption;
             removed once the plan is made. It is written only where layers are cut one after the other; any other file
             is left alone.
         choice: The words of ``PruneOptions``: ``criterion="hrel", budget=Budget(macs=0.5)``.
@@ -113,6 +113,13 @@ def plan(
     Raises:
         InputError: The network has no convolutions or nothing that can be removed, a name is unknown, the budget
             cannot be met, or the images do not fit.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> made = plan(net, [torch.rand(8, 1, 8, 8)], criterion="l1", ratio=0.5)
+        >>> len(made.decisions["features.0"].kept) * 2 == made.decisions["features.0"].filters
+        True
     """
     asked = chosen(**choice)
     planned = make_plan(model, batches, asked, held_out=held_out, resume=resume)
@@ -122,10 +129,10 @@ def plan(
 
 
 def apply(plan: Plan, model: nn.Module, example: Examples | None = None) -> nn.Module:
-    """Return a new, really smaller network; the given one is left as it is.
+    """Return a new, smaller network; the original is not changed.
 
     Args:
-        plan: What stays.
+        plan: Which filters are kept.
         model: The network that the plan was made for.
         example: A batch of ``(n, C, H, W)`` images to trace with, or a list with one of every shape that the network
             reads; by default zeros of the shapes noted in the plan.
@@ -138,7 +145,7 @@ def apply(plan: Plan, model: nn.Module, example: Examples | None = None) -> nn.M
 
 
 def verify(plan: Plan, model: nn.Module, example: Examples | None = None) -> float:
-    """Prove that cutting a plan is right for a network: cut and masked network give the same outputs.
+    """Check that a plan is right for a network: the cut and the masked network return the same outputs.
 
     Returns:
         The largest absolute difference between the outputs of the cut network and of the whole one whose removed
@@ -196,14 +203,14 @@ def prune(
         test: Labelled images to measure accuracy on. They choose nothing.
         resume: File in which layers that are done are kept, as in ``plan``, and beside it the state of the repair
             ``distil``; removed at the end. Where everything is chosen for the network, nothing is kept.
-        keep_resume: Whether ``resume`` stays, for a caller that has more to do before the result is safe.
+        keep_resume: Whether ``resume`` is kept, for a caller that has more to do before the result is safe.
         progress: Called in every stage; by default a bar is drawn on a terminal and in a notebook.
         on_reach: Called, before anything is scored, with how small the network can get and which layers bind.
         choice: The words of ``PruneOptions``: ``macs=0.5``, ``criterion="hrel"``, ``skip=("stem",)``.
 
     Raises:
-        InputError: As in ``plan`` and ``apply``; a plan is given together with words of ``PruneOptions``; a plan or
-            listed filters are given together with ``remove_constant``.
+        InputError: As in ``plan`` and ``apply``; a plan is passed together with words of ``PruneOptions``; a plan or
+            listed filters are passed together with ``remove_constant``.
         infoprune.VerificationError: The cut network would not compute what the masked one does.
 
     Example:
@@ -384,13 +391,11 @@ def _check_nothing_but_the_plan(choice: Mapping[str, Any]) -> None:
     """
     if choice:
         check_words(choice)
-        raise InputError(
-            f"a plan names the filters that stay already: leave out {', '.join(choice)}, or leave out the plan"
-        )
+        raise InputError(f"a plan already names the kept filters: leave out {', '.join(choice)}, or leave out the plan")
 
 
 def remove_states(resume: Path | None) -> None:
-    """Remove what ``prune`` keeps in and beside a file to go on from; a file of anybody else is left alone."""
+    """Remove the state that ``prune`` keeps in and beside a file to resume from; no other file is touched."""
     remove_state(resume)
     remove_repair_state(resume)
 
@@ -418,14 +423,14 @@ def _check_can_be_freed(asked: PruneOptions | None) -> None:
     listed = asked is not None and asked.keep is not None and not all(isinstance(n, int) for n in asked.keep.values())
     if asked is None or listed:
         raise InputError(
-            "a plan or a list of filters already names the filters that stay: leave out remove_constant, or the plan"
+            "a plan or a list of filters already names the kept filters: leave out remove_constant, or the plan"
         )
 
 
 def _of_what_is_left(
     asked: PruneOptions | None, freed: ConstantRemoval, whole: Calibration, left: Cost
 ) -> PruneOptions | None:
-    """Return the choice for the network without its free filters, that asks for what was asked of the whole one."""
+    """Return the choice for the network without its constant filters, with the same target as for the whole one."""
     if asked is None:
         return None
     if asked.budget is not None:
@@ -439,7 +444,7 @@ def _of_what_is_left(
 
 
 def saturation_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, float]]:
-    """Return by layer how much of the labels' entropy it tells, and after how many filters its order is noise."""
+    """Return by layer how much of the labels' entropy it explains, and after how many filters its order is noise."""
     return {
         layer: {
             "saturation": float(found.evidence["saturation"]),

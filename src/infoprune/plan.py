@@ -1,4 +1,4 @@
-"""The one hand-over: which filters of which layers stay, and why. Pure data."""
+"""The plan: which filters of which layers are kept, and why. Pure data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infoprune.declarations.validation import validated
 from infoprune.errors import InputError
 
 FORMAT = 1
-# No layer is as wide; a file that says so would only fill the memory.
+# No layer is wider; a file that claims more would only fill the memory.
 _MOST_FILTERS = 2**17
 
 
@@ -46,19 +46,23 @@ class Budget:
 
 @dataclass(frozen=True)
 class LayerDecision:
-    """What happens to one coupled group, told by the layer that names it.
+    """What happens to one coupled group, under the name of its first layer.
 
     Args:
         layer: Dotted name of the convolution or linear layer that names the group.
         filters: How many filters the layer had.
-        kept: Indices of the filters that stay, ascending, never empty.
+        kept: Indices of the kept filters, ascending, never empty.
         coupled: Other layers that lose the same filters with it.
         scores: Importance of each filter, larger is kept, ``None`` for a plan made by hand.
-        order: All filters, most important first, where the criterion gives an order.
-        curve: Value of keeping the first 1, 2, ... filters of ``order``, where the criterion gives one.
+        order: All filters, most important first, where the criterion returns an order.
+        curve: Value of keeping the first 1, 2, ... filters of ``order``, where the criterion returns one.
         reason: One sentence on how the cut was found.
-        partner: Of each filter, the one it was most alike to when the criterion let it go, -1 where there is none;
+        partner: Of each filter, the most similar one when the criterion removed it, -1 where there is none;
             ``None`` where the criterion does not pair filters. ``--repair merge`` merges into it.
+
+    Example:
+        >>> LayerDecision("conv1", 4, (0, 2)).removed
+        (1, 3)
     """
 
     layer: str
@@ -91,9 +95,9 @@ class LayerDecision:
             raise InputError(f"layer '{self.layer}': the order must hold each of its {self.filters} filters once")
 
     def stands_in(self, filter_: int) -> int:
-        """Return the kept filter that a filter was paired with, itself where it stays, -1 where there is none.
+        """Return the kept filter that a filter was paired with, itself where it is kept, -1 where there is none.
 
-        A partner that went later is followed to its own partner.
+        A partner that was removed later is followed to its own partner.
         """
         kept = set(self.kept)
         seen: set[int] = set()
@@ -106,7 +110,7 @@ class LayerDecision:
 
     @property
     def removed(self) -> tuple[int, ...]:
-        """Indices of the filters that go, ascending."""
+        """Indices of the removed filters, ascending."""
         kept = set(self.kept)
         return tuple(i for i in range(self.filters) if i not in kept)
 
@@ -119,6 +123,10 @@ class Plan:
         decisions: The decision of each group, by the layer that names it.
         left_alone: Layers that were not touched, each with the reason.
         settings: Everything needed to make the plan again.
+
+    Example:
+        >>> Plan({"conv1": LayerDecision("conv1", 4, (0, 2))}).decisions["conv1"].kept
+        (0, 2)
     """
 
     decisions: Mapping[str, LayerDecision]

@@ -1,4 +1,4 @@
-"""How long work reports how far it is. The library calls a function; by default a bar is drawn on a terminal."""
+"""Progress of long work. The library calls a function; by default a bar is drawn on a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-# Between two plain lines of one stage; a log of a long run stays short enough to read.
+# Seconds between two plain lines of one stage: the log of a long run is short enough to read.
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -23,12 +23,16 @@ class Progress(Protocol):
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Report nothing."""
+    """Report nothing.
+
+    Example:
+        >>> silent("scoring", 1, 2)
+    """
 
 
 @contextmanager
 def reported(progress: Progress | None) -> Iterator[Progress]:
-    """Yield the given function, or, where none is given, one that draws bars on a terminal or in a notebook.
+    """Yield the function, or, where it is ``None``, one that draws bars on a terminal or in a notebook.
 
     Example:
         >>> with reported(silent) as progress:

@@ -204,7 +204,7 @@ def test_layers_that_only_large_images_run_through():
         ({"macs": 0.5, "criterion": "l1", "max_loss": 1.0}, "max_loss finds its own criterion"),
         ({"macs": 0.5, "max_loss": 1.0}, "leave out macs"),
         ({"macs": 0.5, "effort": "much"}, "effort takes"),
-        ({}, "say how much"),
+        ({}, "how much"),
     ],
 )
 def test_what_cannot_be_is_refused(words, message):

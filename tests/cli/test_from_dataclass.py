@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_one_sentence_that_names_the_flag(written, sentence
 def test_a_dataclass_that_may_be_none_is_none_unless_one_of_its_flags_is_given():
     assert called(Outer | None) is None
     assert called(Outer | None, of="x") == Outer("x")
-    with pytest.raises(InputError, match="--depth goes with --of: give it too"):
+    with pytest.raises(InputError, match="--depth needs --of: pass both"):
         called(Outer | None, depth="3")
 
 

@@ -73,7 +73,7 @@ def test_latency_is_refused():
 
 
 def test_budget_by_needs_a_budget():
-    with pytest.raises(InputError, match="give a budget with it"):
+    with pytest.raises(InputError, match="pass a budget with it"):
         infoprune.PruneOptions(ratio=0.5, budget_by="reconstruction")
 
 

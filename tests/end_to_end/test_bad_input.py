@@ -280,7 +280,7 @@ def test_a_full_disk(prune, monkeypatch):
 
 def test_numbers_that_are_none(refused):
     assert "--mean takes numbers" in refused("evaluate", "--model", "digits", "--mean", "a", "--std", "1", *DIGITS)
-    assert "go together" in refused("evaluate", "--model", "digits", "--mean", "0.5", *DIGITS)
+    assert "needed together" in refused("evaluate", "--model", "digits", "--mean", "0.5", *DIGITS)
     assert "--input-shape" in refused("evaluate", "--model", "digits", "--input-shape", "8,8", *DIGITS)
     assert "--model-args" in refused("evaluate", "--model", "digits", "--model-args", "{", *DIGITS)
     assert "--schedule takes" in refused("train", "--model", "digits", "--schedule", "x", *DIGITS, "--out", "o")

@@ -90,7 +90,7 @@ def test_the_schedules_are_listed(infoprune):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "say what goes each round"),
+        ((), "name what is removed each round"),
         (("--remove", "features.0"), "--remove takes LAYERS=PACE:LIMIT"),
         (("--remove", "features.0=x"), "'2', '5%' or '5%+1', not 'x'"),
         (("--remove", "features.0=1:x"), "the limit of 'features.0=1:x'"),

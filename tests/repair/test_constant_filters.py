@@ -145,5 +145,5 @@ def test_with_a_ratio_nothing_is_lost_by_what_went_for_free():
 def test_free_filters_do_not_go_with_a_plan(keep):
     model = half_dead()
     choice = {"plan": infoprune.Plan({})} if keep is None else {"keep": keep}
-    with pytest.raises(InputError, match="already names the filters that stay"):
+    with pytest.raises(InputError, match="already names the kept filters"):
         infoprune.prune(model, labelled_images(), remove_constant=True, **choice, repair=None)

@@ -367,3 +367,14 @@ def test_batches_that_do_not_fit_into_memory_start_at_a_later_layer():
     little, much = (least_squares(pair, quiet, memory=memory) for memory in (16 << 20, 1 << 30))
     apart = [gap(model, small, pair.batches) for small in (pair.small, little, much)]
     assert apart[1] < 1.1 * apart[2] < 0.5 * apart[0]
+
+
+def test_fewer_images_than_are_held_out_are_enough():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2)).eval()
+    some = [torch.rand(4, 3, 8, 8)]
+    cut, repaired = (
+        infoprune.prune(model, some, criterion="l1", ratio=0.5, repair=how).model for how in (None, "least-squares")
+    )
+    apart = [(small(some[0]) - model(some[0])).square().mean().item() for small in (cut, repaired)]
+    assert apart[1] < 0.5 * apart[0]

@@ -134,7 +134,7 @@ def test_the_curve_shows_the_cut(opened, runs):
     shown = opened("cmi")
     figure = "document.getElementById('figure')"
     assert shown.evaluate(f"{figure}.layout.shapes[0].x0") == len(decision.kept) + 0.5
-    assert f"cut: {len(decision.kept)} stay" in shown.locator("#figure .annotation-text").first.text_content()
+    assert f"cut: {len(decision.kept)} kept" in shown.locator("#figure .annotation-text").first.text_content()
     assert shown.evaluate(f"{figure}.data[0].y") == pytest.approx(decision.curve, rel=1e-5, abs=1e-9)
 
 

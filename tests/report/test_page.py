@@ -38,6 +38,16 @@ def test_pages_are_below_ten_megabytes(wide_run):
     assert len(page(wide_run).encode()) < 10_000_000
 
 
+@pytest.mark.parametrize(("points", "is_red"), [(5.5, True), (4.5, False), (-6.0, False)])
+def test_a_large_fall_of_the_accuracy_is_red(points, is_red):
+    figures = {"macs": 10, "parameters": 5, "latency_ms": 1.0, "images": 100}
+    record = {"base": {**figures, "accuracy": 90.0}, "pruned": {**figures, "accuracy": 90.0 - points}, "settings": {}}
+    html = page(Run(record, Plan({"a": LayerDecision("a", 3, (0,))}), name="a"))
+    change = re.search(r'<dd class="([^"]*)">([-+][0-9.]+) points</dd>', html)
+    assert float(change[2]) == -points
+    assert change[1] == ("change loss" if is_red else "change")
+
+
 def test_names_cannot_break_out_of_the_page():
     evil = "</script><script>alert(1)</script>"
     figures = {"macs": 10, "parameters": 5, "latency_ms": 1.0}
@@ -104,7 +114,7 @@ def test_figures_say_the_cut(runs, tmp_path):
             run_figures(runs[name], tmp_path / name)
         comparison_figures(list(runs.values()), tmp_path / "all")
     kept = len(runs["cmi"].plan.decisions["features.3"].kept)
-    assert f"cut: {kept} stay" in (tmp_path / "cmi" / "layer.features.3.svg").read_text()
+    assert f"cut: {kept} kept" in (tmp_path / "cmi" / "layer.features.3.svg").read_text()
     assert "similarity (qsfm)" in (tmp_path / "qsfm" / "layer.features.3.svg").read_text()
     assert "Pareto front" in (tmp_path / "all" / "accuracy_against_macs.svg").read_text()
 

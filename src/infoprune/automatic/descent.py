@@ -1,4 +1,4 @@
-"""From the original down to smaller and smaller networks: each is cut from the repaired one before it."""
+"""Prune in steps: each network is cut from the repaired one before it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from infoprune.repair import repaired
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.planning import choose_groups, plan_for
 
-# What scores filters and shares budgets out: of all criteria the one whose networks lose least once they are repaired.
+# Scores filters and divides budgets: of all criteria, its networks lose least accuracy once they are repaired.
 CRITERION = "reconstruction"
 # Every fifth image is held out by the repairs; its copies are held out with it.
 HELD_OUT_EVERY = 5
@@ -28,7 +28,7 @@ HELD_OUT_EVERY = 5
 
 @dataclass(frozen=True)
 class Level:
-    """One network on the way down.
+    """One network of a stepwise pruning.
 
     Args:
         plan: All cuts so far together, in the indices of the original; ``None`` for the original.
@@ -47,10 +47,10 @@ class Descent:
 
     Args:
         whole: The trained network, in eval mode, with the images that choose filters and repair; left as it is.
-        choice: Limits, and the layers that may lose filters; budgets are given to ``down``.
-        way: How budgets are shared out.
+        choice: Limits, and the layers that may lose filters; budgets are passed to ``down``.
+        way: How budgets are divided between the layers.
         copies: Changed copies of each image that a repair sees besides the image.
-        progress: Told in every stage.
+        progress: Called in every stage.
     """
 
     whole: Calibration
@@ -116,7 +116,7 @@ def scores_of(
 
 
 def steps_to(budget: Budget | None, choice: PruneOptions, steps: int) -> tuple[Budget | None, ...]:
-    """Return the budgets of all steps, as shares of the original: what remains falls evenly.
+    """Return the budgets of all steps, as shares of the original: the remaining share falls in equal steps.
 
     Where there is no budget of MACs and parameters, or limits are shares of the original layers, there is one step.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from infoprune.options import Effort
 
-# From so many minutes on a gradient has the time to gain more than it disturbs.
+# With at least this number of minutes, a repair by gradient gains more than it disturbs.
 _MINUTES_FOR_GRADIENT = 8.0
 _MINUTES_FOR_STEPS = 3.0
 
@@ -18,9 +18,13 @@ class Allowance:
     Args:
         steps: Number of cuts; after each the network is repaired, and the next scores are those of the repaired one.
         copies: Changed copies of each image (moved and mirrored) that the last repair sees besides the image.
-        compares: Whether ways to share out the budget are compared on held-out images first.
+        compares: Whether ways to divide the budget between layers are compared on held-out images first.
         alternating: Whether alternating least squares is tried after least squares.
-        minutes: Minutes for the whole run; what is left of them goes to the repair by gradient. ``None``: no gradient.
+        minutes: Minutes for the whole run; those that remain are for the repair by gradient. ``None``: no gradient.
+
+    Example:
+        >>> Allowance(steps=1, copies=0, compares=False).minutes is None
+        True
     """
 
     steps: int
@@ -42,7 +46,7 @@ def allowance(effort: Effort = "normal", minutes: float | None = None) -> Allowa
 
     Args:
         effort: ``"quick"`` (one cut, one repair), ``"normal"`` (two cuts; ways are compared) or ``"thorough"`` (three
-            cuts, more copies of the images, alternating least squares, a gradient in the minutes that are left).
+            cuts, more copies of the images, alternating least squares, a repair by gradient in the remaining minutes).
         minutes: Minutes for the whole run. It takes the place of the effort.
 
     Example:

@@ -38,6 +38,10 @@ class Tried:
         macs: Share of the MACs that was asked for.
         loss: Points lost on held-out images.
         allowed: Whether that is within the loss that is allowed.
+
+    Example:
+        >>> Tried(macs=0.8, loss=0.4, allowed=True).allowed
+        True
     """
 
     macs: float
@@ -65,16 +69,16 @@ def prune_within(
             another class is named than by the original.
         words: Words of ``PruneOptions`` without a budget: layers and limits.
         spend: What the run may spend.
-        progress: Told in every stage.
+        progress: Called in every stage.
 
     Raises:
-        InputError: A budget is given too, or not even the smallest cut stays within the loss.
+        InputError: A budget is passed too, or not even the smallest cut stays within the loss.
     """
     for way in ("budget", "macs", "parameters", "ratio", "keep"):
         if words.get(way) is not None:
             raise InputError(f"max_loss finds how much is removed: leave out {way}")
     begun = time.perf_counter()
-    # The way to share out is chosen at a size where ways differ.
+    # The way to divide the budget is chosen at a size where ways differ.
     choice = chosen(**words, macs=_COMPARED_AT)
     judges = [parse(batch) for batch in EveryNth(batches, HELD_OUT_EVERY, chosen=True)]
     fitted = EveryNth(batches, HELD_OUT_EVERY, chosen=False)
@@ -92,7 +96,7 @@ def prune_within(
 def smallest_within(
     setting: Setting, max_loss: float, score: Score, spend: Allowance, minutes: float | None = None
 ) -> tuple[Automatic, tuple[Tried, ...]]:
-    """Walk down from the original while held-out images allow it; the step is halved where they do not.
+    """Prune in steps while the held-out loss is allowed; where it is not, halve the step.
 
     Every network is cut from the repaired one before it, so that what was computed is used again.
 
@@ -128,7 +132,7 @@ def smallest_within(
         least = min(one.loss for one in tried) if tried else float("nan")
         raise InputError(
             f"no smaller network stays within {max_loss:g} points: the least loss was {least:.2f} points at "
-            f"{100 * (1 - _FINEST_STEP):g} % of the MACs; allow more, or give more images"
+            f"{100 * (1 - _FINEST_STEP):g} % of the MACs; allow more, or pass more images"
         )
     # The network that was judged is the one that is returned, unless a further repair comes nearer.
     judged = finish(setting, replace(last, model=last.model), spend, minutes)
@@ -139,7 +143,13 @@ def smallest_within(
 
 
 def accuracy_on(images: Sequence[Tensor], labels: Sequence[Tensor]) -> Score:
-    """Return what measures top-1 accuracy in percent."""
+    """Return what measures top-1 accuracy in percent.
+
+    Example:
+        >>> net = nn.Flatten()
+        >>> accuracy_on([torch.eye(3)], [torch.tensor([0, 1, 0])])(net) > 66
+        True
+    """
 
     @torch.no_grad()
     def score(model: nn.Module) -> float:
@@ -150,7 +160,12 @@ def accuracy_on(images: Sequence[Tensor], labels: Sequence[Tensor]) -> Score:
 
 
 def agreement_on(images: Sequence[Tensor], original: nn.Module) -> Score:
-    """Return what measures on how many images a network names the class that the original names, in percent."""
+    """Return what measures on how many images a network names the class that the original names, in percent.
+
+    Example:
+        >>> agreement_on([torch.eye(3)], nn.Flatten())(nn.Flatten())
+        100.0
+    """
     with torch.no_grad():
         named = [original(some).argmax(1) for some in images]
     return accuracy_on(images, named)

@@ -1,4 +1,4 @@
-"""Cut in steps and repair after each; at every choice what is nearest to the original on held-out images is taken."""
+"""Cut in steps and repair after each; every choice takes what is closest to the original on held-out images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Automatic:
         model: The pruned and repaired network.
         importances: Scores of the first cut, by layer.
         groups: The coupled groups of the original network.
-        ways: How the budget could be shared out, the way that was taken first.
+        ways: Ways to divide the budget between layers, the chosen one first.
         repairs: Divergence on held-out images after each repair that was tried, in order.
         repair: Name of the repair whose result was kept.
         tried: Where a loss is allowed in place of a budget: every size that was judged, as JSON values.
@@ -91,15 +91,15 @@ def prepare(
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
 ) -> Setting:
-    """Score the filters once, and choose the way to share the budget out.
+    """Score the filters once, and choose the way to divide the budget between layers.
 
     Args:
         model: The trained network; left as it is.
         batches: Images, with or without labels, iterable more than once. Labels are not read.
         choice: How much is removed, limits, and layers that may lose filters; its criterion is not read.
         spend: What the run may spend.
-        progress: Told in every stage.
-        on_reach: Told, before anything is scored, how small the network can get and which layers bind.
+        progress: Called in every stage.
+        on_reach: Called before anything is scored, with the smallest network possible and the layers that limit it.
 
     Raises:
         InputError: The budget cannot be met, or the images do not fit the network.
@@ -129,7 +129,7 @@ def prune_automatically(
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
 ) -> Automatic:
-    """Meet a budget with the least loss that the allowance buys.
+    """Meet a budget with the smallest loss within the allowance.
 
     Args and errors are those of :func:`prepare`.
     """

@@ -1,4 +1,4 @@
-"""What each group of layers loses alone: which may lose many filters, and which should be kept whole."""
+"""Sensitivity by layer: which layers may lose many filters, and which should keep all."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ class LayerSensitivity:
         macs: Share of the network's MACs that this saves.
         divergence: Of the outputs from the original's on held-out images; see ``measure.divergence``.
         agreement: Held-out images on which the same class is named, percent; ``None`` for other outputs.
+
+    Example:
+        >>> LayerSensitivity("conv1", 16, 0.5, 0.2, 0.01, 99.0).to_dict()["layer"]
+        'conv1'
     """
 
     layer: str
@@ -86,8 +90,8 @@ def sensitivity(
     whole = Calibration.of(copied(model), images)
     parts = Parts.of(images, whole.model)
     found = []
-    with reported(progress) as told:
-        importances = scores_of(whole, choice, possible_ways(whole, choice), told)
+    with reported(progress) as shown:
+        importances = scores_of(whole, choice, possible_ways(whole, choice), shown)
         base, steps = count(whole.model, whole.example).macs, len(importances) * len(ratios)
         for name in importances:
             for ratio in ratios:
@@ -99,5 +103,5 @@ def sensitivity(
                 saved = 1 - count(small, whole.example).macs / base
                 filters = plan.decisions[name].filters
                 found.append(LayerSensitivity(name, filters, ratio, saved, away.value, away.agreement))
-                told("sensitivity", len(found), steps)
+                shown("sensitivity", len(found), steps)
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Ways to share a budget out between layers, compared on held-out images after a short repair."""
+"""Ways to divide a budget between layers, compared on held-out images after a short repair."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ from infoprune.selection.planning import choose_groups, plan_for
 
 @dataclass(frozen=True)
 class Way:
-    """One way to share a budget out, and what came of it.
+    """One way to divide a budget between layers, and its result.
 
     Args:
         name: What is cut: ``"every layer"`` or ``"layers inside blocks"``.
         skip: Layers that keep all filters.
         found: How far the network cut and repaired this way is from the original on held-out images; ``None`` where
             it was the only way, so that nothing was compared.
+
+    Example:
+        >>> Way("every layer", ()).to_dict()["way"]
+        'every layer'
     """
 
     name: str
@@ -83,7 +87,7 @@ def nearest_way(
         importances: Of every group that a way may cut.
         fit: Batches that the short repair fits.
         held_out: Batches that judge.
-        progress: Told after every way.
+        progress: Called after every way.
     """
     model, groups = calibration.model, calibration.groups
     tried = []
@@ -92,7 +96,7 @@ def nearest_way(
         small = surgery.apply(plan, model, calibration.examples, groups=groups)
         small = repaired(small, model, fit, plan, groups, how=RepairOptions("least-squares"))
         tried.append(replace(way, found=divergence_between(model, small.eval(), held_out)))
-        progress("comparing ways to share the budget out", done, len(ways))
+        progress("comparing ways to divide the budget", done, len(ways))
     # Equal ones: the way that was named first.
     return tuple(sorted(tried, key=lambda way: way.found.value if way.found is not None else float("inf")))
 

@@ -24,14 +24,14 @@ COMMANDS = {
     "sensitivity": ("sensitivity:sensitivity", "Prune each layer alone, to see which may lose many filters."),
     "sweep": ("sweep:sweep", "Prune to several budgets in one run and write one checkpoint for each."),
     "iterate": ("iterate:iterate", "Prune in rounds: score, cut, retrain, until all layers are at their limits."),
-    "train": ("training:train", "Train a network, from fresh or given weights."),
-    "tune": ("training:tune", "Fine-tune a pruned network, with distillation from the original if given."),
+    "train": ("training:train", "Train a network, from fresh or existing weights."),
+    "tune": ("training:tune", "Fine-tune a pruned network, optionally with distillation from the original."),
     "evaluate": ("checkpoints:evaluate", "Measure accuracy, loss, MACs, parameters and latency of a network."),
     "show": ("checkpoints:show", "Show what is in a checkpoint: architecture, plan, settings, figures."),
     "export": ("checkpoints:export", "Write a checkpoint's network for other runtimes, checked against PyTorch."),
     "report": ("pages:report", "Show a run: one page that opens offline, and figures for papers."),
     "compare": ("pages:compare", "Show accuracy against cost over several runs."),
-    "plane": ("plane:plane", "Draw what each layer knows of images and labels over a pruning in rounds."),
+    "plane": ("plane:plane", "Draw the information plane of each layer over iterative pruning."),
     "demo": ("listing:demo", "Train a small network on digits, prune it by five criteria, compare them."),
     "criteria": ("listing:criteria", "List the criteria."),
     "cutoffs": ("listing:cutoffs", "List the rules that cut a curve."),
@@ -74,7 +74,12 @@ def _command(name: str) -> Any:
 
 
 def command_function(name: str) -> Any:
-    """Return the function of a command, as ``from_dataclasses`` made it."""
+    """Return the function of a command, as ``from_dataclasses`` made it.
+
+    Example:
+        >>> command_function("env").__name__
+        'env'
+    """
     module, _, function = COMMANDS[name][0].partition(":")
     return getattr(importlib.import_module(f"infoprune.cli.{module}"), function)
 
@@ -118,7 +123,7 @@ def main() -> None:
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
     if code in (INTERRUPTED, TERMINATED):  # typer turns some interrupts into this code by itself
-        _fail("Interrupted: nothing half-written is left; the same command goes on where its state was kept.", code)
+        _fail("Interrupted: no half-written file is left; the same command resumes where its state was kept.", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -20,21 +20,36 @@ _T = TypeVar("_T")
 
 
 class But:
-    """Fields of a dataclass that a command does not offer: ``Annotated[DataOptions, But("held_out")]``."""
+    """Fields of a dataclass that a command does not offer: ``Annotated[DataOptions, But("held_out")]``.
+
+    Example:
+        >>> But("held_out").names
+        ('held_out',)
+    """
 
     def __init__(self, *names: str) -> None:
         self.names = names
 
 
 class Defaults:
-    """Defaults of a command that differ from the dataclass's: ``Annotated[Recipe, Defaults(epochs=30)]``."""
+    """Defaults of a command that differ from the dataclass's: ``Annotated[Recipe, Defaults(epochs=30)]``.
+
+    Example:
+        >>> Defaults(epochs=30).values
+        {'epochs': 30}
+    """
 
     def __init__(self, **values: Any) -> None:
         self.values = values
 
 
 class DefaultIs:
-    """What the defaults of a dataclass are in a command, in words: ``DefaultIs("the schedule's")``."""
+    """What the defaults of a dataclass are in a command, in words: ``DefaultIs("the schedule's")``.
+
+    Example:
+        >>> DefaultIs("the schedule's").words
+        "the schedule's"
+    """
 
     def __init__(self, words: str) -> None:
         self.words = words
@@ -42,11 +57,11 @@ class DefaultIs:
 
 @dataclass(frozen=True)
 class Given(Generic[_T]):
-    """Options that are not yet a dataclass, because the command decides about some that were not given.
+    """Options that are not yet a dataclass, because the command chooses some that the user did not pass.
 
     Args:
         kind: The dataclass.
-        given: What the user gave, by field.
+        given: What the user passed, by field.
         defaults: The command's own defaults, by field.
     """
 
@@ -55,7 +70,7 @@ class Given(Generic[_T]):
     defaults: Mapping[str, Any]
 
     def build(self, **more: Any) -> _T:
-        """Return the dataclass; ``more`` counts before what the user gave.
+        """Return the dataclass; ``more`` takes precedence over what the user passed.
 
         Raises:
             InputError: The dataclass refuses the combination.
@@ -153,7 +168,7 @@ class _Parameter:
                 return None
             for one in _flat(self.of):
                 if one.is_required and one.name not in given:
-                    raise InputError(f"{flags[next(iter(given))]} goes with {flags[one.name]}: give it too")
+                    raise InputError(f"{flags[next(iter(given))]} needs {flags[one.name]}: pass both")
         return Given(self.of, given, self.defaults).build()
 
 
@@ -305,7 +320,7 @@ def default_of(flag: Flag) -> str:
 
 
 def _read(field: Field, written: Any) -> Any:
-    """Return the value of a text; a text that cannot be read stays one, and the check of the option refuses it."""
+    """Return the value of a text; one that cannot be read is returned unchanged, for the option to refuse."""
     if isinstance(written, list):
         return tuple(written)
     if not isinstance(written, str):

@@ -72,7 +72,7 @@ def iterate(
     train_images: Annotated[
         int | None, Option("Train on a sample of this size.", ge=1, unit="images", default="all")
     ] = None,
-    state: Annotated[Path | None, Option("Folder to keep all networks and states in, for good.")] = None,
+    state: Annotated[Path | None, Option("Folder that keeps all networks and states after the run.")] = None,
     plane: Annotated[Path | None, Option("Write an information plane: .csv or .parquet.")] = None,
     plane_every: Annotated[int, Option("Steps between two points of the plane.", ge=1, unit="steps")] = 50,
     device: Device = "auto",
@@ -125,7 +125,7 @@ def _chosen(
 
 def _initial(schedule: PruningSchedule, initial: bool | None, *, trained: bool) -> PruningSchedule:
     if initial and schedule.initial is None:
-        raise InputError("the schedule has no initial training: train first ('infoprune train') and give --weights")
+        raise InputError("the schedule has no initial training: train first ('infoprune train') and pass --weights")
     return schedule if (not trained if initial is None else initial) else replace(schedule, initial=None)
 
 
@@ -138,7 +138,7 @@ def _schedule(name: str | None, remove: tuple[str, ...], criterion: str | None) 
     layers = tuple(_layer_pace(text) for text in remove)
     if name is None:
         if not layers:
-            raise InputError("say what goes each round: a --schedule, or --remove 'LAYERS=PACE:LIMIT'")
+            raise InputError("name what is removed each round: a --schedule, or --remove 'LAYERS=PACE:LIMIT'")
         return PruningSchedule(layers, Recipe())
     of_file = name.endswith(".json")
     if of_file:
@@ -169,7 +169,7 @@ def _rounds_table(record: dict[str, Any], title: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title)
-    for column in ("round", "held-out %", "test %", "MACs", "gone %", "parameters", "gone %", "dead", "s"):
+    for column in ("round", "held-out %", "test %", "MACs", "removed %", "parameters", "removed %", "dead", "s"):
         table.add_column(column, justify="right")
     base = record["rounds"][0]
     for one in record["rounds"]:

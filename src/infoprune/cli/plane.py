@@ -20,9 +20,9 @@ def plane(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw what each layer knows of images and labels over a pruning in rounds.
+    """Draw the information plane of each layer over iterative pruning.
 
-    One path a layer, the rounds marked, and the kernel widths.
+    One path per layer with the rounds marked, and the kernel widths.
     """
     from infoprune.measure.information_plane import averaged, read_points, write_points
     from infoprune.report.information_plane import plane_figures

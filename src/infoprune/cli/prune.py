@@ -88,7 +88,8 @@ def _show(run: PruneRun, title: str) -> None:
     if run.result.free is not None:
         gone = run.result.free
         results().print(
-            f"for free: {gone['filters']} filters, {gone['macs']:,} MACs and {gone['parameters']:,} parameters"
+            f"constant filters, removed without loss: {gone['filters']} filters, {gone['macs']:,} MACs and "
+            f"{gone['parameters']:,} parameters"
         )
     for table in (saturation_table(run.record), stability_table(run.record)):
         if table is not None:

@@ -24,7 +24,7 @@ def train(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network, from fresh or given weights.
+    """Train a network, from fresh or existing weights.
 
     The same command resumes after an interruption.
     """
@@ -43,7 +43,7 @@ def tune(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fine-tune a pruned network, with distillation from the original if given.
+    """Fine-tune a pruned network, optionally with distillation from the original.
 
     The same command resumes after an interruption.
     """

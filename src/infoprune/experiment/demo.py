@@ -89,7 +89,7 @@ def table(record: dict[str, Any]) -> Table:
         "as cut (%)",
         "+ BN (%)",
         "MACs",
-        "MACs gone",
+        "MACs removed",
         "parameters",
         "latency (ms)",
         "s",

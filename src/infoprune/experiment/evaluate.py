@@ -30,7 +30,7 @@ def evaluate(
 
 
 def show(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of itself, as JSON values.
+    """Return the contents of a checkpoint's header as JSON values.
 
     Raises:
         InputError: The file is not a checkpoint.

@@ -1,4 +1,4 @@
-"""The images of a run: a data set, its parts, and batches as a network wants them."""
+"""The images of a run: a data set, its parts, and batches as a network expects them."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def check_classes(source: Source, model: nn.Module, choice: DataOptions) -> None
     if outputs != len(source.classes):
         raise InputError(
             f"the network has {outputs} outputs (classes 0 to {outputs - 1}), but the data set '{choice.name}' has "
-            f"{len(source.classes)} classes: they must be as many"
+            f"{len(source.classes)} classes: the numbers must be equal"
         )
 
 
 def batches(
     images: Images, model: nn.Module, choice: DataOptions, *, shuffle: bool = False, random_crop: bool = False
 ) -> DataLoader[Any]:
-    """Return batches of these images as the network wants them."""
+    """Return batches of these images as the network expects them."""
     return data.loader(
         images,
         preprocessing_of(model),

@@ -50,15 +50,15 @@ def iterate(
     """Prune a network in rounds and write the smallest one.
 
     The state is kept in a folder beside ``out`` until all is written, or in ``state`` for good, so that the same
-    command goes on after an interruption.
+    command resumes after an interruption.
 
     Args:
         network: Which network.
-        images: Which images; the schedule says how many score the filters.
-        schedule: What goes in each round, and how the network is trained.
+        images: Which images; the schedule sets how many score the filters.
+        schedule: What is removed in each round, and how the network is trained.
         out: The checkpoint to write.
         record_out: Also write the record as JSON.
-        train_images: Train on a sample of so many images, of balanced classes; by default on all.
+        train_images: Size of a class-balanced sample of training images to train on; by default on all.
         state: Where the state is kept.
         plane: A file for the points of an information plane, and the plane that notes them.
         device: Where the network is.
@@ -137,9 +137,9 @@ def _told_round(one: Round, last: int, schedule: PruningSchedule) -> str:
     ]
     cost = f"{one.macs:,} MACs, {one.parameters:,} parameters"
     spent = sum(one.seconds.values())
-    told = f"round {one.number} of {last}: {cost}, {', '.join(accuracies)}, {spent:.0f} s"
+    line = f"round {one.number} of {last}: {cost}, {', '.join(accuracies)}, {spent:.0f} s"
     epochs = sum(schedule.recipe(n, is_last=n == last).epochs for n in range(one.number + 1, last + 1))
     if not epochs or not one.epochs:
-        return told
+        return line
     # Later rounds are cheaper: it can only be less.
-    return f"{told}, at most about {spent / one.epochs * epochs / 60:.0f} minutes left"
+    return f"{line}, at most about {spent / one.epochs * epochs / 60:.0f} minutes left"

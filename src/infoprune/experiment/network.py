@@ -1,7 +1,7 @@
 """The network of a run: by name, file or function, with its weights and what is known of them.
 
 Only here is a network's function imported, and only by the name that the user typed (``NetworkOptions.model``). What a
-checkpoint says of itself goes to ``storage.checkpoint``, which builds what registries list.
+checkpoint holds is read by ``storage.checkpoint``, which builds what registries list.
 """
 
 from __future__ import annotations
@@ -31,14 +31,18 @@ def open_network(choice: NetworkOptions, device: str = "auto") -> nn.Module:
 
     Raises:
         InputError: No network or file of that name can be used.
+
+    Example:
+        >>> open_network(NetworkOptions("digits"), "cpu").training
+        False
     """
     torch_device = pick_device(device)
     if choice.weights is not None and checkpoint.is_checkpoint(choice.weights):
         model = _from_checkpoint(choice, choice.weights)
     elif choice.model is None:
         if choice.weights is not None:
-            checkpoint.describe(choice.weights)  # says why this file is no checkpoint
-        raise InputError("name a network with --model, or give an infoprune checkpoint")
+            checkpoint.describe(choice.weights)  # raises with the reason
+        raise InputError("name a network with --model, or pass an infoprune checkpoint")
     else:
         model = _built(choice, choice.model)
     return model.to(torch_device).eval()
@@ -55,14 +59,14 @@ def typed_build(choice: NetworkOptions) -> checkpoint.Build | None:
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing:
-    """Return what the network's weights want of their images.
+    """Return the preprocessing that the network's weights expect.
 
     Raises:
-        InputError: Nobody knows.
+        InputError: It is not known.
     """
     origin = origin_of(model)
     if origin is None or origin.preprocessing is None:
-        raise InputError("say how the weights want their images: --mean and --std, one number per channel")
+        raise InputError("name the preprocessing that the weights expect: --mean and --std, one number per channel")
     return origin.preprocessing
 
 
@@ -116,7 +120,7 @@ def _check_same_network(name: str, arguments: Mapping[str, Any], written: Origin
     if not by_itself and dict(arguments) != dict(written.arguments):
         raise InputError(
             f"'{path}' is a checkpoint of a network with the arguments {json.dumps(dict(written.arguments))}, not "
-            f"{json.dumps(dict(arguments))}: give --model-args {shlex.quote(json.dumps(dict(written.arguments)))}"
+            f"{json.dumps(dict(arguments))}: pass --model-args {shlex.quote(json.dumps(dict(written.arguments)))}"
         )
 
 
@@ -131,7 +135,7 @@ def _preprocessing(choice: NetworkOptions, known: Preprocessing) -> Preprocessin
     if choice.mean is None and choice.std is None:
         return known
     if choice.mean is None or choice.std is None:
-        raise InputError("--mean and --std go together: one number per channel each")
+        raise InputError("--mean and --std are needed together: one number per channel each")
     return replace(known, mean=choice.mean, std=choice.std)
 
 

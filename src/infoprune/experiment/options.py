@@ -1,4 +1,4 @@
-"""What a run from files to a file is told: which network, which images, how it is trained."""
+"""The options of a run from files to a file: which network, which images, how it is trained."""
 
 from __future__ import annotations
 

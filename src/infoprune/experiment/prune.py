@@ -67,7 +67,7 @@ def prune(
         images: Which images.
         choice: What is removed.
         out: The checkpoint to write. Beside it lies, until all is written, what is known of layers that are cut one by
-            one, and the state of the repair ``distil``: the same call goes on after an interruption.
+            one, and the state of the repair ``distil``: the same call resumes after an interruption.
         record_out: Also write the record as JSON.
         run_out: Folder for the record, the plan and the evidence.
         report_out: Also write the page of this run.
@@ -75,21 +75,21 @@ def prune(
             the network.
         repair: How the cut network is repaired, ``None`` for not at all.
         effort: How much time may be spent where everything is chosen for the network.
-        held_out: At most so many held-out training images choose among the candidates of a cut-off rule.
+        held_out: Largest number of held-out training images that choose among the candidates of a cut-off rule.
         stability: With this many samples of calibration images, this run's among them, the plan is made to see how far
             it depends on them.
-        remove_constant: Whether filters that no repair image moves go first, at no loss.
+        remove_constant: Whether filters that are constant on all repair images are removed first, without loss.
         seed: Of every draw.
         device: Where it is done.
         force: Whether files that exist are replaced.
-        progress: Told how far it is.
-        on_reach: Told what a budget can reach.
+        progress: Called in every stage.
+        on_reach: Called with what a budget can reach.
 
     Raises:
-        InputError: As in ``pipeline.prune``; a plan is given together with ``stability``. Nothing is written then.
+        InputError: As in ``pipeline.prune``; a plan is passed together with ``stability``. Nothing is written then.
     """
     if isinstance(choice, Plan) and stability > 1:
-        raise InputError("a plan that is given depends on no images: leave out the stability, or the plan")
+        raise InputError("a plan that you pass depends on no images: leave out the stability, or the plan")
     check_pages(report_out)
     files = () if run_out is None else run_files(run_out)
     with outputs(out, record_out, report_out, *files, run="prune", force=force) as written:
@@ -120,8 +120,8 @@ def prune(
             record["stability"] = spread([result.plan, *plans])
         shown = run_out is not None or report_out is not None
         kept = kept_run(model, result, record, calibration, name=out.stem) if shown else None
-        told = ("base", "free", "as_cut", "automatic", "pruned", "seconds")
-        figures: dict[str, Any] = {name: record[name] for name in told if name in record}
+        copied = ("base", "free", "as_cut", "automatic", "pruned", "seconds")
+        figures: dict[str, Any] = {name: record[name] for name in copied if name in record}
         checkpoint.save(result.model, written.staged(out), settings=record["settings"], figures=figures)
         write_record(record, written, record_out)
         _stage_shown(kept, written, run_out, report_out)
@@ -176,6 +176,10 @@ def read_keep(path: Path | None) -> dict[str, Any]:
 
     Raises:
         InputError: The file cannot be read as either.
+
+    Example:
+        >>> read_keep(None)
+        {}
     """
     if path is None:
         return {}
@@ -183,31 +187,31 @@ def read_keep(path: Path | None) -> dict[str, Any]:
     if isinstance(values, dict) and "layers" in values:
         return {"plan": Plan.from_dict(values)}
     if isinstance(values, dict) and isinstance(values.get("plan"), dict):
-        values = values["plan"]  # a record, whose plan is by layer the filters that stay
+        values = values["plan"]  # a record, whose plan is by layer the kept filters
     if not isinstance(values, dict) or not values or not all(map(_is_count_or_filters, values.values())):
-        raise InputError(f"'{path}' must hold a plan, or by layer the number or the list of the filters that stay")
+        raise InputError(f"'{path}' must hold a plan, or by layer the number or the list of the kept filters")
     return {"keep": values}
 
 
 def choice_or_plan(
     words: Mapping[str, Any], *, plan: Plan | None = None, keep: Mapping[str, Any] | None = None
 ) -> PruneOptions | Plan:
-    """Return the plan that was given, else the options of pruning.
+    """Return the plan that was passed, else the options of pruning.
 
     Args:
-        words: What was given, as words of ``PruneOptions``; a seed may come with a plan, since images are drawn too.
-        plan: A plan that was given.
-        keep: Counts or filters by layer that were given.
+        words: What was passed, as words of ``PruneOptions``; a seed may come with a plan, since images are drawn too.
+        plan: A plan that was passed.
+        keep: Counts or filters by layer that were passed.
 
     Raises:
-        InputError: A plan was given together with a word that chooses filters.
+        InputError: A plan was passed together with a word that chooses filters.
     """
     if plan is None:
         return chosen(**words) if keep is None else chosen(**words, keep=keep)
     check_words(words)
-    said = [word for word, value in words.items() if word != "seed" and value is not None]
-    if said:
-        raise InputError(f"a plan names the filters that stay already: leave out {', '.join(said)}, or the plan")
+    others = [word for word, value in words.items() if word != "seed" and value is not None]
+    if others:
+        raise InputError(f"a plan already names the kept filters: leave out {', '.join(others)}, or the plan")
     return plan
 
 

@@ -1,4 +1,4 @@
-"""What a record says of the network, the images and the machine of a run."""
+"""What a record holds of the network, the images and the machine of a run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,12 @@ def settings_of(network: NetworkOptions, images: DataOptions, model: nn.Module) 
 
 
 def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with paths as text."""
+    """Return values with paths as text.
+
+    Example:
+        >>> as_json({"directory": Path("data")})
+        {'directory': 'data'}
+    """
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
@@ -57,7 +62,12 @@ def write_record(record: Mapping[str, Any], written: Outputs, path: Path | None)
 
 
 def text_or_none(path: Path | None) -> str | None:
-    """Return a path as text."""
+    """Return a path as text.
+
+    Example:
+        >>> text_or_none(Path("small.safetensors"))
+        'small.safetensors'
+    """
     return None if path is None else str(path)
 
 

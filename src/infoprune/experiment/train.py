@@ -44,9 +44,9 @@ def train(
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any] | None:
-    """Train a network, from fresh or given weights, and write the weights that did best on held-out images.
+    """Train a network, from fresh or existing weights, and write the weights that did best on held-out images.
 
-    The state after every epoch is kept beside ``out`` until all is written, so that the same command goes on after an
+    The state after every epoch is kept beside ``out`` until all is written, so that the same command resumes after an
     interruption.
 
     Args:

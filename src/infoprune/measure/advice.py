@@ -9,13 +9,13 @@ from infoprune.measure.record import MUCH, Figures
 # Points of accuracy from which a loss is worth a sentence.
 WORTH_A_SENTENCE = 1.0
 _ENOUGH_IMAGES = 1000
-# An accuracy below so many times that of guessing says that something is wrong with the images.
+# An accuracy below this multiple of random guessing means that something is wrong with the images.
 _CHANCE = 2.0
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a run had to go by.
+    """What a run used.
 
     Args:
         images: Images that the repair saw.
@@ -36,7 +36,7 @@ def advice(base: Figures, pruned: Figures, spent: Spent) -> tuple[str, ...]:
     Args:
         base: Figures of the original network.
         pruned: Figures of the pruned one.
-        spent: What the run had to go by.
+        spent: What the run used.
 
     Example:
         >>> before, after = Figures(100, 10, 1.0, accuracy=90.0), Figures(50, 5, 0.6, accuracy=86.0)

@@ -19,6 +19,10 @@ class Divergence:
             squared difference relative to the variance of the original's output; lower is nearer.
         agreement: Share of the images on which both name the same class, percent; ``None`` for other outputs.
         images: Number of images.
+
+    Example:
+        >>> Divergence(0.02, 99.0, 500).agreement
+        99.0
     """
 
     value: float
@@ -31,8 +35,8 @@ def divergence_between(original: nn.Module, pruned: nn.Module, images: Iterable[
     """Compare the outputs of two networks on the same images.
 
     Args:
-        original: In eval mode; gives one tensor.
-        pruned: In eval mode; gives a tensor of the same shape.
+        original: In eval mode; returns one tensor.
+        pruned: In eval mode; returns a tensor of the same shape.
         images: Batches of ``(n, ...)`` inputs, on the networks' device and in their precision.
 
     Example:

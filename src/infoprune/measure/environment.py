@@ -70,7 +70,7 @@ def _processor() -> str:
 
 
 def _instruction_sets() -> str:
-    """Return what torch's kernels use, and what the processor has besides, where torch says so."""
+    """Return what torch's kernels use, and what the processor has besides, where torch reports it."""
     used = torch.backends.cpu.get_cpu_capability()
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return ", ".join([used, *(name for name, there in sorted(known.items()) if there is True)])

@@ -60,7 +60,7 @@ def figures(
 
 
 def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> list[Latency]:
-    """Return each network's time for one image; networks take turns, so that drift affects all alike."""
+    """Return each network's time for one image; the networks are measured alternately, so that drift affects all."""
     turns = [[cost.latency(model, example[:1]) for model in models] for _ in range(rounds)]
     return [Latency.of(*measured) for measured in zip(*turns, strict=True)]
 
@@ -80,7 +80,7 @@ def dead_filters(
 
 
 def outputs_of(model: nn.Module, example: Tensor) -> int | None:
-    """Return how many classes a network tells apart, ``None`` where its output is not ``(n, classes)``."""
+    """Return the number of classes of a network, ``None`` where its output is not ``(n, classes)``."""
     with eval_mode(model), torch.no_grad():
         output = model(example)
     return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
@@ -107,7 +107,7 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
     if not found:
         raise InputError("the network returns nothing with a tensor in it: wrap it so that it returns its outputs")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
-        raise InputError("the network gives values that are not finite: look for NaN in its weights or in the images")
+        raise InputError("the network returns values that are not finite: look for NaN in its weights or in the images")
 
 
 def example_for(plan: Plan, model: nn.Module) -> Tensor | list[Tensor]:
@@ -119,7 +119,7 @@ def example_for(plan: Plan, model: nn.Module) -> Tensor | list[Tensor]:
     origin = origin_of(model)
     shape = plan.settings.get("input_shape") or (origin.input_shape if origin else None)
     if shape is None:
-        raise InputError("the plan does not say what images the network reads: give an example batch")
+        raise InputError("the plan does not name the shape of the images: pass an example batch")
     shapes = plan.settings.get("input_shapes", [shape])
     zeros = [torch.zeros(2, *one, device=device_of(model)) for one in shapes]
     return zeros if len(zeros) > 1 else zeros[0]

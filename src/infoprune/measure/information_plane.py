@@ -39,8 +39,8 @@ class PlanePoint:
         round: Of the pruning; 0 before the first cut.
         step: Of the training in that round.
         layer: Its name.
-        input_bits: I(X;L), what the layer's output tells of the images.
-        label_bits: I(L;Y), what it tells of the labels.
+        input_bits: I(X;L), information of the layer's output about the images.
+        label_bits: I(L;Y), its information about the labels.
         width: Of the layer's Gaussian exp(-d^2 / s^2), smoothed.
     """
 
@@ -58,8 +58,8 @@ class InformationPlane:
     Args:
         layers: Patterns of layer names; by default every convolution and linear layer.
         tap: Where the maps are read; the layer itself by default, as published for LeNet and ResNets.
-        every: Only every so many steps are looked at.
-        images: At most so many images of a batch are read; 100 as published.
+        every: Steps between two points.
+        images: Largest number of images read of a batch; 100 as published.
         input_width: Width s of the Gaussian exp(-d^2 / s^2) on the images.
         alpha: Order of the entropy.
 

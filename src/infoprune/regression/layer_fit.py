@@ -163,6 +163,8 @@ def add_positions(
         >>> products.equations().count
         50
     """
+    if not len(images):
+        return
     groups, features, _ = products.shape
     size = max(1, _CHUNK_VALUES // (groups * features * min(_positions(window, inputs), most)))
     for some in torch.split(images, size):

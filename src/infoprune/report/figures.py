@@ -130,7 +130,7 @@ def _curve(axes: Any, view: LayerView, criterion: str) -> None:
     if len(places) > 1:
         axes.plot(places, [curve[place - 1] for place in places], "D", color="black", mfc="none", ms=8,
                   label="candidates")  # fmt: skip
-    axes.axvline(len(decision.kept) + 0.5, color=GONE, lw=1.2, label=f"cut: {len(decision.kept)} stay")
+    axes.axvline(len(decision.kept) + 0.5, color=GONE, lw=1.2, label=f"cut: {len(decision.kept)} kept")
     if view.saturated_at is not None and view.saturated_at < decision.filters:
         axes.axvline(view.saturated_at + 0.5, color=SOFT, ls=":", label=f"saturated after {view.saturated_at}")
     axes.set_xlabel("filters in the order of the criterion")
@@ -169,7 +169,7 @@ def _tradeoff(rows: Sequence[dict[str, Any]], cost: str) -> Callable[[Any], None
         front = pareto_front([(row[cost], row["accuracy"]) for row in rows])
         axes.step([rows[i][cost] for i in front], [rows[i]["accuracy"] for i in front], where="post", color=KEPT,
                   label="Pareto front")  # fmt: skip
-        # By accuracy, so that the names of neighbours can stand left and right in turns.
+        # By accuracy, so that the names of neighbours alternate between left and right.
         for turn, index in enumerate(sorted(range(len(rows)), key=lambda i: -rows[i]["accuracy"])):
             row, on_it = rows[index], index in front
             axes.plot(row[cost], row["accuracy"], "o", color=KEPT if on_it else GONE, mfc=None if on_it else "none")

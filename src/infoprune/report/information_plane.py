@@ -23,7 +23,7 @@ def plane_figures(
 
     Args:
         points: In the order of the steps, averaged over windows if they are many.
-        folder: Where the files go.
+        folder: Folder of the files.
         force: Replace files that exist.
         progress: Told after every figure.
 
@@ -95,7 +95,7 @@ def _draw_widths(axes: Any, paths: Paths) -> None:
 
 
 def _colours(count: int) -> list[Colour]:
-    """Return colours that tell so many layers apart, in the order of the network where there are many."""
+    """Return one colour per layer; many layers get a colour scale in the order of the network."""
     from matplotlib import colormaps
 
     if count <= 10:

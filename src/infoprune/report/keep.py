@@ -47,5 +47,10 @@ def kept_run(model: nn.Module, result: Result, record: Mapping[str, Any], batche
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Return the bytes of everything a file of this network's weights holds."""
+    """Return the bytes of everything a file of this network's weights holds.
+
+    Example:
+        >>> weight_bytes(nn.Linear(3, 1))
+        16
+    """
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())

@@ -20,7 +20,7 @@
   }
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
     displayModeBar: phone() ? false : undefined };
-  // The figure is drawn anew where its kind changes: leftovers of another kind of axis would stay otherwise.
+  // Another kind of figure is drawn from scratch: Plotly would keep parts of the old axes otherwise.
   let drawn = null;
   function draw(kind, traces, more) {
     if (drawn !== null && drawn !== kind) Plotly.purge(at("figure"));
@@ -44,15 +44,15 @@
       traces.unshift({ type: "scatter", mode: "lines", x: all.map((o) => o.x), y: all.map((o) => o.y), showlegend: false,
         hoverinfo: "skip", line: { color: color("--soft"), width: 1 } });
       if (layer.candidates.length > 1) {
-        const told = layer.candidates.map(([count, accuracy]) => `keep the first ${count}` +
+        const notes = layer.candidates.map(([count, accuracy]) => `keep the first ${count}` +
           (accuracy === null ? "" : `<br>${accuracy.toFixed(2)} % on held-out images`));
         traces.push({ name: "candidates", mode: "markers", type: "scatter", x: layer.candidates.map(([count]) => count),
-          y: layer.candidates.map(([count]) => layer.curve[count - 1]), text: told, hovertemplate: "%{text}<extra></extra>",
+          y: layer.candidates.map(([count]) => layer.curve[count - 1]), text: notes, hovertemplate: "%{text}<extra></extra>",
           marker: { symbol: "diamond-open", size: 16, color: color("--ink"), line: { width: 2 } } });
       }
       const cut = layer.kept.length + 0.5, late = cut > layer.filters * 0.6;
       const shapes = [upright(cut, "--gone", "solid").line];
-      const annotations = [label(cut, `cut: ${layer.kept.length} stay`, 1, late)];
+      const annotations = [label(cut, `cut: ${layer.kept.length} kept`, 1, late)];
       if (layer.saturated_at !== null && layer.saturated_at < layer.filters) {
         shapes.push(upright(layer.saturated_at + 0.5, "--soft", "dot").line);
         annotations.push(label(layer.saturated_at + 0.5, `saturated after ${layer.saturated_at}`, 0.88,
@@ -104,7 +104,7 @@
     none() {
       Plotly.purge(at("figure"));
       drawn = null;
-      return "The filters were given by hand: no criterion scored them.";
+      return "The filters were listed by the user: no criterion scored them.";
     },
   };
 
@@ -134,7 +134,7 @@
       card.className = "pair";
       two.className = "two";
       two.append(tile(layer, removed, true), tile(layer, kept, false));
-      text.textContent = `${removed} went, ${kept} stays: ${alike.toFixed(3)}`;
+      text.textContent = `${removed} removed, ${kept} kept: ${alike.toFixed(3)}`;
       card.append(two, text);
       return card;
     }));
@@ -163,7 +163,7 @@
     document.querySelectorAll("[data-layer]").forEach((link) => {
       link.closest("tr").toggleAttribute("aria-current", Number(link.dataset.layer) === index);
     });
-    at("reason").textContent = (layer.reason || `${layer.kept.length} of ${layer.filters} filters stay`) + "." +
+    at("reason").textContent = (layer.reason || `${layer.kept.length} of ${layer.filters} filters are kept`) + "." +
       (layer.coupled.length ? ` Coupled with ${layer.coupled.join(", ")}.` : "");
     at("figure").classList.toggle("square", layer.figure === "matrix");
     at("figure").hidden = layer.figure === "none";
@@ -193,7 +193,7 @@
 
   function comparison() {
     const cost = at("cost").value, names = { macs: "MACs", parameters: "parameters", latency_ms: "latency (ms)" };
-    // By accuracy, so that the names of neighbours can stand left and right in turns.
+    // By accuracy, so that the names of neighbours alternate between left and right.
     const measured = data.runs.filter((run) => run.accuracy !== null).sort((a, b) => b.accuracy - a.accuracy);
     const front = data.fronts[cost].map((i) => data.runs[i]);
     const bases = [...new Map(measured.filter((run) => run.base_accuracy !== null)
@@ -215,7 +215,7 @@
     ], { xaxis: { title: { text: names[cost] }, rangemode: "tozero" }, yaxis: { title: { text: "accuracy (%)" } } });
   }
 
-  // Colours that are told apart on light and dark, also by people who do not see red and green.
+  // Colours that differ on light and dark backgrounds, also for readers who do not see red and green.
   const hues = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f7ee7", "#a08060"];
   function plane() {
     const what = at("plane-view").value, over = what !== "plane";

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from infoprune.errors import InputError
 from infoprune.measure.information_plane import PlanePoint, averaged
+from infoprune.measure.record import MUCH
 from infoprune.report import views
 from infoprune.report.run import Run
 from infoprune.report.views import LayerView, layer_views
 from infoprune.version import __version__
 
 _FOLDER = Path(__file__).parent
-# So many points of a layer's path are told apart by eye.
+# A reader can distinguish up to this number of points on a layer's path.
 _MOMENTS = 40
 # Tiles side by side in the one picture that holds all maps of a layer.
 _COLUMNS = 32
@@ -33,7 +34,7 @@ def page(run: Run, against: Sequence[Run] = ()) -> str:
 
     Args:
         run: What is shown.
-        against: Other runs, such as by L1 and by chance, that its figures are laid beside.
+        against: Other runs to compare with, such as L1 and random selection.
 
     Raises:
         InputError: Jinja2 or Plotly is not installed.
@@ -77,12 +78,13 @@ def rendered(template: str, **values: Any) -> str:
             script=inside["page.js"],
             plotly=plotly.get_plotlyjs(),
             version=__version__,
+            much=MUCH,
         )
     )
 
 
 def check_pages(path: Path | None) -> None:
-    """Refuse a page that could not be written for want of a package, before any work is done for it.
+    """Refuse a page that needs a package that is not installed, before any work is done.
 
     Raises:
         InputError: A page is asked for, and Jinja2 or Plotly is not installed.

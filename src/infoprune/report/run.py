@@ -54,7 +54,7 @@ class Run:
     Args:
         record: The record of the command.
         plan: What stayed, and why.
-        evidence: By layer, the tensors behind the criterion's answer.
+        evidence: By layer, the tensors that the criterion computed.
         pictures: Feature maps of a few images, where they were taken.
         export: The record of ``infoprune export``, where one lies in the folder.
         name: What the run is called in tables.

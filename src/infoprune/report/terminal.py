@@ -29,5 +29,10 @@ def messages() -> Console:
 
 
 def results() -> Console:
-    """Return the console for tables and figures: standard output, wide in a file."""
+    """Return the console for tables and figures: standard output, wide in a file.
+
+    Example:
+        >>> results().is_terminal in (True, False)
+        True
+    """
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)

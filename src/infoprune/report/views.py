@@ -28,7 +28,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A number of filters that a cut-off rule proposed to keep, and what held-out images (percent) said to it."""
+    """A number of filters that a cut-off rule proposed to keep, and its held-out accuracy in percent."""
 
     count: int
     accuracy: float | None
@@ -40,14 +40,14 @@ class LayerView:
 
     Args:
         decision: What happened to it.
-        figure: Which figure tells why: the criterion's curve, its similarity matrix, its scores, or none of them.
+        figure: Figure that explains the choice: the criterion's curve, its similarity matrix, its scores, or none.
         order: All filters, most important first.
         macs: Multiply-adds of the layers that lose filters of this group, before.
         macs_after: The same, afterwards.
-        saturated_at: After how many filters the curve resolves nothing, where the criterion says so.
-        saturation: Share of the labels' entropy that all filters together tell, where the criterion says so.
+        saturated_at: Number of filters after which the order is noise, where the criterion reports it.
+        saturation: Share of the labels' entropy that all filters together explain, where the criterion reports it.
         candidates: Where else the layer could have been cut, where a cut-off rule proposed several places.
-        similarity: ``(filters, filters)`` float64, where the criterion gives it.
+        similarity: ``(filters, filters)`` float64, where the criterion returns it.
         maps: ``(images, filters, h, w)`` uint8, where there are pictures.
         pairs: The removed filters most like a kept one, most alike first.
         pairs_by: What the likeness is.
@@ -91,7 +91,7 @@ def closest_pairs(similarity: Tensor, kept: Sequence[int], gone: Sequence[int], 
 
 
 def summary_rows(run: Run) -> list[dict[str, str]]:
-    """Return what a reader in a hurry needs: base, pruned and change of every figure that was measured."""
+    """Return base value, pruned value and change of every figure that was measured."""
     base, pruned, weights = run.record["base"], run.record["pruned"], run.record.get("weight_bytes", {})
     found = (
         _difference("Accuracy", base.get("accuracy"), pruned.get("accuracy"), "{:.2f} %", "{:+.2f} points"),
@@ -105,7 +105,12 @@ def summary_rows(run: Run) -> list[dict[str, str]]:
 
 
 def short(number: float) -> str:
-    """Return a count in three digits with its SI prefix: 125.5 M."""
+    """Return a count in three digits with its SI prefix: 125.5 M.
+
+    Example:
+        >>> short(125_500_000)
+        '126 M'
+    """
     for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {prefix}" if number / size < 1000 else f"{number / size:.0f} {prefix}"

@@ -33,7 +33,7 @@ Build = Callable[[], nn.Module]
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint says of itself.
+    """The header of a checkpoint.
 
     Args:
         origin: How the network is built, and its plan.
@@ -106,12 +106,12 @@ def load(path: str | Path, build: Build | None = None) -> nn.Module:
     """Build the network of a checkpoint, in eval mode, on the CPU.
 
     What the file names is built only where the zoo, timm or torchvision lists it. Any other network is built by the
-    function that the caller passes; the file then gives the plan and the weights.
+    function that the caller passes; the file then provides the plan and the weights.
 
     Args:
         path: An infoprune checkpoint.
         build: Returns the whole network, before any filter was removed, with any weights. It takes no arguments: what
-            the file says of them is information (``describe(path).origin.arguments``).
+            the file holds of them is information (``describe(path).origin.arguments``).
 
     Raises:
         InputError: The file is missing, damaged, or not a checkpoint, or its architecture cannot be built here.
@@ -143,7 +143,7 @@ def load(path: str | Path, build: Build | None = None) -> nn.Module:
 
 
 def describe(path: str | Path) -> Contents:
-    """Read what a checkpoint says of itself, without building anything.
+    """Read the header of a checkpoint, without building anything.
 
     Raises:
         InputError: The file is missing, damaged, or not a checkpoint of this or an older version.
@@ -157,7 +157,12 @@ def describe(path: str | Path) -> Contents:
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Return whether a file is an infoprune checkpoint; anything else, missing files included, is not."""
+    """Return whether a file is an infoprune checkpoint; anything else, missing files included, is not.
+
+    Example:
+        >>> is_checkpoint(Path("missing.safetensors"))
+        False
+    """
     try:
         check_regular(Path(path))
         with safe_open(path, "pt") as file:

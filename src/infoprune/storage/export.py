@@ -30,7 +30,7 @@ from infoprune.zoo.factory import build_from_file
 
 # What every runtime of the last years reads, and what PyTorch's exporter writes without conversion.
 OPSET = 17
-# Of the largest output: single precision in another order of summation stays a hundred times below.
+# Of the largest output: single precision in another order of summation differs by a hundred times less.
 TOLERANCE = 1e-4
 _ROUNDS = 3
 
@@ -231,7 +231,7 @@ def _latencies(
         measures[name, "pytorch"] = partial(_milliseconds, network, one)
         if onnx is not None:
             measures[name, "onnxruntime"] = partial(OnnxRuntime(onnx).latency, one)
-    # In turns, so that what else the machine does hits all alike.
+    # Alternating, so that other load on the machine affects all runtimes.
     turns = [{key: measure() for key, measure in measures.items()} for _ in range(_ROUNDS)]
     found: dict[str, dict[str, float]] = {name: {} for name in networks}
     for name, runtime in measures:
@@ -247,7 +247,7 @@ def _agreement(found: Tensor, model: nn.Module, images: Tensor) -> Agreement:
     with torch.inference_mode():
         right = copied(model).cpu().eval()(images.cpu())
     if found.shape != right.shape:
-        raise InputError(f"the export gives outputs of shape {tuple(found.shape)}, the network {tuple(right.shape)}")
+        raise InputError(f"the export returns outputs of shape {tuple(found.shape)}, the network {tuple(right.shape)}")
     return Agreement(float((found - right).abs().max()), float(right.abs().max()), len(images))
 
 

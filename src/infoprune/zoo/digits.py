@@ -55,5 +55,10 @@ def _features(channels: int) -> Iterator[nn.Module]:
     )
 )
 def digits(classes: int = 10, in_channels: int = 1) -> DigitsNetwork:
-    """Return the network of the demonstration."""
+    """Return the network of the demonstration.
+
+    Example:
+        >>> digits().features[0].out_channels
+        16
+    """
     return DigitsNetwork(classes, in_channels)

@@ -55,7 +55,12 @@ _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 
 
 def is_listed(spec: str) -> bool:
-    """Return whether a name is of the form of a registry's: a zoo name, ``timm:NAME`` or ``torchvision:NAME``."""
+    """Return whether a name is of the form of a registry's: a zoo name, ``timm:NAME`` or ``torchvision:NAME``.
+
+    Example:
+        >>> is_listed("digits"), is_listed("my_module:network")
+        (True, False)
+    """
     origin, separator, _ = spec.partition(":")
     return not separator or origin in _FILE_ARGUMENTS
 
@@ -122,8 +127,8 @@ def _check_scalar(spec: str, argument: str, value: Any, wanted: type | None) -> 
     right = type(value) in kinds
     if not right or not math.isfinite(value) or abs(value) > _LARGEST_NUMBER:
         words = {bool: "true or false", int: f"a whole number up to {_LARGEST_NUMBER:,}", float: "a number"}
-        said = words[wanted] if wanted is not None else f"a number up to {_LARGEST_NUMBER:,}, or true or false"
-        raise InputError(f"the argument '{argument}' of '{spec}' must be {said} in a file, not {str(value)[:60]!r}")
+        allowed = words[wanted] if wanted is not None else f"a number up to {_LARGEST_NUMBER:,}, or true or false"
+        raise InputError(f"the argument '{argument}' of '{spec}' must be {allowed} in a file, not {str(value)[:60]!r}")
 
 
 def preprocessing_of(spec: str, network: nn.Module) -> Preprocessing:

@@ -80,7 +80,12 @@ class HRelLeNet(nn.Module):
     )
 )
 def lenet5(classes: int = 10, in_channels: int = 1) -> CaffeLeNet:
-    """Return Caffe's LeNet-5: 431,080 parameters at 10 classes."""
+    """Return Caffe's LeNet-5: 431,080 parameters at 10 classes.
+
+    Example:
+        >>> sum(isinstance(one, nn.Conv2d) for one in lenet5().modules())
+        2
+    """
     return CaffeLeNet(classes, in_channels)
 
 

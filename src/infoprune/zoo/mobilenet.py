@@ -52,7 +52,7 @@ class Style:
 
 
 class SamePadding(nn.Module):
-    """Zeros around ``(n, C, H, W)`` so that a convolution with a stride gives ``ceil(H / stride)`` rows.
+    """Zeros around ``(n, C, H, W)`` so that a convolution with a stride returns ``ceil(H / stride)`` rows.
 
     An odd number of zeros has the larger half below and to the right, as in TensorFlow.
     """

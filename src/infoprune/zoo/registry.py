@@ -31,7 +31,7 @@ class NetworkInfo:
         classes: Number of classes by default.
         preprocessing: What its usual weights expect.
         taps: Where the paper of a criterion reads the feature maps of this network, by the criterion's name; only
-            where a paper says so.
+            where a paper defines it.
         source: Where the architecture, and the weights there are, come from.
         dataset: The data its usual weights were trained on, by the name the data sets have here.
     """
@@ -68,7 +68,12 @@ def register(network: NetworkInfo) -> Callable[[_B], _B]:
 
 
 def names() -> tuple[str, ...]:
-    """Return the name of every network, sorted."""
+    """Return the name of every network, sorted.
+
+    Example:
+        >>> "vgg16" in names()
+        True
+    """
     return tuple(sorted(_INFOS))
 
 
@@ -77,6 +82,10 @@ def info(name: str) -> NetworkInfo:
 
     Raises:
         InputError: There is none.
+
+    Example:
+        >>> info("vgg16").classes
+        10
     """
     return look_up(_INFOS, "network", name)
 
@@ -90,6 +99,11 @@ def build(name: str, **arguments: object) -> nn.Module:
 
     Raises:
         InputError: There is no such network, or its builder does not take these arguments.
+
+    Example:
+        >>> import torch
+        >>> build("digits").eval()(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
     network = info(name)
     builder = _BUILDERS[name]

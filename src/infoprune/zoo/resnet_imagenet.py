@@ -13,7 +13,7 @@ from infoprune.data.preprocessing import Preprocessing
 from infoprune.zoo.initialisation import he_normal
 from infoprune.zoo.registry import NetworkInfo, register
 
-# Blocks and inner filters of the four stages; a block gives four times its inner filters.
+# Blocks and inner filters of the four stages; a block outputs four times its inner filters.
 BLOCKS = (3, 4, 6, 3)
 WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4

@@ -57,7 +57,12 @@ def _features(channels: int) -> Iterator[nn.Module]:
     )
 )
 def vgg16(classes: int = 10, in_channels: int = 3) -> VGG:
-    """Return VGG-16 with batch norm and the head 512-``classes``: 14,724,042 parameters at 10 classes."""
+    """Return VGG-16 with batch norm and the head 512-``classes``: 14,724,042 parameters at 10 classes.
+
+    Example:
+        >>> sum(isinstance(one, nn.Conv2d) for one in vgg16().modules())
+        13
+    """
     # At 32 pixels the last pool sees 2x2 either way; taking all there is lets smaller and larger images through.
     return VGG(nn.AdaptiveMaxPool2d(1), nn.Linear(STAGES[-1][-1], classes), in_channels)
 

@@ -91,7 +91,7 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def translated(name: str, weights: Weights) -> Weights:
-    """Return the weights by the keys they have in the network ``name`` of the zoo; keys that fit stay as they are."""
+    """Return the weights by the keys they have in the network ``name`` of the zoo; keys that fit are not changed."""
     for networks, rules in _TRANSLATIONS:
         if re.fullmatch(networks, name):
             return {_renamed(key, rules): tensor for key, tensor in weights.items()}
