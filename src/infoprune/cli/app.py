@@ -111,7 +111,7 @@ def main() -> None:
     """Run the command line."""
     # Lightning reports the precision on every start; the record holds it.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    with _sigterm_interrupts():
+    with _sigterm_interrupts() as terminated:
         try:
             code = app(standalone_mode=False, prog_name="infoprune")
         except InputError as error:
@@ -122,25 +122,35 @@ def main() -> None:
             code = TERMINATED
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
+        except Exception:
+            # An import that SIGTERM breaks off can end in any error of the module that was being imported.
+            if not terminated.is_set():
+                raise
+            code = TERMINATED
     if code in (INTERRUPTED, TERMINATED):  # typer turns some interrupts into this code by itself
         _fail("Interrupted: no half-written file is left; the same command resumes where its state was kept.", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end a command as an interrupt from the keyboard does: by an exception that cleans up on its way."""
+def _sigterm_interrupts() -> Iterator[threading.Event]:
+    """Let SIGTERM end a command as an interrupt from the keyboard does: by an exception that cleans up on its way.
+
+    Yields the event that is set once the signal has come.
+    """
+    terminated = threading.Event()
 
     def interrupt(number: int, frame: object) -> None:
+        terminated.set()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would break the cleaning up
         raise _TerminatedError
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield terminated
         return
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        yield terminated
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -21,6 +21,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     prf,
     qsfm,
     random,
+    reconstruction,
     shapley,
     taylor,
     variance,

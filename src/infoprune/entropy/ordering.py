@@ -43,8 +43,8 @@ class GreedyOrder:
         total: I(Y; given, all maps).
         given: I(Y; given), 0 where nothing is given.
         label_entropy: H(Y), which the information reaches where the joint saturates.
-        saturated_at: Number of first maps of ``order`` that are resolved: each is better than the next best by more than
-            ``resolution``. What the method ranked after them means no more than ``tail`` does. It is C where the
+        saturated_at: Number of first maps of ``order`` that are resolved: each is better than the next best by more
+            than ``resolution``. What the method ranked after them means no more than ``tail`` does. It is C where the
             order is resolved to the end, and ``max_steps`` where that came first.
         tail: What the maps after ``saturated_at`` are ranked by.
         method: How the resolved ones were found.

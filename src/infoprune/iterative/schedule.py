@@ -20,7 +20,7 @@ _PACE = re.compile(r"(?:(?P<share>\d+(?:\.\d+)?)%)?(?:\+?(?P<plus>\d+))?")
 
 @dataclass(frozen=True)
 class Pace:
-    """Filters of a layer that are removed in one round: int(share * n) + plus, at least one, n being the current number.
+    """Filters of a layer that are removed in one round: int(share * n) + plus, at least one, of the current n.
 
     Args:
         share: Of the filters that are still there, from 0 to below 1.

@@ -105,7 +105,8 @@ def _received(answer: Connection) -> Any:
         right, found = answer.recv()
     except EOFError as error:
         raise InputError(
-            "a process of this run was ended from outside, perhaps for want of memory: run the same command again to resume"
+            "a process of this run was ended from outside, perhaps for want of memory: run the same command again "
+            "to resume"
         ) from error
     if right:
         return found

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from infoprune import criteria, cutoff
-from infoprune.criteria import reconstruction  # noqa: F401 - it registers
 from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
 from infoprune.cutoff import Cut, Reach
