@@ -130,6 +130,6 @@ def test_images_that_can_be_read_once_are_refused():
 
 
 def test_layer_by_layer_it_has_no_meaning():
-    with pytest.raises(InputError, match="selected again"):
+    with pytest.raises(InputError, match="chosen anew"):
         infoprune.plan(Plain().eval(), [], criterion="cmi", cutoff="scree", reselect=True)
     assert quiet("", 0, 0) is None

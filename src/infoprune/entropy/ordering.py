@@ -43,7 +43,7 @@ class GreedyOrder:
         total: I(Y; given, all maps).
         given: I(Y; given), 0 where nothing is given.
         label_entropy: H(Y), which the information reaches where the joint saturates.
-        saturated_at: Number of first maps of ``order`` that are resolved: each is better than the next best by more than
+        saturated_at: Number of first maps of ``order`` that are resolved: each beats the next best by more than
             ``resolution``. What the method ranked after them means no more than ``tail`` does. It is C where the
             order is resolved to the end, and ``max_steps`` where that came first.
         tail: What the maps after ``saturated_at`` are ranked by.
@@ -118,6 +118,12 @@ def greedy_order(
 
     Raises:
         InputError: Shapes do not fit, values are not finite, or a name or number is not one of these.
+
+    Example:
+        >>> import torch
+        >>> maps = torch.tensor([[[0.0], [1.0], [0.0], [1.0]], [[0.0], [0.0], [9.0], [9.0]]])
+        >>> greedy_order(maps, torch.tensor([0, 0, 1, 1])).order
+        (1, 0)
     """
     _check(alpha, method, tail, max_steps, screen)
     check_samples(maps, labels)
