@@ -79,14 +79,14 @@ def cut_to_budget(
     levels = levels_within(ranking, Allowance(cost, budget.shares()), budget, limits)
     kept = ranking.kept(levels)
     found = cost.cost(kept)
-    told = " and ".join(
+    costs = " and ".join(
         f"{percent(share_of(found, cost.base, what))} of the {NAMES[what]} (allowed {percent(share)})"
         for what, share in budget.shares().items()
     )
     return {
         group.name: Cut(
             kept[group.name],
-            f"{len(kept[group.name])} of {group.filters} filters stay: one ranking over all layers leaves {told}",
+            f"{len(kept[group.name])} of {group.filters} filters stay: one ranking over all layers leaves {costs}",
         )
         for group in groups
     }
