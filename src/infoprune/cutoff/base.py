@@ -64,6 +64,10 @@ class Cut:
     Args:
         kept: Filter indices, ascending.
         reason: One sentence on how the cut was found.
+
+    Example:
+        >>> Cut((0, 2), "2 of 4 filters are kept").kept
+        (0, 2)
     """
 
     kept: tuple[int, ...]
@@ -79,6 +83,10 @@ class Limits:
         keep_share: Share of the filters that is kept in every layer, in [0, 1].
         multiple: Kept counts are multiples of this: a layer of 52 filters keeps 48 or fewer. Layers that are not wider
             than this are left alone.
+
+    Example:
+        >>> Limits(keep_at_least=2, keep_share=0.5).least(8)
+        4
     """
 
     keep_at_least: int = 1
@@ -118,5 +126,10 @@ def importance_of(group: Group, importances: Mapping[str, Importance]) -> Import
 
 
 def percent(share: float) -> str:
-    """Return a share as people read it."""
+    """Return a share as people read it.
+
+    Example:
+        >>> percent(0.25)
+        '25 %'
+    """
     return f"{100 * share:.4g} %"

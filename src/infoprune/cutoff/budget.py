@@ -59,6 +59,19 @@ def cut_to_budget(
     Raises:
         InputError: The budget cannot be met (the nearest that can is named), it asks for a latency, or a group has no
             importances.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.criteria.base import Importance
+        >>> from infoprune.selection.calibration import Calibration
+        >>> found = Calibration.of(zoo.build("digits"), [torch.zeros(8, 1, 8, 8)])
+        >>> groups = found.groups.groups
+        >>> scores = {g.name: Importance(torch.arange(1.0 * g.filters), tuple(range(g.filters))[::-1]) for g in groups}
+        >>> from infoprune.plan import Budget
+        >>> cuts = cut_to_budget(groups, scores, found.costs, Budget(macs=0.5))
+        >>> found.costs.cost({name: cut.kept for name, cut in cuts.items()}).macs <= 0.5 * found.costs.base.macs
+        True
     """
     if budget.latency is not None:
         raise InputError("a latency budget is measured, not counted: use cut_to_latency")
@@ -66,14 +79,14 @@ def cut_to_budget(
     levels = levels_within(ranking, Allowance(cost, budget.shares()), budget, limits)
     kept = ranking.kept(levels)
     found = cost.cost(kept)
-    told = " and ".join(
+    costs = " and ".join(
         f"{percent(share_of(found, cost.base, what))} of the {NAMES[what]} (allowed {percent(share)})"
         for what, share in budget.shares().items()
     )
     return {
         group.name: Cut(
             kept[group.name],
-            f"{len(kept[group.name])} of {group.filters} filters stay: one ranking over all layers leaves {told}",
+            f"{len(kept[group.name])} of {group.filters} filters stay: one ranking over all layers leaves {costs}",
         )
         for group in groups
     }

@@ -42,6 +42,19 @@ def cut_by_worth(
 
     Raises:
         InputError: The budget cannot be met or is a latency, or a group has no importances.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.criteria.base import Importance
+        >>> from infoprune.selection.calibration import Calibration
+        >>> found = Calibration.of(zoo.build("digits"), [torch.zeros(8, 1, 8, 8)])
+        >>> groups = found.groups.groups
+        >>> scores = {g.name: Importance(torch.arange(1.0 * g.filters), tuple(range(g.filters))[::-1]) for g in groups}
+        >>> from infoprune.plan import Budget
+        >>> cuts = cut_by_worth(groups, scores, scores, found.costs, Budget(macs=0.5))
+        >>> found.costs.cost({name: cut.kept for name, cut in cuts.items()}).macs <= 0.5 * found.costs.base.macs
+        True
     """
     if budget.latency is not None:
         raise InputError("a latency budget is met by measuring: leave out by which criterion it is shared")

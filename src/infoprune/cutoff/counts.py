@@ -32,6 +32,18 @@ def cut_by_counts(
     Raises:
         InputError: A layer is unknown, a count or an index is out of range, or the count or list would split filters
             that can only go together, leave a coupled layer without channels, or is no multiple.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.criteria.base import Importance
+        >>> from infoprune.selection.calibration import Calibration
+        >>> found = Calibration.of(zoo.build("digits"), [torch.zeros(8, 1, 8, 8)])
+        >>> groups = found.groups.groups
+        >>> scores = {g.name: Importance(torch.arange(1.0 * g.filters), tuple(range(g.filters))[::-1]) for g in groups}
+        >>> cuts = cut_by_counts(groups, scores, {groups[0].name: 2})
+        >>> len(cuts[groups[0].name].kept)
+        2
     """
     by_name = {group.name: group for group in groups}
     cuts = {}

@@ -60,11 +60,11 @@ def cut_to_latency(
     whole = measure({})
     levels, found = _fast_enough(ranking, measure, budget.latency * whole, start, levels, whole)
     kept = ranking.kept(levels)
-    told = f"{percent(found / whole)} of {whole:.3g} ms (allowed {percent(budget.latency)})"
+    time = f"{percent(found / whole)} of {whole:.3g} ms (allowed {percent(budget.latency)})"
     return {
         group.name: Cut(
             kept[group.name],
-            f"{len(kept[group.name])} of {group.filters} filters stay: one ranking over all layers, measured at {told}",
+            f"{len(kept[group.name])} of {group.filters} filters stay: one ranking over all layers, measured at {time}",
         )
         for group in groups
     }

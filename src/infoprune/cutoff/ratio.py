@@ -39,5 +39,10 @@ def cut_by_ratio(
 
 
 def left_by_ratio(filters: int, ratio: float) -> int:
-    """Return how many filters are kept when a share of them, rounded down, is removed."""
+    """Return how many filters are kept when a share of them, rounded down, is removed.
+
+    Example:
+        >>> left_by_ratio(10, 0.25)
+        8
+    """
     return filters - math.floor(ratio * filters + 1e-9)

@@ -33,6 +33,10 @@ class Batch:
         images: ``(n, ...)``, what the network is called with; at least one image.
         labels: What came with the images, ``None`` where nothing did. Whether these are class indices is checked by
             ``classes``, so that what reads no labels accepts any.
+
+    Example:
+        >>> Batch(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])).first(2).classes()
+        tensor([0, 1])
     """
 
     images: Tensor
@@ -130,6 +134,11 @@ def parsed(batches: Batches) -> Iterator[Batch]:
 
     Raises:
         InputError: A batch has another form, or there are none.
+
+    Example:
+        >>> import torch
+        >>> [len(batch) for batch in parsed([torch.zeros(4, 1, 8, 8)])]
+        [4]
     """
     found = False
     for batch in batches:
@@ -144,6 +153,11 @@ def labelled(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
 
     Raises:
         InputError: A batch has another form, has no labels, or labels that are not one class index per image.
+
+    Example:
+        >>> images, labels = next(labelled([(torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))]))
+        >>> labels
+        tensor([0, 1, 0, 1])
     """
     for batch in map(parse, batches):
         labels = batch.classes()
@@ -163,6 +177,11 @@ class FirstImages:
     Args:
         batches: Batches of any form.
         limit: Number of images at most, ``None`` for all.
+
+    Example:
+        >>> import torch
+        >>> [len(batch) for batch in FirstImages([torch.zeros(4, 1, 8, 8)] * 3, limit=6)]
+        [4, 2]
     """
 
     batches: Batches
@@ -228,7 +247,12 @@ class EveryNth:
 
 
 def number_of_batches(batches: Batches) -> int:
-    """Return the number of batches, 0 where only reading them shows it."""
+    """Return the number of batches, 0 where only reading them shows it.
+
+    Example:
+        >>> number_of_batches([torch.zeros(4, 1, 8, 8)] * 3)
+        3
+    """
     try:
         return len(batches) if isinstance(batches, Sized) else 0
     except TypeError:  # a DataLoader over a stream
@@ -240,6 +264,10 @@ def number_of_images(batches: Batches) -> int:
 
     Raises:
         InputError: A batch has another form.
+
+    Example:
+        >>> number_of_images([torch.zeros(4, 1, 8, 8)] * 3)
+        12
     """
     return sum(len(parse(batch)) for batch in batches)
 

@@ -27,7 +27,12 @@ _LARGEST_IDX = 2**30
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it came: training and test images, and the name that was asked for."""
+    """A data set as it came: training and test images, and the name that was asked for.
+
+    Example:
+        >>> open_source("digits").classes[:3]
+        ('0', '1', '2')
+    """
 
     name: str
     train: Images
@@ -40,7 +45,12 @@ class Source:
 
 
 def source_names() -> tuple[str, ...]:
-    """Return the names of the data sets."""
+    """Return the names of the data sets.
+
+    Example:
+        >>> source_names()
+        ('digits', 'cifar10', 'mnist', 'folder')
+    """
     return tuple(_READERS)
 
 
@@ -54,6 +64,11 @@ def open_source(name: str, directory: Path | None = None) -> Source:
 
     Raises:
         InputError: The name is unknown, or files are missing, truncated or of another format.
+
+    Example:
+        >>> source = open_source("digits")
+        >>> len(source.train), len(source.test)
+        (1438, 359)
     """
     if name not in _READERS:
         raise unknown("data set", name, _READERS)

@@ -21,6 +21,14 @@ def held_out_split(images: Images, share: float = 0.1) -> tuple[Images, Images]:
 
     Raises:
         InputError: The share leaves one of the parts empty.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.data.images import StoredImages
+        >>> images = StoredImages(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 2, ("a", "b"))
+        >>> rest, held = held_out_split(images, 0.2)
+        >>> len(rest), len(held)
+        (16, 4)
     """
     if not 0 < share < 1:
         raise InputError(f"the held-out share lies between 0 and 1, not {share}")
@@ -43,12 +51,27 @@ def balanced_sample(images: Images, count: int, seed: int = 0) -> Images:
 
     Raises:
         InputError: There are fewer images than that.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.data.images import StoredImages
+        >>> images = StoredImages(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 2, ("a", "b"))
+        >>> balanced_sample(images, 6).labels.bincount().tolist()
+        [3, 3]
     """
     return images.subset(_balanced_indices(images, count, seed))
 
 
 def random_sample(images: Images, count: int, seed: int = 0) -> Images:
-    """Return ``count`` images, or all where there are fewer, in random order; labels are not looked at."""
+    """Return ``count`` images, or all where there are fewer, in random order; labels are not looked at.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.data.images import StoredImages
+        >>> images = StoredImages(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 2, ("a", "b"))
+        >>> len(random_sample(images, 6))
+        6
+    """
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images.subset(order[:count])
 
@@ -58,6 +81,14 @@ def divided(images: Images, count: int, seed: int = 0) -> tuple[Images, Images]:
 
     Raises:
         InputError: There are not more images than that.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.data.images import StoredImages
+        >>> images = StoredImages(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 2, ("a", "b"))
+        >>> chosen, rest = divided(images, 6)
+        >>> len(chosen), len(rest)
+        (6, 14)
     """
     chosen = _balanced_indices(images, count, seed)
     rest = torch.ones(len(images), dtype=torch.bool)

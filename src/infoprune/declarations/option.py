@@ -26,6 +26,10 @@ class Names:
     Args:
         kind: What they name, such as ``"repair"``.
         known: Returns all of them.
+
+    Example:
+        >>> tuple(Names("colour", lambda: ("red", "blue")).known())
+        ('red', 'blue')
     """
 
     kind: str
@@ -104,6 +108,10 @@ class Field:
         type: Its type, without the annotation.
         option: What is declared of it; ``None`` for a field that is an options dataclass of its own.
         default: Its default, ``dataclasses.MISSING`` where there is none.
+
+    Example:
+        >>> Field("width", int, Option("Width."), 4).is_required
+        False
     """
 
     name: str
@@ -125,7 +133,12 @@ def fields_of(cls: type) -> Mapping[str, Field]:
 
 
 def field_of(name: str, annotation: Any, default: Any = MISSING) -> Field:
-    """Return the field that an annotation declares."""
+    """Return the field that an annotation declares.
+
+    Example:
+        >>> field_of("width", Annotated[int, Option("Width.", ge=1)], 4).default
+        4
+    """
     if get_origin(annotation) is not Annotated:
         return Field(name, annotation, None, default)
     kind, *extras = get_args(annotation)
@@ -137,7 +150,12 @@ def _default(one: dataclasses.Field[Any]) -> Any:
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """Return the types of a union but ``None``, or the type itself."""
+    """Return the types of a union but ``None``, or the type itself.
+
+    Example:
+        >>> alternatives(int | None)
+        (<class 'int'>,)
+    """
     if get_origin(kind) in (Union, types.UnionType):
         return tuple(one for one in get_args(kind) if one is not types.NoneType)
     return (kind,)
@@ -155,6 +173,10 @@ def takes(field: Field, *, text: bool = False) -> str:
     Args:
         field: The field.
         text: Whether the value is written on the command line.
+
+    Example:
+        >>> takes(Field("width", int, Option("Width.", ge=1), 1))
+        'a whole number of 1 or more'
     """
     option = field.option or Option("")
     if option.form:

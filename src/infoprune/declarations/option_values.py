@@ -40,6 +40,10 @@ def checked(field: Field, value: object, label: str = "") -> Any:
 
     Raises:
         InputError: The value is of a wrong type or out of range, or it names nothing that is known.
+
+    Example:
+        >>> checked(field_of("sizes", tuple[int, ...]), [1, 2])
+        (1, 2)
     """
     try:
         found = _adapter_of(field).validate_python(_plain(value))

@@ -25,6 +25,10 @@ class Estimate:
         value: The estimate.
         low: The entropy is not below this: a bound for the low rank, two standard errors for the random trace.
         high: Nor above this.
+
+    Example:
+        >>> Estimate(1.0, 0.9, 1.1).value
+        1.0
     """
 
     value: float
@@ -50,6 +54,13 @@ def low_rank_entropy(
 
     Raises:
         InputError: ``K`` is not square, ``rank`` is not in 1 ... n, or ``alpha`` is infinite or not positive.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.entropy import gram
+        >>> K = gram(torch.tensor([[[0.0], [0.0], [9.0], [9.0]]]), width=1.0)[0]
+        >>> round(low_rank_entropy(K, rank=2).value, 3)
+        1.0
     """
     A = _normalised(K, alpha)
     n = len(A)

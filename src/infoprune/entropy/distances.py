@@ -31,6 +31,11 @@ def variables(maps: Tensor) -> Tensor:
 
     Raises:
         InputError: There is no channel axis.
+
+    Example:
+        >>> import torch
+        >>> variables(torch.zeros(8, 3, 4, 4)).shape
+        torch.Size([3, 8, 16])
     """
     if maps.ndim < 2:
         raise InputError(f"feature maps have the shape {tuple(maps.shape)}: they must be (n, C, ...)")
@@ -71,6 +76,11 @@ def squared_distances(x: Tensor) -> Tensor:
 
     Returns:
         ``(..., n, n)`` in the precision of ``x``, symmetric to the bit.
+
+    Example:
+        >>> import torch
+        >>> squared_distances(torch.tensor([[[0.0], [2.0]]])).tolist()
+        [[[0.0, 4.0], [4.0, 0.0]]]
     """
     flat = x.reshape(-1, *x.shape[-2:])
     distances, unit = unit_distances(flat)

@@ -19,11 +19,11 @@ from infoprune.entropy.ties import first_least, rounding
 
 Score: TypeAlias = Literal["pairs", "quadratic"]
 
-# The order ends where this many steps in a row cannot tell the best two candidates apart; one may be a coincidence.
+# The order ends where this many steps in a row do not separate the best two candidates; one may be a coincidence.
 _UNRESOLVED_RUN = 3
 # What a sum of single-precision products may be wrong by, as a share of it.
 _SINGLE_PRECISION = 1e-6
-# How many candidates that order 2 cannot tell apart are evaluated first.
+# How many candidates that are equal at order 2 are evaluated first.
 _NEAR_TIES = 16
 # How often to look for pairs that no longer count.
 _LOOK_EVERY = 4
@@ -344,7 +344,7 @@ def _least_by_pairs(
 ) -> int:
     """The position among the active candidates of the one of least value; of near-ties the lowest index.
 
-    Sums that single precision cannot tell apart are taken again in double precision. What then differs by its rounding
+    Sums that are equal in single precision are computed again in double precision. What then differs by its rounding
     ties, and so do candidates whose rows are the same within single precision.
     """
 

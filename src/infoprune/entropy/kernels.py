@@ -162,6 +162,11 @@ def gram(
 
     Raises:
         InputError: ``x`` has another shape or is not finite; the kernel, the width or the convention is unknown.
+
+    Example:
+        >>> import torch
+        >>> gram(torch.tensor([[[0.0], [1.0]]]), width=1.0).shape
+        torch.Size([1, 2, 2])
     """
     if x.ndim == 2:
         return gram(x[None], kernel, width, convention=convention, labels=labels, dtype=dtype)[0]

@@ -19,6 +19,10 @@ def silverman_width(samples: int, dimensions: int, h: float = 5.0) -> float:
     """Return the rule of thumb s = h n^(-1/(4+d)) of the CMI work (arXiv 2411.18578), h = 5 as published.
 
     It knows nothing of the scale of the data: see the documentation for what that does to a ranking.
+
+    Example:
+        >>> round(silverman_width(100, 4), 3)
+        2.812
     """
     return float(h * samples ** (-1.0 / (4 + dimensions)))
 
@@ -88,6 +92,11 @@ def label_gram(labels: Tensor, kernel: LabelKernel = "indicator", convention: Co
     """Return the ``(n, n)`` float64 Gram matrix of the labels, in the order of the samples.
 
     The arguments and errors are those of :func:`class_blocks`.
+
+    Example:
+        >>> import torch
+        >>> label_gram(torch.tensor([0, 1, 0])).tolist()
+        [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
     """
     outside = class_blocks(labels, kernel, convention).outside
     same = labels[:, None] == labels[None, :]

@@ -118,6 +118,12 @@ def greedy_order(
 
     Raises:
         InputError: Shapes do not fit, values are not finite, or a name or number is not one of these.
+
+    Example:
+        >>> import torch
+        >>> maps = torch.tensor([[[0.0], [1.0], [0.0], [1.0]], [[0.0], [0.0], [9.0], [9.0]]])
+        >>> greedy_order(maps, torch.tensor([0, 0, 1, 1])).order
+        (1, 0)
     """
     _check(alpha, method, tail, max_steps, screen)
     check_samples(maps, labels)

@@ -56,6 +56,12 @@ def relevance(
 
     Raises:
         InputError: Shapes do not fit, values are not finite, or a name is unknown.
+
+    Example:
+        >>> import torch
+        >>> maps = torch.tensor([[[0.0], [1.0], [0.0], [1.0]], [[0.0], [0.0], [9.0], [9.0]]])
+        >>> relevance(maps, torch.tensor([0, 0, 1, 1])).argmax().item()
+        1
     """
     check_order(alpha)
     check_samples(maps, labels)

@@ -34,6 +34,11 @@ def entropy_of_spectrum(eigenvalues: Tensor, alpha: float = 1.01, unit: Unit = "
 
     Raises:
         InputError: ``alpha`` or ``unit`` is not one of these.
+
+    Example:
+        >>> import torch
+        >>> round(float(entropy_of_spectrum(torch.tensor([0.5, 0.5]))), 3)
+        1.0
     """
     check_order(alpha)
     return nats_of_spectrum(eigenvalues, alpha) * in_unit(unit)
@@ -55,6 +60,13 @@ def entropy(K: Tensor, alpha: float = 1.01, unit: Unit = "bits") -> Tensor:
 
     Raises:
         InputError: ``K`` is not square, or ``alpha`` or ``unit`` is not one of these.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.entropy import gram
+        >>> K = gram(torch.tensor([[[0.0], [0.0], [9.0], [9.0]]]), width=1.0)[0]
+        >>> round(float(entropy(K)), 3)
+        1.0
     """
     check_order(alpha)
     if K.ndim < 2 or K.shape[-1] != K.shape[-2] or K.shape[-1] == 0:
@@ -77,6 +89,13 @@ def joint_entropy(*grams: Tensor, alpha: float = 1.01, unit: Unit = "bits") -> T
 
     Raises:
         InputError: There is no Gram matrix, or as for :func:`entropy`.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.entropy import gram
+        >>> K = gram(torch.tensor([[[0.0], [0.0], [9.0], [9.0]]]), width=1.0)[0]
+        >>> round(float(joint_entropy(K, K)), 3)
+        1.0
     """
     if not grams:
         raise InputError("joint_entropy was given no Gram matrix: it needs at least one")
@@ -102,6 +121,13 @@ def mutual_information(K: Tensor, L: Tensor, alpha: float = 1.01, unit: Unit = "
 
     Raises:
         InputError: As for :func:`entropy`.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.entropy import gram
+        >>> K = gram(torch.tensor([[[0.0], [0.0], [9.0], [9.0]]]), width=1.0)[0]
+        >>> round(float(mutual_information(K, K)), 3)
+        1.0
     """
     return entropy(K, alpha, unit) + entropy(L, alpha, unit) - joint_entropy(K, L, alpha=alpha, unit=unit)
 
@@ -171,6 +197,10 @@ def in_unit(unit: Unit) -> float:
 
     Raises:
         InputError: The unit is neither ``"bits"`` nor ``"nats"``.
+
+    Example:
+        >>> in_unit("nats")
+        1.0
     """
     if unit not in {"bits", "nats"}:
         raise unknown("unit", str(unit), ["bits", "nats"])

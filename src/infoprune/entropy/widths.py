@@ -43,6 +43,11 @@ def median_width(x: Tensor) -> Tensor:
 
     Raises:
         InputError: ``x`` has another shape or is not finite.
+
+    Example:
+        >>> import torch
+        >>> median_width(torch.tensor([[[0.0], [1.0], [3.0]]])).tolist()
+        [2.0]
     """
     check_variables(x)
 

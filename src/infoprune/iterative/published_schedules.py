@@ -152,6 +152,10 @@ def in_rounds(filters: int, limit: int, rounds: int) -> Pace:
 
     Raises:
         InputError: The limit is not below the number of filters, or there are no rounds.
+
+    Example:
+        >>> in_rounds(64, 16, 4).filters(64)
+        19
     """
     if not 0 < limit < filters or rounds < 1:
         raise InputError(f"{filters} filters cannot come down to {limit} in {rounds} rounds")
@@ -224,7 +228,12 @@ _NAMED = {
 
 
 def named_schedules() -> Mapping[str, NamedSchedule]:
-    """Return every schedule that has a name."""
+    """Return every schedule that has a name.
+
+    Example:
+        >>> len(named_schedules()) > 0
+        True
+    """
     return dict(_NAMED)
 
 

@@ -25,6 +25,10 @@ class Pace:
     Args:
         share: Of the filters that are still there, from 0 to below 1.
         plus: Filters besides.
+
+    Example:
+        >>> Pace.parse("5%+1").filters(100)
+        6
     """
 
     share: Annotated[float, Option("Share of the filters that are still there.", ge=0, lt=1)] = 0.0
@@ -66,6 +70,10 @@ class LayerPace:
         layers: Pattern of layer names; a coupled group fits when any of its layers does.
         pace: How many filters go in a round.
         limit: Filters that stay in the end: a count, or a share (below 1) of those of the first network.
+
+    Example:
+        >>> LayerPace("*", Pace(plus=3), limit=2).rounds(8, first=8)
+        2
     """
 
     layers: Annotated[str, Option("Pattern of layer names.")]

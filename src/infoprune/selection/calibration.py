@@ -27,6 +27,12 @@ class Calibration:
         examples: ``(2, ...)`` the first images of every shape, where the network is and in its precision.
         groups: What can be removed, and why the rest cannot.
         count: Number of calibration images.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> Calibration.of(zoo.build("digits"), [torch.zeros(8, 1, 8, 8)]).count
+        8
     """
 
     model: nn.Module

@@ -15,6 +15,12 @@ def acceleration(curve: Curve, *, count: int = 1) -> tuple[int, ...]:
 
     Raises:
         InputError: ``count`` is less than 1.
+
+    Example:
+        >>> from infoprune.cutoff import Curve
+        >>> curve = Curve((4.0, 2.0, 1.0, 0.9, 0.8, 0.1), whole=8.0)
+        >>> acceleration(curve)
+        (1,)
     """
     if count < 1:
         raise InputError(f"the cut-off 'acceleration' gives at least one candidate, not {count}")

@@ -13,6 +13,12 @@ def coordinates(curve: Curve) -> tuple[int, ...]:
 
     Args:
         curve: c_1, c_2, ... and c_0 where it is known.
+
+    Example:
+        >>> from infoprune.cutoff import Curve
+        >>> curve = Curve((4.0, 2.0, 1.0, 0.9, 0.8, 0.1), whole=8.0)
+        >>> coordinates(curve)
+        (2,)
     """
     gains = curve.gains
     if len(gains) < 3:

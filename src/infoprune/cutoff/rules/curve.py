@@ -28,6 +28,11 @@ class Curve:
             ``None`` for C.
         p_value: From m to the share of random rearrangements of the m-th filter that leave no more than it does,
             where the criterion computes it: low where the filter matters.
+
+    Example:
+        >>> curve = Curve((3.0, 1.0, 0.5), whole=4.0)
+        >>> curve.gains
+        {1: 1.0, 2: 2.0, 3: 0.5}
     """
 
     left: tuple[float, ...]
@@ -78,6 +83,10 @@ class RuleInfo:
         paper: Where it was published.
         tests: Whether it needs ``Curve.p_value``.
         from_scores: Whether it also cuts the curve of scores of a criterion that has no curve of its own.
+
+    Example:
+        >>> RuleInfo("first", lambda curve: (1,), "keeps one filter").name
+        'first'
     """
 
     name: str
@@ -145,12 +154,21 @@ def find_rule(name: str) -> RuleInfo:
 
     Raises:
         InputError: There is none.
+
+    Example:
+        >>> find_rule("scree").paper
+        'arXiv 2411.18578'
     """
     return look_up(_REGISTRY, "cut-off rule", name)
 
 
 def all_rules() -> tuple[RuleInfo, ...]:
-    """Return every registered rule, by name."""
+    """Return every registered rule, by name.
+
+    Example:
+        >>> [rule.name for rule in all_rules()][:3]
+        ['acceleration', 'coordinates', 'grid']
+    """
     return in_order(_REGISTRY)
 
 
@@ -159,6 +177,10 @@ def check_rule(name: str, options: Mapping[str, Any]) -> RuleInfo:
 
     Raises:
         InputError: There is none, it has no such option, or a value is of a wrong type.
+
+    Example:
+        >>> check_rule("grid", {"steps": 4}).name
+        'grid'
     """
     info = find_rule(name)
     check_keywords(info.function, options, f"the cut-off '{name}'")
@@ -170,6 +192,10 @@ def candidates(name: str, curve: Curve, options: Mapping[str, Any] | None = None
 
     Raises:
         InputError: There is no such rule or option, or the rule needs what the curve does not have.
+
+    Example:
+        >>> candidates("grid", Curve((4.0, 2.0, 1.0, 0.5)), {"steps": 4})
+        (1, 2, 3)
     """
     info = check_rule(name, options or {})
     if info.tests and curve.p_value is None:
@@ -183,7 +209,12 @@ def candidates(name: str, curve: Curve, options: Mapping[str, Any] | None = None
 
 
 def largest(values: Mapping[int, float], count: int) -> tuple[int, ...]:
-    """Return the keys of the largest values, ties by the smaller key."""
+    """Return the keys of the largest values, ties by the smaller key.
+
+    Example:
+        >>> largest({1: 0.5, 2: 3.0, 3: 1.0}, 2)
+        (2, 3)
+    """
     keys = sorted(values)
     ranked = ranking(torch.tensor([values[m] for m in keys], dtype=torch.float64))
     return tuple(keys[i] for i in ranked[:count])

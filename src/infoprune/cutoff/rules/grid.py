@@ -17,6 +17,12 @@ def grid(curve: Curve, *, steps: int = 8) -> tuple[int, ...]:
 
     Raises:
         InputError: ``steps`` is less than 2.
+
+    Example:
+        >>> from infoprune.cutoff import Curve
+        >>> curve = Curve((4.0, 2.0, 1.0, 0.9, 0.8, 0.1), whole=8.0)
+        >>> grid(curve, steps=3)
+        (2, 4)
     """
     if steps < 2:
         raise InputError(f"the cut-off 'grid' divides the filters into at least 2 parts, not {steps}")

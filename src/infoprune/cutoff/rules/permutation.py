@@ -17,6 +17,12 @@ def permutation(curve: Curve, *, significance: float = 0.05, exhaustive: bool = 
 
     Raises:
         InputError: ``significance`` is out of range.
+
+    Example:
+        >>> from infoprune.cutoff import Curve
+        >>> curve = Curve((3.0, 2.0, 1.0), p_value=lambda m: 0.01 if m < 3 else 0.5)
+        >>> permutation(curve)
+        (2,)
     """
     if not 0 < significance < 1:
         raise InputError(f"the significance lies between 0 and 1, not {significance}")

@@ -17,6 +17,12 @@ def scree(curve: Curve, *, count: int = 3, floor: float = 1e-3, step: float = 1e
 
     Raises:
         InputError: ``count`` is less than 1.
+
+    Example:
+        >>> from infoprune.cutoff import Curve
+        >>> curve = Curve((4.0, 2.0, 1.0, 0.9, 0.8, 0.1), whole=8.0)
+        >>> scree(curve, count=1)
+        (3,)
     """
     if count < 1:
         raise InputError(f"the cut-off 'scree' returns at least one candidate, not {count}")

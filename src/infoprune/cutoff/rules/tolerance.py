@@ -18,6 +18,12 @@ def tolerance(curve: Curve, *, epsilon: float = 0.05) -> tuple[int, ...]:
 
     Raises:
         InputError: ``epsilon`` is out of range.
+
+    Example:
+        >>> from infoprune.cutoff import Curve
+        >>> curve = Curve((4.0, 2.0, 1.0, 0.9, 0.8, 0.1), whole=8.0)
+        >>> tolerance(curve, epsilon=0.12)
+        (4,)
     """
     if not 0 < epsilon < 1:
         raise InputError(f"the cut-off 'tolerance' loses a share of the information between 0 and 1, not {epsilon}")

@@ -26,6 +26,11 @@ def xmeans(curve: Curve, *, most: int = 20, seed: int = 0) -> tuple[int, ...]:
 
     Raises:
         InputError: ``most`` is less than 2.
+
+    Example:
+        >>> from infoprune.cutoff import Curve
+        >>> xmeans(Curve((9.0, 8.9, 8.8, 0.3, 0.2, 0.1)), most=2)
+        (4,)
     """
     if most < 2:
         raise InputError(f"X-means starts from two clusters: {most} are too few")

@@ -216,7 +216,7 @@ def in_sequence(
 
 
 def candidate_cuts(group: CoupledGroup, importance: Importance, counts: Iterable[int], limits: Limits) -> list[Cut]:
-    """Return what stays for each count, fewest filters first: at least the count, as units and limits allow."""
+    """Return the kept filters for each count, fewest filters first: at least the count, as units and limits allow."""
     rungs = ladder(group, importance, limits)
     found: dict[int, Cut] = {}
     for count in counts:

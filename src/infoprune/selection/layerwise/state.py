@@ -32,6 +32,12 @@ class State:
     Args:
         path: The file; ``None`` keeps nothing.
         run: What the state is of, from ``conditions_of``.
+
+    Example:
+        >>> state = State(None, {"seed": 0})
+        >>> state.put("layer/conv1", {"kept": [0, 2]})
+        >>> state.get("layer/conv1")
+        {'kept': [0, 2]}
     """
 
     path: Path | None
@@ -59,7 +65,12 @@ class State:
 
 
 def state_of_sample(path: Path | None, number: int) -> Path | None:
-    """Return where the state of the plan from another sample of images is kept, beside that of the first plan."""
+    """Return where the state of the plan from another sample of images is kept, beside that of the first plan.
+
+    Example:
+        >>> state_of_sample(Path("small.state"), 2).name
+        'small.state.sample-2'
+    """
     return None if path is None else path.with_name(f"{path.name}.sample-{number}")
 
 
@@ -126,12 +137,22 @@ def _digest(batches: Batches) -> tuple[int, str]:
 
 
 def to_json(tensor: Tensor) -> dict[str, Any]:
-    """Return a tensor as JSON values that give it back exactly."""
+    """Return a tensor as JSON values that give it back exactly.
+
+    Example:
+        >>> to_json(torch.tensor([1.0, 2.0]))
+        {'dtype': 'float32', 'values': [1.0, 2.0]}
+    """
     return {"dtype": str(tensor.dtype).removeprefix("torch."), "values": tensor.detach().cpu().tolist()}
 
 
 def from_json(values: Mapping[str, Any]) -> Tensor:
-    """Return the tensor of ``to_json``."""
+    """Return the tensor of ``to_json``.
+
+    Example:
+        >>> from_json({"dtype": "float32", "values": [1.0, 2.0]})
+        tensor([1., 2.])
+    """
     return torch.tensor(values["values"], dtype=getattr(torch, values["dtype"]))
 
 
