@@ -18,7 +18,7 @@ from infoprune.criteria.base import CriterionInfo, Importance, register
 from infoprune.criteria.dead import dead_last
 from infoprune.entropy.ties import bound_of_maps
 
-# Up to so many filters every row is left out in turn; that takes C decompositions an image.
+# Up to this number of filters each row is left out once, which takes C decompositions per image.
 EXACT_UP_TO = 128
 
 

@@ -37,7 +37,7 @@ def conditional_mutual_information_order(
 ) -> Importance:
     """Order the filters so that I(Y; the rest | given, the first ones) falls as fast as possible.
 
-    Dead filters come last, as they tell nothing. ``curve`` is what is left to be told, in bits, after the first 1, 2,
+    Dead filters come last. ``curve`` is the information that is still missing, in bits, after the first 1, 2,
     ... filters.
 
     Args:
@@ -51,7 +51,7 @@ def conditional_mutual_information_order(
         label_kernel: As for :func:`infoprune.entropy.greedy_order`.
         joint: As for :func:`infoprune.entropy.greedy_order`.
         tail: What ranks the filters once the joint is saturated.
-        score: What the importance of a filter is. ``"bits"``: what is left to be told when it and all behind it go, the
+        score: What the importance of a filter is. ``"bits"``: information missing without it and all after it, the
             curve before it, which compares between layers; behind saturation it goes on in a straight line to 0.
             ``"rank"``: its place in the order, C for the first, 1 for the last.
 
@@ -169,7 +169,7 @@ def _bits(order: list[int], curve: tuple[float, ...], found: GreedyOrder) -> Ten
     before = _tensor((found.total - found.given, *curve[:-1])).clamp(min=0).cummin(dim=0).values
     resolved = found.saturated_at
     if resolved < len(found.order):
-        # The last that is told from the next, and then so many steps down to nothing.
+        # The last filter that differs from the next one, and then equal steps down to zero.
         steps = len(found.order) - resolved
         falling = torch.linspace(1, 1 / steps, steps, dtype=torch.float64)
         before[resolved : len(found.order)] = before[resolved] * falling

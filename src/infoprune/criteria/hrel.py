@@ -25,7 +25,7 @@ WidthRule: TypeAlias = Literal["average", "moving", "batch"] | float
 
 # Batches whose widths are averaged, and whose maps are held until then.
 HELD = 10
-# Spearman correlation between the mean over so many batches and over twice as many, from which a ranking stands.
+# Spearman correlation between the mean over n and over 2 n batches from which a ranking is stable.
 STABLE = 0.99
 
 
@@ -33,7 +33,7 @@ class Relevance:
     """Scores every filter by the mean over batches of I(T_f; Y) = S(K_f) + S(K_Y) - S(K_f o K_Y), in bits.
 
     One kernel width serves all filters of the layer: the one whose Gram matrix of the whole layer output is best
-    aligned with the labels. The images are taken in batches of ``batch`` whatever batches they came in; what is left
+    aligned with the labels. The images are taken in batches of ``batch`` whatever batches they came in; the remainder
     over counts only where there is no whole batch. No more maps are held than those of ``HELD`` batches.
 
     Args:

@@ -5,8 +5,8 @@ inverse and Z the weight times the scale of the norm that follows, taking away t
 
     tr(Z_r^T (P_rr)^-1 Z_r)
 
-of squared error when all other weights are fitted anew. Filters go one after the other, always the one that costs
-least; then ``Z -= P_:r P_rr^-1 Z_r`` and ``P -= P_:r P_rr^-1 P_r:`` say what the rest is worth without it. Errors are
+of squared error when all other weights are fitted again. Filters are removed one after the other, always the one that
+costs least; then ``Z -= P_:r P_rr^-1 Z_r`` and ``P -= P_:r P_rr^-1 P_r:`` say what the rest is worth without it. Errors are
 relative to the variance of what the layer's result becomes part of, the sum of a residual block where there is one. No
 labels are read.
 """
@@ -81,7 +81,7 @@ class Share:
         return found
 
     def take(self, unit: int) -> None:
-        """Fit the rest anew without a unit."""
+        """Fit the rest again without a unit."""
         rows = self.rows[unit]
         if not len(rows):
             return
@@ -243,7 +243,7 @@ def _check(model: nn.Module, layer: str, reading: Reading) -> None:
 
 
 def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
-    """Return the inverse of ``(F, F)`` second moments of so many samples, drawn towards a multiple of the identity.
+    """Return the inverse of ``(F, F)`` second moments of ``count`` samples, drawn towards a multiple of the identity.
 
     By as much as so few samples ask for (oracle approximating shrinkage, Chen et al. 2010, equation 23), and by
     ``ridge``, relative to the mean diagonal. Where features outnumber samples, each could be told exactly from the
@@ -341,7 +341,7 @@ register(
     CriterionInfo(
         "reconstruction",
         None,
-        "what the layers that read a filter lose when it goes and they are fitted anew",
+        "error of the next layers when the filter is removed and they are refitted by least squares",
         images=None,
         cost="filters x (features of the reading layer)^2",
         score_network=score_network,

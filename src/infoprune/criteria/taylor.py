@@ -183,7 +183,7 @@ def _by_weights(
 
 
 def _whole(batches: Batches, size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Yield batches of exactly so many images; one smaller batch where there is no whole one."""
+    """Yield batches of exactly this number of images; one smaller batch where there is no whole one."""
     waiting: list[list[Tensor]] = []
     yielded = False
     for given in batches:

@@ -90,7 +90,7 @@ def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, 
         layer: The candidates.
         steps: Largest number of steps.
         resolution: In nats: candidates closer than this count as equal.
-        screen: None for the entropies of all candidates at every step. Otherwise, after the first step, of so many
+        screen: None for the entropies of all candidates at every step. Otherwise, after the first step, of that many
             leaders of each of three rankings: the two order-2 scores, and how near the best each came when last seen.
         switch: In nats: when less is left to know of the labels, the entropies only of those that order 2 cannot tell
             from its best.

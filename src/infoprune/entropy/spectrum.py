@@ -155,7 +155,7 @@ def _solved_with_copies(K: Tensor, *, overwrite: bool) -> Tensor:
 
 
 def _of_one_with_copies(K: Tensor, some: Tensor, kept: Tensor, copies: int) -> Tensor:
-    """The eigenvalues of ``some`` of the matrices, whose last so many of the samples ``kept`` are copies of one."""
+    """The eigenvalues of ``some`` of the matrices, whose last samples among ``kept`` are copies of one."""
     n = K.shape[-1]
     kept = kept[:, : n - copies + 1]
     entries = kept.unsqueeze(-1) * n + (kept + some.unsqueeze(-1) * (n * n)).unsqueeze(-2)

@@ -12,7 +12,7 @@ _ROUNDING = 1e-12
 def cumulative(curve: Curve, *, share: float = 0.8) -> tuple[int, ...]:
     """Return the smallest m whose first m filters hold more than ``share`` of the total.
 
-    A criterion without a curve of its own is cut by the curve of its scores: what is left after m filters is the sum
+    A criterion without a curve of its own is cut by the curve of its scores: the value at m filters is the sum
     of the scores of all others. How many filters a layer keeps then follows from the share alone.
 
     Args:
