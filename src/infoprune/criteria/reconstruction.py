@@ -6,9 +6,9 @@ inverse and Z the weight times the scale of the norm that follows, taking away t
     tr(Z_r^T (P_rr)^-1 Z_r)
 
 of squared error when all other weights are fitted again. Filters are removed one after the other, always the one that
-costs least; then ``Z -= P_:r P_rr^-1 Z_r`` and ``P -= P_:r P_rr^-1 P_r:`` say what the rest is worth without it. Errors are
-relative to the variance of what the layer's result becomes part of, the sum of a residual block where there is one. No
-labels are read.
+costs least; then ``Z -= P_:r P_rr^-1 Z_r`` and ``P -= P_:r P_rr^-1 P_r:`` say what the rest is worth without it. Errors
+are relative to the variance of what the layer's result becomes part of, the sum of a residual block where there is one.
+No labels are read.
 """
 
 from __future__ import annotations
