@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 import infoprune
 from infoprune.data import Preprocessing, balanced_sample, divided, loader, open_source, random_sample
+from infoprune.experiment.network import open_network, preprocessing_of
+from infoprune.experiment.options import NetworkOptions
 from infoprune.network.cost import count
 from infoprune.repair.batch_norm import reestimate
-from infoprune.zoo import load_network
 
 BATCH = 50
 
@@ -50,11 +51,8 @@ def case(args: argparse.Namespace) -> tuple[nn.Module, list[Tensor], list[tuple[
         source = open_source("folder", args.images_dir)
         some, test = divided(source.train, args.images, args.seed)
     else:
-        model = load_network(args.network, args.weights).eval()
-        origin = infoprune.network.origin.origin_of(model)
-        assert origin is not None
-        assert origin.preprocessing is not None
-        preprocessing = origin.preprocessing
+        model = open_network(NetworkOptions(args.network, args.weights), "cpu")
+        preprocessing = preprocessing_of(model)
         source = open_source("cifar10", args.data_dir)
         some = random_sample(source.train, args.images, args.seed)
         test = source.test if args.test_images is None else balanced_sample(source.test, args.test_images, 0)
