@@ -13,6 +13,7 @@ from infoprune.criteria.base import Importance
 from infoprune.measure.divergence import Divergence, divergence_between
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import CoupledGroup
+from infoprune.network.layers import is_depthwise
 from infoprune.options import PruneOptions, RepairOptions
 from infoprune.progress import Progress
 from infoprune.repair import repaired
@@ -58,7 +59,9 @@ def possible_ways(calibration: Calibration, choice: PruneOptions) -> tuple[Way, 
     chosen = choose_groups(calibration.model, calibration.groups, choice)
     unscored = tuple(group.name for group in chosen if not _is_read(calibration.model, group))
     ways = [Way("every layer", unscored)]
-    streams = tuple(group.name for group in chosen if len(group.producers) > 1 and group.name not in unscored)
+    streams = tuple(
+        group.name for group in chosen if _is_stream(calibration.model, group) and group.name not in unscored
+    )
     if streams and len(streams) + len(unscored) < len(chosen):
         ways.append(Way("layers inside blocks", (*unscored, *streams)))
     return tuple(way for way in ways if _reaches(calibration, with_way(choice, way))) or (ways[0],)
@@ -99,6 +102,11 @@ def nearest_way(
         progress("comparing ways to divide the budget", done, len(ways))
     # Equal ones: the way that was named first.
     return tuple(sorted(tried, key=lambda way: way.found.value if way.found is not None else float("inf")))
+
+
+def _is_stream(model: nn.Module, group: CoupledGroup) -> bool:
+    """Return whether outputs of several layers are added; a depthwise convolution only passes its inputs on."""
+    return sum(not is_depthwise(model.get_submodule(layer)) for layer in group.producers) > 1
 
 
 def _is_read(model: nn.Module, group: CoupledGroup) -> bool:
