@@ -22,7 +22,7 @@ def test_a_cut_off_chooses_on_held_out_images_and_says_how(infoprune, base, fold
         "scree", "compact", "both", 2.0)  # fmt: skip
     assert 0 < record["pruned"]["macs"] <= record["base"]["macs"]
     assert "order resolved up to" in done.out
-    assert "agreement of orders" in done.out
+    assert "Kendall tau" in done.out
     for layer, found in record["saturation"].items():
         assert 0 < found["saturation"] <= 1 + 1e-6
         assert 0 < found["saturated_at"] <= found["filters"]

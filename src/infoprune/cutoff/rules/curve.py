@@ -166,8 +166,8 @@ def all_rules() -> tuple[RuleInfo, ...]:
     """Return every registered rule, by name.
 
     Example:
-        >>> [rule.name for rule in all_rules()][:3]
-        ['acceleration', 'coordinates', 'grid']
+        >>> "scree" in [rule.name for rule in all_rules()]
+        True
     """
     return in_order(_REGISTRY)
 
