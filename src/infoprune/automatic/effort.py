@@ -36,7 +36,8 @@ class Allowance:
 
 _ALLOWANCES = {
     "quick": Allowance(steps=1, copies=0, compares=False),
-    "normal": Allowance(steps=2, copies=1, compares=True),
+    # Two steps and copies of the images were not better on EfficientNet-Lite0: 79.8 % in place of 81.6 %.
+    "normal": Allowance(steps=1, copies=0, compares=True),
     "thorough": Allowance(steps=3, copies=3, compares=True, alternating=True, minutes=30.0),
 }
 
@@ -45,7 +46,7 @@ def allowance(effort: Effort = "normal", minutes: float | None = None) -> Allowa
     """Return what an effort, or a number of minutes, allows.
 
     Args:
-        effort: ``"quick"`` (one cut, one repair), ``"normal"`` (two cuts; ways are compared) or ``"thorough"`` (three
+        effort: ``"quick"`` (one cut, one repair), ``"normal"`` (one cut; ways are compared) or ``"thorough"`` (three
             cuts, more copies of the images, alternating least squares, a repair by gradient in the remaining minutes).
         minutes: Minutes for the whole run. It takes the place of the effort.
 
