@@ -26,7 +26,7 @@ PICTURE = {
     "measure": "criteria data entropy network",
     "training": "data measure network runs",
     "options": "cutoff network",
-    "repair": "data network options regression runs",
+    "repair": "data measure network options regression runs",
     "selection": "criteria cutoff data measure network options regression repair runs",
     "iterative": "criteria cutoff data measure network repair runs training",
     "storage": "data measure network zoo",

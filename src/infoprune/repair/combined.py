@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from infoprune.data.batches import EveryNth
+from infoprune.device import place_of
+from infoprune.measure.divergence import divergence_between
 from infoprune.progress import Progress
 from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.repair.base import Pair, RepairInfo, register
@@ -22,7 +23,7 @@ class HeldOut:
     """The held-out images of a pair (every fifth), or all others; iterable more than once.
 
     Example:
-        >>> import infoprune
+        >>> import torch, infoprune
         >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
@@ -39,24 +40,18 @@ class HeldOut:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield their batches."""
-        seen = 0
-        for images in self.pair.images():
-            held = (torch.arange(len(images)) + seen) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-            seen += len(images)
-            chosen = images[held if self.held_out else ~held]
-            if len(chosen):
-                yield chosen
+        place = place_of(self.pair.small)
+        for batch in EveryNth(self.pair.batches, HELD_OUT_EVERY, chosen=self.held_out):
+            yield batch.placed(*place)
 
 
-@torch.no_grad()
 def divergence(pair: Pair, small: nn.Module, held_out: bool = True) -> float:
     """Return the divergence of the outputs from those of the original on held-out images.
 
-    For ``(n, classes)`` logits the mean Kullback-Leibler divergence in nats, for any other output the mean squared
-    difference. No labels are read.
+    It is the value of :func:`infoprune.measure.divergence.divergence_between`. No labels are read.
 
     Example:
-        >>> import infoprune
+        >>> import torch, infoprune
         >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
@@ -67,25 +62,14 @@ def divergence(pair: Pair, small: nn.Module, held_out: bool = True) -> float:
         >>> divergence(pair, whole), divergence(pair, small) > 0
         (0.0, True)
     """
-    total, count = 0.0, 0
-    for images in HeldOut(pair, held_out):
-        wanted, found = pair.original(images), small(images)
-        if not isinstance(wanted, Tensor):
-            return 0.0
-        if wanted.dim() == 2 and wanted.shape[1] > 1:
-            mine, theirs = F.log_softmax(found.double(), dim=1), F.log_softmax(wanted.double(), dim=1)
-            total += float(F.kl_div(mine, theirs, reduction="sum", log_target=True))
-        else:
-            total += float((wanted.double() - found.double()).square().flatten(1).mean(dim=1).sum())
-        count += len(images)
-    return total / max(1, count)
+    return divergence_between(pair.original, small, HeldOut(pair, held_out)).value
 
 
 def normed_if_nearer(pair: Pair, small: nn.Module, progress: Progress) -> nn.Module:
     """Return the network with re-estimated or unchanged batch norm, whichever diverges less on held-out images.
 
     Example:
-        >>> import infoprune
+        >>> import torch, infoprune
         >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprune.data.augmentation import crop_and_flip
+from infoprune.data.batches import FirstImages
 from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.network.equivalence import duplicate
 from infoprune.network.memory_format import fastest_layout, laid_out
@@ -248,24 +249,8 @@ def _outputs(model: nn.Module, modules: list[str]) -> Iterator[dict[str, Tensor]
         yield returned
 
 
-@dataclass(frozen=True)
-class _First:
-    """The first ``count`` images of a pair, iterable more than once."""
-
-    pair: Pair
-    count: int
-
-    def __iter__(self) -> Iterator[Tensor]:
-        left = self.count
-        for images in self.pair.images():
-            yield images[:left]
-            left -= len(images)
-            if left <= 0:
-                return
-
-
 def _first(pair: Pair, count: int) -> Pair:
-    return replace(pair, batches=_First(pair, count))
+    return replace(pair, batches=FirstImages(pair.batches, count))
 
 
 def _repair(pair: Pair, progress: Progress) -> nn.Module:
