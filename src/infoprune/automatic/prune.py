@@ -14,7 +14,7 @@ from infoprune.automatic.effort import Allowance
 from infoprune.automatic.parts import Parts
 from infoprune.automatic.ways import Way, nearest_way, possible_ways
 from infoprune.criteria.base import Importance
-from infoprune.cutoff import Reach, check_reach, reach
+from infoprune.cutoff import Reach
 from infoprune.data.batches import EveryNth
 from infoprune.measure.divergence import Divergence, divergence_between
 from infoprune.network.coupled_groups import Groups
@@ -23,7 +23,7 @@ from infoprune.options import PruneOptions
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 from infoprune.selection.calibration import Calibration
-from infoprune.selection.planning import choose_groups
+from infoprune.selection.planning import check_feasible, choose_groups
 
 LEAST_SQUARES = "least-squares"
 
@@ -106,11 +106,7 @@ def prepare(
     """
     choice = replace(choice, criterion=CRITERION, budget_by=CRITERION if choice.budget is not None else None)
     whole = Calibration.of(copied(model), batches)
-    if choice.budget is not None:
-        found = reach(choose_groups(whole.model, whole.groups, choice), whole.costs, limits=choice.limits())
-        if on_reach is not None:
-            on_reach(found)
-        check_reach(found, choice.budget)
+    check_feasible(whole, choose_groups(whole.model, whole.groups, choice), choice, on_reach)
     parts = Parts.of(batches, whole.model)
     ways = possible_ways(whole, choice)
     importances = scores_of(whole, choice, ways, progress)

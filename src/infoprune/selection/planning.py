@@ -97,11 +97,7 @@ def plan_for(
     if choice.keep is not None:
         choice = replace(choice, keep=named_counts(choice.keep, groups))
     cut_groups = choose_groups(model, groups, choice)
-    if choice.budget is not None:
-        found = cutoff.reach(cut_groups, calibration.costs, limits=choice.limits())
-        if on_reach is not None:
-            on_reach(found)
-        cutoff.check_reach(found, choice.budget)
+    check_feasible(calibration, cut_groups, choice, on_reach)
     finished = None
     if choice.layerwise.is_asked_for:
         outcome = plan_layer_by_layer(
@@ -127,6 +123,31 @@ def plan_for(
     if choice.reselect:
         plan = reselected(plan, model, calibration.batches, groups, progress=progress)
     return Planned(plan, importances, groups, finished)
+
+
+def check_feasible(
+    calibration: Calibration,
+    groups: Sequence[CoupledGroup],
+    choice: PruneOptions,
+    on_reach: Callable[[Reach], None] | None = None,
+) -> None:
+    """Report how small the network can get, and refuse a budget that cannot be met.
+
+    Args:
+        calibration: The network, and what is known of it.
+        groups: The groups that may lose filters.
+        choice: The budget and the limits; without a budget nothing is checked.
+        on_reach: Called with how small the network can get and which layers bind.
+
+    Raises:
+        InputError: The budget cannot be met.
+    """
+    if choice.budget is None:
+        return
+    found = cutoff.reach(groups, calibration.costs, limits=choice.limits())
+    if on_reach is not None:
+        on_reach(found)
+    cutoff.check_reach(found, choice.budget)
 
 
 def choose_groups(model: nn.Module, groups: Groups, choice: PruneOptions) -> tuple[CoupledGroup, ...]:
