@@ -291,11 +291,11 @@ def _automatic(
 ) -> _Made:
     spend = allowance(how.effort, how.minutes)
     with watch.stage("prune"):
+        whole = Calibration.of(model, batches)
         if how.max_loss is None:
-            found = prune_automatically(model, batches, chosen(**words), spend, progress=progress, on_reach=on_reach)
+            found = prune_automatically(whole, chosen(**words), spend, progress=progress, on_reach=on_reach)
         else:
-            found = prune_within(model, batches, how.max_loss, words, spend, progress=progress)
-    whole = Calibration.of(model, batches)
+            found = prune_within(whole, how.max_loss, words, spend, progress=progress)
     with watch.stage("cut"):
         cut = surgery.apply(found.plan, model, whole.examples, groups=whole.groups)
     with watch.stage("verify"):

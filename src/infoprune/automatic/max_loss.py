@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from infoprune.automatic.descent import HELD_OUT_EVERY, Level
 from infoprune.automatic.effort import Allowance
 from infoprune.automatic.prune import Automatic, Setting, finish, prepare
-from infoprune.data.batches import Batches, EveryNth, parse
+from infoprune.data.batches import EveryNth
 from infoprune.device import place_of
 from infoprune.errors import InputError
 from infoprune.options import chosen
 from infoprune.plan import Budget
 from infoprune.progress import Progress, silent
+from infoprune.selection.calibration import Calibration
 
 Score = Callable[[nn.Module], float]
 """What is measured of a network on held-out images, in points: higher is better."""
@@ -50,8 +51,7 @@ class Tried:
 
 
 def prune_within(
-    model: nn.Module,
-    batches: Batches,
+    calibration: Calibration,
     max_loss: float,
     words: Mapping[str, Any],
     spend: Allowance,
@@ -63,8 +63,7 @@ def prune_within(
     Every fifth image judges, and no repair sees it.
 
     Args:
-        model: The trained network; left as it is.
-        batches: Images, with or without labels, iterable more than once.
+        calibration: The trained network, which is left as it is, and its images, with or without labels.
         max_loss: Points that may be lost: of accuracy where the images have labels, else images in a hundred on which
             another class is named than by the original.
         words: Words of ``PruneOptions`` without a budget: layers and limits.
@@ -80,9 +79,10 @@ def prune_within(
     begun = time.perf_counter()
     # The way to divide the budget is chosen at a size where ways differ.
     choice = chosen(**words, macs=_COMPARED_AT)
-    judges = [parse(batch) for batch in EveryNth(batches, HELD_OUT_EVERY, chosen=True)]
-    fitted = EveryNth(batches, HELD_OUT_EVERY, chosen=False)
-    setting = prepare(model, fitted, choice, spend, progress=progress)
+    judges = list(EveryNth(calibration.batches, HELD_OUT_EVERY, chosen=True))
+    others = EveryNth(calibration.batches, HELD_OUT_EVERY, chosen=False)
+    fitted = replace(calibration, batches=others, count=calibration.count - sum(map(len, judges)))
+    setting = prepare(fitted, choice, spend, progress=progress)
     device, dtype = place_of(setting.descent.original)
     images = [some.placed(device, dtype) for some in judges]
     labels = [some.known_classes() for some in judges]

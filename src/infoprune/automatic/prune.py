@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
 from infoprune.data.batches import EveryNth
 from infoprune.measure.divergence import Divergence, divergence_between
-from infoprune.network.coupled_groups import Groups
 from infoprune.network.equivalence import copied
 from infoprune.options import PruneOptions
 from infoprune.plan import Plan
@@ -36,7 +35,6 @@ class Automatic:
         plan: All cuts together, in the indices of the original network.
         model: The pruned and repaired network.
         importances: Scores of the first cut, by layer.
-        groups: The coupled groups of the original network.
         ways: Ways to divide the budget between layers, the chosen one first.
         repairs: Divergence on held-out images after each repair that was tried, in order.
         repair: Name of the repair whose result was kept.
@@ -46,7 +44,6 @@ class Automatic:
     plan: Plan
     model: nn.Module
     importances: Mapping[str, Importance]
-    groups: Groups
     ways: tuple[Way, ...]
     repairs: Mapping[str, Divergence] = field(default_factory=dict)
     repair: str = "least-squares"
@@ -83,8 +80,7 @@ class Setting:
 
 
 def prepare(
-    model: nn.Module,
-    batches: Iterable[Any],
+    calibration: Calibration,
     choice: PruneOptions,
     spend: Allowance,
     *,
@@ -94,20 +90,19 @@ def prepare(
     """Score the filters once, and choose the way to divide the budget between layers.
 
     Args:
-        model: The trained network; left as it is.
-        batches: Images, with or without labels, iterable more than once. Labels are not read.
+        calibration: The trained network, which is left as it is, and its images. Labels are not read.
         choice: How much is removed, limits, and layers that may lose filters; its criterion is not read.
         spend: What the run may spend.
         progress: Called in every stage.
         on_reach: Called before anything is scored, with the smallest network possible and the layers that limit it.
 
     Raises:
-        InputError: The budget cannot be met, or the images do not fit the network.
+        InputError: The budget cannot be met.
     """
     choice = replace(choice, criterion=CRITERION, budget_by=CRITERION if choice.budget is not None else None)
-    whole = Calibration.of(copied(model), batches)
+    whole = replace(calibration, model=copied(calibration.model))
     check_feasible(whole, choose_groups(whole.model, whole.groups, choice), choice, on_reach)
-    parts = Parts.of(batches, whole.model)
+    parts = Parts.of(whole.batches, whole.model)
     ways = possible_ways(whole, choice)
     importances = scores_of(whole, choice, ways, progress)
     if spend.compares and len(ways) > 1:
@@ -117,8 +112,7 @@ def prepare(
 
 
 def prune_automatically(
-    model: nn.Module,
-    batches: Iterable[Any],
+    calibration: Calibration,
     choice: PruneOptions,
     spend: Allowance,
     *,
@@ -130,7 +124,7 @@ def prune_automatically(
     Args and errors are those of :func:`prepare`.
     """
     begun = time.perf_counter()
-    setting = prepare(model, batches, choice, spend, progress=progress, on_reach=on_reach)
+    setting = prepare(calibration, choice, spend, progress=progress, on_reach=on_reach)
     *before, last = steps_to(choice.budget, setting.descent.choice, spend.steps)
     level = setting.start
     for budget in before:
@@ -160,7 +154,7 @@ def finish(setting: Setting, level: Level, spend: Allowance, minutes: float | No
         found = {kept: divergence_between(descent.original, best.model, setting.parts.held_out)}
     assert best.plan is not None
     importances = setting.start.importances or {}
-    return Automatic(best.plan, best.model, importances, descent.whole.groups, setting.ways, found, kept)
+    return Automatic(best.plan, best.model, importances, setting.ways, found, kept)
 
 
 def _nearest(

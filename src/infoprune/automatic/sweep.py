@@ -18,6 +18,7 @@ from infoprune.network.origin import note_cut
 from infoprune.options import Effort, chosen
 from infoprune.plan import Budget, Plan
 from infoprune.progress import Progress, reported
+from infoprune.selection.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def sweep(
     spend = allowance(effort)
     points = []
     with reported(progress) as shown:
-        setting = prepare(model, images, chosen(**choice, macs=budgets[-1]), spend, progress=shown)
+        setting = prepare(Calibration.of(model, images), chosen(**choice, macs=budgets[-1]), spend, progress=shown)
         descent, level = replace(setting.descent, copies=spend.copies), setting.start
         for share in budgets:
             level = descent.down(level, Budget(macs=share))
