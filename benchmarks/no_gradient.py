@@ -42,7 +42,7 @@ from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.measure import figures as measuring
 from infoprune.measure.accuracy import evaluate
 from infoprune.measure.record import removed
-from infoprune.network import cost, surgery
+from infoprune.network import cost
 from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.options import RepairOptions
 from infoprune.plan import Budget, Plan
@@ -124,8 +124,7 @@ class Cut:
     def normed(self, fitted: Timed) -> Timed:
         """Return what ``all`` gives, from the least squares that it begins with."""
         start = time.perf_counter()
-        removal = surgery.removal_of(self.plan, self.groups, self.model)
-        pair = Pair(self.model, self.small, self.plan, self.groups, removal, self.batches)
+        pair = Pair.of(self.model, self.plan, self.batches, small=self.small, groups=self.groups)
         found = normed_if_nearer(pair, fitted.model, silent)
         return Timed(found, fitted.seconds + time.perf_counter() - start)
 

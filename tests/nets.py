@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from infoprune.network import surgery
 from infoprune.network.coupled_groups import find_groups
 from infoprune.plan import LayerDecision, Plan
 from infoprune.repair.base import Pair
@@ -71,8 +70,7 @@ def pair_of(model, batches, keep):
     groups = find_groups(model, batches[0][:2])
     filters = {group.name: group.filters for group in groups.groups}
     plan = Plan({layer: LayerDecision(layer, filters[layer], tuple(kept)) for layer, kept in keep.items()})
-    small = surgery.apply(plan, model, batches[0][:2], groups=groups)
-    return Pair(model, small, plan, groups, surgery.removal_of(plan, groups, model), batches)
+    return Pair.of(model, plan, batches, groups=groups)
 
 
 def quiet(stage, done, total):

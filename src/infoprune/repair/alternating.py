@@ -97,15 +97,12 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
 
     Example:
         >>> import infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> pair = Pair.of(whole, plan, [images])
         >>> from infoprune.progress import silent
-        >>> alternating(pair, silent, rounds=2).features[0].out_channels == small.features[0].out_channels
+        >>> alternating(pair, silent, rounds=2).features[0].out_channels == pair.small.features[0].out_channels
         True
     """
     small = duplicate(pair.small)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from infoprune.data.batches import Batches, images_of
-from infoprune.network.coupled_groups import Groups
+from infoprune.data.batches import Batches, examples_of, images_of
+from infoprune.network import surgery
+from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.layers import Side
 from infoprune.network.removal import Removal
 from infoprune.options import RepairOptions
@@ -34,13 +35,10 @@ class Pair:
 
     Example:
         >>> import torch, infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> pair = Pair.of(whole, plan, [images])
         >>> pair.kept("features.0", "out", 16) == list(plan.kept["features.0"])
         True
     """
@@ -53,6 +51,46 @@ class Pair:
     batches: Batches
     options: RepairOptions = field(default_factory=lambda: RepairOptions("bn"))
     resume: Path | None = None
+
+    @classmethod
+    def of(
+        cls,
+        original: nn.Module,
+        plan: Plan,
+        batches: Batches,
+        *,
+        small: nn.Module | None = None,
+        groups: Groups | None = None,
+        options: RepairOptions | None = None,
+        resume: Path | None = None,
+    ) -> Pair:
+        """Return the pair of a plan; the pruned network and the coupled groups are made where they are not passed.
+
+        Args:
+            original: The whole network, in eval mode.
+            plan: The kept filters.
+            batches: Images, iterable more than once.
+            small: The pruned network, in eval mode.
+            groups: What ``find_groups`` returned for the original.
+            options: As in the class.
+            resume: As in the class.
+
+        Raises:
+            InputError: The plan is for another network, or the images do not fit.
+
+        Example:
+            >>> import torch, infoprune
+            >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+            >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+            >>> len(Pair.of(whole, plan, [images]).small.features[0].weight) == len(plan.kept["features.0"])
+            True
+        """
+        if groups is None:
+            groups = find_groups(original, examples_of(batches, original))
+        if small is None:
+            small = surgery.apply(plan, original, examples_of(batches, original), groups=groups, check=False)
+        removal = surgery.removal_of(plan, groups, original)
+        return cls(original, small, plan, groups, removal, batches, options or RepairOptions("bn"), resume)
 
     def images(self) -> Iterator[Tensor]:
         """Yield the images of every batch, on the device and in the precision of the networks."""

@@ -133,15 +133,12 @@ def put_in(pair: Pair, rule: Rule, progress: Progress) -> nn.Module:
 
     Example:
         >>> import infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> pair = Pair.of(whole, plan, [images])
         >>> from infoprune.progress import silent
-        >>> put_in(pair, nearest_kept, silent).classifier.in_features == small.classifier.in_features
+        >>> put_in(pair, nearest_kept, silent).classifier.in_features == pair.small.classifier.in_features
         True
     """
     small = duplicate(pair.small)

@@ -24,13 +24,10 @@ class HeldOut:
 
     Example:
         >>> import torch, infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> pair = Pair.of(whole, plan, [images])
         >>> sum(len(images) for images in HeldOut(pair, held_out=True))
         4
     """
@@ -52,14 +49,11 @@ def divergence(pair: Pair, small: nn.Module, held_out: bool = True) -> float:
 
     Example:
         >>> import torch, infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
-        >>> divergence(pair, whole), divergence(pair, small) > 0
+        >>> pair = Pair.of(whole, plan, [images])
+        >>> divergence(pair, whole), divergence(pair, pair.small) > 0
         (0.0, True)
     """
     return divergence_between(pair.original, small, HeldOut(pair, held_out)).value
@@ -70,15 +64,12 @@ def normed_if_nearer(pair: Pair, small: nn.Module, progress: Progress) -> nn.Mod
 
     Example:
         >>> import torch, infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> pair = Pair.of(whole, plan, [images])
         >>> from infoprune.progress import silent
-        >>> divergence(pair, normed_if_nearer(pair, small, silent)) >= 0
+        >>> divergence(pair, normed_if_nearer(pair, pair.small, silent)) >= 0
         True
     """
     normed = reestimate(small, HeldOut(pair, held_out=False), progress)

@@ -143,7 +143,7 @@ def remove_constant_filters(model: nn.Module, batches: Batches, *, progress: Pro
     if not decisions:
         return ConstantRemoval(model, plan, 0)
     small = surgery.apply(plan, whole, examples, groups=groups)
-    pair = Pair(whole, small, plan, groups, surgery.removal_of(plan, groups, whole), batches)
+    pair = Pair.of(whole, plan, batches, small=small, groups=groups)
     folded = put_in(pair, _constants, progress)
     for name, module in folded.named_modules():
         module.training = model.get_submodule(name).training

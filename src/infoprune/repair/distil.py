@@ -72,16 +72,13 @@ def distil(
 
     Example:
         >>> import infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> pair = Pair.of(whole, plan, [images])
         >>> from infoprune.progress import silent
-        >>> better = distil(pair, silent, start=small, epochs=1)
-        >>> divergence(pair, better) <= divergence(pair, small)
+        >>> better = distil(pair, silent, start=pair.small, epochs=1)
+        >>> divergence(pair, better) <= divergence(pair, pair.small)
         True
     """
     with _quickly(pair, start) as (quick, student):

@@ -35,15 +35,12 @@ class DistilState:
 
     Example:
         >>> import infoprune, torch
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> pair = Pair.of(whole, plan, [images])
         >>> state = DistilState(pair, {"epochs": 1})
-        >>> state.note_start(small.state_dict(), seconds=0.5)
+        >>> state.note_start(pair.small.state_dict(), seconds=0.5)
         >>> state.figures
         {'seconds before': 0.5}
     """

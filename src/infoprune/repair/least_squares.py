@@ -71,14 +71,11 @@ class Walks:
 
     Example:
         >>> import infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
-        >>> with Walks.of(pair, small, ["features.3"]) as walks:
+        >>> pair = Pair.of(whole, plan, [images])
+        >>> with Walks.of(pair, pair.small, ["features.3"]) as walks:
         ...     [site.name for site in walks.sites], walks.sizes
         (['features.3'], (20,))
     """
@@ -161,15 +158,12 @@ def least_squares(pair: Pair, progress: Progress, *, every: bool = True, memory:
 
     Example:
         >>> import infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
+        >>> pair = Pair.of(whole, plan, [images])
         >>> from infoprune.progress import silent
-        >>> least_squares(pair, silent).features[0].out_channels == small.features[0].out_channels
+        >>> least_squares(pair, silent).features[0].out_channels == pair.small.features[0].out_channels
         True
     """
     small = duplicate(pair.small)
@@ -185,17 +179,14 @@ def refit(walks: Walks, site: Site, keep: Callable[[Reading, Targets], None] | N
 
     Example:
         >>> import infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
-        >>> before = small.features[3].weight.clone()
-        >>> with torch.no_grad(), Walks.of(pair, small, ["features.3"]) as walks:
+        >>> pair = Pair.of(whole, plan, [images])
+        >>> before = pair.small.features[3].weight.clone()
+        >>> with torch.no_grad(), Walks.of(pair, pair.small, ["features.3"]) as walks:
         ...     refit(walks, walks.sites[0])
-        >>> torch.equal(before, small.features[3].weight)
+        >>> torch.equal(before, pair.small.features[3].weight)
         False
     """
     found = best_solution(site, *moments_of(walks, site, keep), near=walks.ridge)
@@ -209,14 +200,11 @@ def layers_to_refit(pair: Pair, small: nn.Module, every: bool) -> list[str]:
 
     Example:
         >>> import infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
-        >>> layers_to_refit(pair, small, every=False)
+        >>> pair = Pair.of(whole, plan, [images])
+        >>> layers_to_refit(pair, pair.small, every=False)
         ['features.3', 'features.7', 'features.10', 'classifier']
     """
     modules = dict(small.named_modules())
@@ -254,14 +242,11 @@ def sites_of(pair: Pair, small: nn.Module, layers: Sequence[str]) -> list[Site]:
 
     Example:
         >>> import infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
-        >>> [(site.name, site.window.kernel) for site in sites_of(pair, small, ["features.3"])]
+        >>> pair = Pair.of(whole, plan, [images])
+        >>> [(site.name, site.window.kernel) for site in sites_of(pair, pair.small, ["features.3"])]
         [('features.3', (3, 3))]
     """
     images = next(pair.images())[:2]
@@ -304,14 +289,11 @@ def moments_of(
 
     Example:
         >>> import infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
-        >>> with torch.no_grad(), Walks.of(pair, small, ["classifier"]) as walks:
+        >>> pair = Pair.of(whole, plan, [images])
+        >>> with torch.no_grad(), Walks.of(pair, pair.small, ["classifier"]) as walks:
         ...     fit, held_out = moments_of(walks, walks.sites[0])
         >>> fit.count, held_out.count
         (16, 4)
@@ -337,14 +319,11 @@ def targets_of(site: Site, mine: Reading, theirs: Reading) -> Targets:
 
     Example:
         >>> import infoprune
-        >>> from infoprune.network import coupled_groups, surgery
         >>> _ = torch.manual_seed(0)
         >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> groups = coupled_groups.find_groups(whole, images)
-        >>> small, removal = surgery.apply(plan, whole, images), surgery.removal_of(plan, groups, whole)
-        >>> pair = Pair(whole, small, plan, groups, removal, [images])
-        >>> with torch.no_grad(), Walks.of(pair, small, ["classifier"]) as walks:
+        >>> pair = Pair.of(whole, plan, [images])
+        >>> with torch.no_grad(), Walks.of(pair, pair.small, ["classifier"]) as walks:
         ...     mine, theirs = next(walks.towards("classifier"))
         ...     tuple(targets_of(walks.sites[0], mine, theirs).whole().shape)
         (20, 10)

@@ -12,7 +12,6 @@ from torch import nn
 from infoprune.data.batches import Batches, check_repeatable, examples_of, images_of
 from infoprune.declarations.option_values import words_of
 from infoprune.errors import InputError, unknown
-from infoprune.network import surgery
 from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.equivalence import copied
 from infoprune.network.origin import carry_notes, plan_of
@@ -107,12 +106,11 @@ def repaired(
     """
     how = repair_options(how)
     check_repeatable(batches)
-    removal = surgery.removal_of(plan, groups, model)
     modes = {name: module.training for name, module in small.named_modules()}
     whole = copied(model)
     # Read and decoded once, because a repair may iterate several times.
     images = list(images_of(batches, whole))
-    pair = Pair(whole, copied(small), plan, groups, removal, images, how, resume)
+    pair = Pair.of(whole, plan, images, small=copied(small), groups=groups, options=how, resume=resume)
     with torch.no_grad():
         better = find(how.method or "").function(pair, progress)
     stored = next((p.dtype for p in small.parameters() if p.is_floating_point()), torch.float32)

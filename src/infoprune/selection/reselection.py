@@ -90,8 +90,7 @@ def reselected(
 
 
 def _cut(whole: nn.Module, plan: Plan, groups: Groups, batches: Batches) -> Pair:
-    small = surgery.apply(plan, whole, examples_of(batches, whole), groups=groups, check=False)
-    return Pair(whole, small, plan, groups, surgery.removal_of(plan, groups, whole), batches)
+    return Pair.of(whole, plan, batches, groups=groups)
 
 
 def _behind(whole: nn.Module, plan: Plan, groups: Groups, removal: Removal, batches: Batches) -> set[str]:
