@@ -30,7 +30,7 @@ PICTURE = {
     "selection": "criteria cutoff data measure network options regression repair runs",
     "iterative": "criteria cutoff data measure network repair runs training",
     "storage": "data measure network zoo",
-    "automatic": "criteria cutoff data measure network options repair selection",
+    "automatic": "criteria cutoff data measure network options regression repair selection",
     "pipeline": "automatic criteria cutoff data measure network options repair selection",
     "report": "automatic criteria data iterative measure network pipeline runs",
     "experiment": "automatic criteria cutoff data iterative measure network options pipeline repair report runs "

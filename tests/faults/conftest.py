@@ -39,7 +39,7 @@ class Commands:
         )
 
     def start(self, words, folder, *, largest=None):
-        """Start a command that may write files of so many bytes at most, and return its process number."""
+        """Start a command that may write files of a limited size, and return its process number."""
         words = [str(word) for word in words]
         request = {"words": words, "folder": str(folder), "log": str(self.log), "largest": largest}
         self.server.stdin.write(json.dumps(request) + "\n")
@@ -51,7 +51,7 @@ class Commands:
         return int(self.server.stdout.readline())
 
     def __call__(self, words, folder, *, kill=None, after=0.0, largest=None):
-        """Run a command to its end, or send it a signal after so many seconds, and check that nothing of it stays."""
+        """Run a command to its end, or send it a signal after some seconds, and check that no process remains."""
         start = time.perf_counter()
         process = self.start(words, folder, largest=largest)
         timer = threading.Timer(after, lambda: send(process, kill))

@@ -23,7 +23,7 @@ def names(folder):
 
 
 def killed_within_commit(folder, monkeypatch, after):
-    """Leave a folder as a kill does after so many files were put in place."""
+    """Leave a folder as a kill does after a number of files were put in place."""
     put, done = module.put_in_place, []
 
     def kill(temporary, path):

@@ -16,14 +16,13 @@ from infoprune.network import surgery
 from infoprune.options import PruneOptions, RepairOptions
 from infoprune.plan import Budget, Plan
 from infoprune.progress import Progress, silent
+from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.repair import repaired
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.planning import choose_groups, plan_for
 
 # Scores filters and divides budgets: of all criteria, its networks lose least accuracy once they are repaired.
 CRITERION = "reconstruction"
-# Every fifth image is held out by the repairs; its copies are held out with it.
-HELD_OUT_EVERY = 5
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from infoprune.automatic.descent import HELD_OUT_EVERY, Level
+from infoprune.automatic.descent import Level
 from infoprune.automatic.effort import Allowance
 from infoprune.automatic.prune import Automatic, Setting, finish, prepare
 from infoprune.data.batches import EveryNth
@@ -19,6 +19,7 @@ from infoprune.errors import InputError
 from infoprune.options import chosen
 from infoprune.plan import Budget
 from infoprune.progress import Progress, silent
+from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.selection.calibration import Calibration
 
 Score = Callable[[nn.Module], float]

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from infoprune.automatic.descent import HELD_OUT_EVERY
-from infoprune.data.batches import images_of
+from infoprune.data.batches import every_nth, images_of
+from infoprune.regression.layer_fit import HELD_OUT_EVERY
 
 # Images of a short repair: enough to rank ways that differ, few enough to take seconds.
 FIT_IMAGES = 128
@@ -23,7 +22,7 @@ class Parts:
 
     Args:
         fit: Batches for short repairs.
-        held_out: Batches that nothing is fitted to while ways are compared; with their labels where there are any.
+        held_out: Batches that nothing is fitted to while ways are compared.
     """
 
     fit: tuple[Tensor, ...]
@@ -36,7 +35,7 @@ class Parts:
         held: list[Tensor] = []
         seen = 0
         for images in images_of(batches, model):
-            chosen = (torch.arange(len(images)) + seen) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+            chosen = every_nth(len(images), seen, HELD_OUT_EVERY)
             seen += len(images)
             room = FIT_IMAGES - sum(map(len, fit))
             fit.append(images[~chosen][: max(0, room)])

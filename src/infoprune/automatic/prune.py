@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from infoprune.automatic.descent import CRITERION, HELD_OUT_EVERY, Descent, Level, scores_of, steps_to
+from infoprune.automatic.descent import CRITERION, Descent, Level, scores_of, steps_to
 from infoprune.automatic.effort import Allowance
 from infoprune.automatic.parts import Parts
 from infoprune.automatic.ways import Way, nearest_way, possible_ways
@@ -21,6 +21,7 @@ from infoprune.network.equivalence import copied
 from infoprune.options import PruneOptions
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
+from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.planning import check_feasible, choose_groups
 

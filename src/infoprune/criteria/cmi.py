@@ -165,7 +165,7 @@ def _check_classes(labels: Tensor) -> None:
 
 
 def _bits(order: list[int], curve: tuple[float, ...], found: GreedyOrder) -> Tensor:
-    """What is left to be told before each filter, never rising, and from saturation on in a straight line to 0."""
+    """The information missing before each filter, never rising, and from saturation on in a straight line to 0."""
     before = _tensor((found.total - found.given, *curve[:-1])).clamp(min=0).cummin(dim=0).values
     resolved = found.saturated_at
     if resolved < len(found.order):

@@ -51,7 +51,7 @@ def fisher(
         batches: ``(images, labels)`` pairs, iterable more than once.
         normalise: ``"memory"``, ``"macs"`` or ``"none"``.
         labels: ``"given"``, or ``"own"`` for the network's own answers.
-        progress: Told after every batch.
+        progress: Called after every batch.
 
     Returns:
         By the names of the groups. Scores compare between groups: squared nats by what a filter saves.

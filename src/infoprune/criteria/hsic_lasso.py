@@ -60,7 +60,7 @@ def hsic_lasso(
         images: How many of them are used: kernels are images x images.
         positive: Whether coefficients are kept at or above 0, as HSIC-Lasso asks; the published code does not.
         target: ``"output"``, or ``"labels"`` to explain which images are of one class.
-        progress: Told after every group.
+        progress: Called after every group.
 
     Returns:
         By the names of the groups. The evidence holds ``dependence`` ``(C,)``, <K_c, L> / n^2, which orders the

@@ -36,7 +36,7 @@ def next_layer(
         model: The network; left as it is.
         groups: What to score.
         batches: Not read.
-        progress: Told after every group.
+        progress: Called after every group.
 
     Raises:
         InputError: A group is read by no convolution or linear layer.

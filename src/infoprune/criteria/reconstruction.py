@@ -143,7 +143,7 @@ def reconstruction(
         batches: Images, with or without labels, iterable more than once.
         ridge: Added to G, relative to its mean diagonal, beside what so few images ask for.
         memory: Bytes of second moments held at once; more layers than fit take more passes.
-        progress: Told after every batch and every group.
+        progress: Called after every batch and every group.
 
     Returns:
         By the names of the groups, in their order: scores are relative squared errors, never less than those of filters
@@ -159,7 +159,7 @@ def reconstruction(
     passes = in_passes(groups, partial(_bytes_of_moments, model), memory)
     for number, some in enumerate(passes):
         layers = list(dict.fromkeys(layer for group in some for layer in _readers(model, group)))
-        moments = _moments(model, layers, batches, positions, _Told(progress, number, len(passes)))
+        moments = _moments(model, layers, batches, positions, _PassProgress(progress, number, len(passes)))
         behind = _behind(model, layers, probe)
         if not behind.keys() >= set(layers):  # some run on images of another size only
             for images in examples_of(batches, model):
@@ -185,7 +185,7 @@ def _importance(group: CoupledGroup, gone: Iterable[tuple[int, float]]) -> Impor
 
 
 @dataclass(frozen=True)
-class _Told:
+class _PassProgress:
     progress: Progress
     number: int
     passes: int
@@ -211,7 +211,7 @@ def _bytes_of_moments(model: nn.Module, group: CoupledGroup) -> int:
 
 
 def _moments(
-    model: nn.Module, layers: Sequence[str], batches: Batches, positions: int, told: _Told
+    model: nn.Module, layers: Sequence[str], batches: Batches, positions: int, report: _PassProgress
 ) -> dict[str, NormalEquations]:
     """Return by layer the second moments of its features, at some positions of all images, without targets."""
     shapes = {layer: as_matrix(model.get_submodule(layer)).shape for layer in layers}
@@ -230,7 +230,7 @@ def _moments(
                 with watch:
                     watch.finish(model(some))
                 watch.waiting = []
-            told(done, max(done, number_of_batches(batches)))
+            report(done, max(done, number_of_batches(batches)))
     return {layer: products.equations() for layer, products in found.items()}
 
 
@@ -246,7 +246,7 @@ def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
     """Return the inverse of ``(F, F)`` second moments of ``count`` samples, drawn towards a multiple of the identity.
 
     By as much as so few samples ask for (oracle approximating shrinkage, Chen et al. 2010, equation 23), and by
-    ``ridge``, relative to the mean diagonal. Where features outnumber samples, each could be told exactly from the
+    ``ridge``, relative to the mean diagonal. Where features outnumber samples, each could be computed exactly from the
     others on those samples, and all of them would look free to go.
     """
     features = len(gram)

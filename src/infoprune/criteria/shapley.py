@@ -63,7 +63,7 @@ def shapley(
         value: ``"loss"``, or ``"answers"`` for the divergence from the whole network's answers.
         permutations: How many orders are drawn, an even number: each with its reverse.
         seed: For the orders.
-        progress: Told after every group.
+        progress: Called after every group.
 
     Returns:
         By the names of the groups. Scores compare between groups, and may be below 0: filters that do harm.

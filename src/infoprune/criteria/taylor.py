@@ -56,7 +56,7 @@ def taylor(
             is left over counts only where there is no whole batch. ``"output"`` does not need it.
         labels: ``"given"``, or ``"own"`` for the network's own answers.
         shared: ``"sum"``, or ``"mean"`` to divide the scores of a group by the number of its layers.
-        progress: Told after every batch.
+        progress: Called after every batch.
 
     Returns:
         By the names of the groups. Scores of ``"gate"`` and ``"weight"`` compare between groups.

@@ -216,6 +216,21 @@ class FirstImages:
             return number_of_images(self.batches)
 
 
+def every_nth(images: int, seen: int, every: int) -> Tensor:
+    """Return which images of a batch are every n-th of all images, ``(images,)`` booleans.
+
+    Args:
+        images: Number of images of the batch.
+        seen: Number of images before it.
+        every: n.
+
+    Example:
+        >>> every_nth(4, 3, 5).tolist()
+        [False, True, False, False]
+    """
+    return (torch.arange(images) + seen) % every == every - 1
+
+
 @dataclass(frozen=True)
 class EveryNth:
     """Every n-th image of some batches, or all others; iterable more than once.
@@ -239,7 +254,7 @@ class EveryNth:
     def __iter__(self) -> Iterator[Batch]:
         seen = 0
         for batch in map(parse, self.batches):
-            held = (torch.arange(len(batch)) + seen) % self.every == self.every - 1
+            held = every_nth(len(batch), seen, self.every)
             seen += len(batch)
             mask = held if self.chosen else ~held
             if mask.any():

@@ -63,7 +63,7 @@ def iterate(
         plane: A file for the points of an information plane, and the plane that notes them.
         device: Where the network is.
         force: Replace files that exist.
-        progress: Told while filters are scored and the network is trained.
+        progress: Called while filters are scored and the network is trained.
         tell: Given a line after every round.
 
     Raises:

@@ -57,7 +57,7 @@ def train(
         record_out: Also write the record as JSON.
         device: Where the network is.
         force: Replace files that exist.
-        progress: Told after every step.
+        progress: Called after every step.
         tell: Given a line after every epoch.
 
     Returns:

@@ -177,6 +177,7 @@ class Trial:
         trains: Whether a cut network must run in train mode as well.
 
     Example:
+        >>> _ = torch.manual_seed(0)
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
         >>> trial = Trial(net, [torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))])
         >>> trial.problem({("0", "out"): [1], ("2", "in"): [1]})

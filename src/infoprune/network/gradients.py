@@ -137,7 +137,7 @@ def weight_gradients(
     images_seen = 0
     for images, given in _labelled(batches, twin, labels):
         with torch.enable_grad():
-            # Images ask for a gradient too, so that a loss without these weights is told apart by their absence.
+            # Images ask for a gradient too, so that a loss without these weights is recognised by their absence.
             loss = summed_loss(twin(images.requires_grad_().clone()), given) / len(images)
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         for layer, gradient in zip(weights, found, strict=True):

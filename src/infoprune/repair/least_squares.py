@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from infoprune.data.batches import every_nth
 from infoprune.network.equivalence import duplicate
 from infoprune.network.layer_io import Reading, calls, is_convolution_without_window, read_all
 from infoprune.network.layers import is_producer
@@ -306,7 +307,7 @@ def moments_of(
         targets = targets_of(site, mine, theirs)
         if keep is not None:
             keep(mine, targets)
-        held = (torch.arange(len(mine.inputs)) + seen) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        held = every_nth(len(mine.inputs), seen, HELD_OUT_EVERY)
         seen += len(mine.inputs)
         for chosen, products in ((~held, fit), (held, held_out)):
             images = chosen.nonzero().flatten().to(mine.inputs.device)

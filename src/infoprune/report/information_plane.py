@@ -25,7 +25,7 @@ def plane_figures(
         points: In the order of the steps, averaged over windows if they are many.
         folder: Folder of the files.
         force: Replace files that exist.
-        progress: Told after every figure.
+        progress: Called after every figure.
 
     Returns:
         The files.

@@ -293,16 +293,16 @@ def _cut(
 
 
 def _decision(group: CoupledGroup, cut: Cut, importance: Importance | None) -> LayerDecision:
-    told: dict[str, Any] = {}
+    details: dict[str, Any] = {}
     if importance is not None:
-        told = {
+        details = {
             "scores": tuple(importance.scores.tolist()),
             "order": importance.order,
             "curve": importance.curve,
             "partner": _partner(importance),
         }
     return LayerDecision(
-        group.name, group.filters, tuple(cut.kept), coupled=group.producers[1:], reason=cut.reason, **told
+        group.name, group.filters, tuple(cut.kept), coupled=group.producers[1:], reason=cut.reason, **details
     )
 
 

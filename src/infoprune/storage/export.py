@@ -174,7 +174,7 @@ def export(
         program: The file of ``torch.export`` to write.
         tolerance: Of the largest output, how much the outputs may differ.
         force: Replace files that exist.
-        progress: Told after every file, and when times are measured.
+        progress: Called after every file, and when times are measured.
 
     Returns:
         The record: by file its bytes and its agreement; milliseconds of one image on one thread of the CPU by network

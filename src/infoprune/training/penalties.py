@@ -6,8 +6,9 @@ of a layer are cut, the network is trained for a few epochs with
     paper   R = strength * sum over layers of (sum over U of ||W_f||_1 - sum over I of ||W_f||_1)
     code    R = strength * sum over layers of the sum over U without I of ||W_f||_1
 
-where I are the filters of the largest L1 norms, as many as the layer keeps in the end. In the published code the terms
-of I cancel, so its figures belong to the second form. The first has no lower bound: keep the learning rate tiny.
+where I are the filters of the largest L1 norms, of the number that the layer keeps in the end. In the published code
+the terms of I cancel, so its figures belong to the second form. The first has no lower bound: keep the learning rate
+tiny.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Parting:
 
     Args:
         removed: By dotted name of a layer, the output channels that will be cut.
-        important: Those of the largest L1 norms, as many as stay in the end.
+        important: The filters of the largest L1 norms, of the number that is kept in the end.
     """
 
     removed: Mapping[str, tuple[int, ...]]

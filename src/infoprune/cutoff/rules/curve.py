@@ -50,7 +50,7 @@ class Curve:
         return len(self.left)
 
     @property
-    def told(self) -> tuple[float, ...]:
+    def resolved_values(self) -> tuple[float, ...]:
         """The values that mean something, at least one."""
         count = self.filters if self.resolved is None else self.resolved
         return self.left[: min(max(count, 1), self.filters)]
@@ -59,7 +59,7 @@ class Curve:
     def points(self) -> dict[int, float]:
         """By m, the values that mean something, m = 0 included where it is known."""
         start = {} if self.whole is None else {0: self.whole}
-        return start | dict(enumerate(self.told, 1))
+        return start | dict(enumerate(self.resolved_values, 1))
 
     @property
     def gains(self) -> dict[int, float]:

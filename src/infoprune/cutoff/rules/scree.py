@@ -26,7 +26,7 @@ def scree(curve: Curve, *, count: int = 3, floor: float = 1e-3, step: float = 1e
     """
     if count < 1:
         raise InputError(f"the cut-off 'scree' returns at least one candidate, not {count}")
-    gains, first = curve.gains, curve.told[0]
+    gains, first = curve.gains, curve.resolved_values[0]
     quotients = {
         m: gain / gains[m + 1]
         for m, gain in gains.items()

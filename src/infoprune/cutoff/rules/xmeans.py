@@ -16,7 +16,7 @@ Points = NDArray[np.float64]
 def xmeans(curve: Curve, *, most: int = 20, seed: int = 0) -> tuple[int, ...]:
     """Return the first m of every cluster but the first one, both axes scaled to [0, 1].
 
-    Two clusters by k-means++, then each is split in two as long as the Bayesian information criterion of its points
+    Two clusters by k-means++, then each is split in two as long as the Bayesian values criterion of its points
     rises, up to ``most`` clusters.
 
     Args:
@@ -34,10 +34,10 @@ def xmeans(curve: Curve, *, most: int = 20, seed: int = 0) -> tuple[int, ...]:
     """
     if most < 2:
         raise InputError(f"X-means starts from two clusters: {most} are too few")
-    told = np.asarray(curve.told, dtype=np.float64)
-    if len(told) < 3 or np.ptp(told) == 0:
+    values = np.asarray(curve.resolved_values, dtype=np.float64)
+    if len(values) < 3 or np.ptp(values) == 0:
         return ()
-    points = np.stack([np.linspace(0, 1, len(told)), (told - told.min()) / np.ptp(told)], axis=1)
+    points = np.stack([np.linspace(0, 1, len(values)), (values - values.min()) / np.ptp(values)], axis=1)
     clusters = _split(points, seed)
     while len(clusters) < most:
         found = [(gain, i, halves) for i, one in enumerate(clusters) for gain, halves in [_gain(one, seed)]]
@@ -45,7 +45,7 @@ def xmeans(curve: Curve, *, most: int = 20, seed: int = 0) -> tuple[int, ...]:
         if gain <= 0:
             break
         clusters[worst : worst + 1] = halves
-    starts = sorted(1 + round(float(one[:, 0].min()) * (len(told) - 1)) for one in clusters)
+    starts = sorted(1 + round(float(one[:, 0].min()) * (len(values) - 1)) for one in clusters)
     return tuple(starts[1:])
 
 

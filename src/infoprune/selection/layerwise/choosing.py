@@ -124,8 +124,8 @@ def plan_layer_by_layer(
     following = flow(model, chosen, examples)
     by_name = {group.name: group for group in chosen}
     in_order = tuple(by_name[name] for name in following.order)
-    told = {name: value for name, value in choice.settings().items() if name != "parallel"}
-    state = State(resume, {} if resume is None else conditions_of(told, model, calibration=batches, judging=judged))
+    settings = {name: value for name, value in choice.settings().items() if name != "parallel"}
+    state = State(resume, {} if resume is None else conditions_of(settings, model, calibration=batches, judging=judged))
     judge = Judge(model, examples, calibration.groups, judged, how.candidate_repair, batches, half=how.candidate_bf16)
     maps = LayerMaps(model, in_order, batches, choice.tap or info.tap, info.images, progress=progress)
     orders: Orders

@@ -70,12 +70,12 @@ class LayerMaps:
         batches = FirstImages(self.batches, images)
         total = batches.number_of_batches()
 
-        def told() -> Iterator[Batch]:
+        def read() -> Iterator[Batch]:
             for done, batch in enumerate(batches, 1):
                 yield batch
                 self.progress("reading feature maps", done, max(total, done))
 
-        maps, labels = collect_maps(self.model, told(), groups, self.tap)
+        maps, labels = collect_maps(self.model, read(), groups, self.tap)
         if labels is None:
             raise InputError("layers cut one after the other need labels: give (images, labels) pairs")
         self.labels = labels

@@ -190,20 +190,20 @@ def in_sequence(
     names = [name for name in layers.flow.order if name in names]
     if cutting.how.direction != "both":
         ordered = names if cutting.how.direction == "forward" else names[::-1]
-        branch = _Branch(layers, orders, cutting, len(names), state, _Told(progress, len(names)))
+        branch = _Branch(layers, orders, cutting, len(names), state, _LayerProgress(progress, len(names)))
         decided = branch.run(ordered)
         model = None if cutting.between is None else branch.layers.model
         return Outcome({name: decided[name] for name in names}, model)
-    told = _Told(progress, 2 * len(names) - 1)
+    report = _LayerProgress(progress, 2 * len(names) - 1)
     alone = {
-        name: _Branch(layers, orders, cutting, len(names), state, told, stage="alone").run([name])[name]
+        name: _Branch(layers, orders, cutting, len(names), state, report, stage="alone").run([name])[name]
         for name in names
     }
     start = max(names, key=lambda name: (_lost(alone[name], layers.group(name)), -names.index(name)))
     at = names.index(start)
     begun = {start: alone[start]}
-    forward = _Branch(layers, orders, cutting, len(names), state.part("forward"), told, begun, stage="forward")
-    backward = _Branch(layers, orders, cutting, len(names), state.part("backward"), told, begun, stage="backward")
+    forward = _Branch(layers, orders, cutting, len(names), state.part("forward"), report, begun, stage="forward")
+    backward = _Branch(layers, orders, cutting, len(names), state.part("backward"), report, begun, stage="backward")
     if cutting.how.parallel:
         after, before = _in_two_processes((forward, names[at + 1 :]), (backward, names[:at][::-1]))
     else:
@@ -226,7 +226,7 @@ def candidate_cuts(group: CoupledGroup, importance: Importance, counts: Iterable
 
 
 @dataclass
-class _Told:
+class _LayerProgress:
     progress: Progress
     total: int
     done: int = 0
@@ -245,7 +245,7 @@ class _Branch:
     cutting: Cutting
     total: int
     state: State
-    told: Callable[[], None]
+    report: Callable[[], None]
     begun: Mapping[str, Decided] = field(default_factory=dict)
     stage: str = "layer"
     also: Mapping[str, Decided] = field(default_factory=dict)
@@ -271,7 +271,7 @@ class _Branch:
             elif self.cutting.how.conditioning != "none" and noted is None:
                 self._kept_maps(name, decided.cut.kept)
             self._forget(list(kept))
-            self.told()
+            self.report()
         return found
 
     def _decide(self, name: str, kept: dict[str, tuple[int, ...]], base: float) -> Decided:
@@ -381,11 +381,11 @@ def _lost(decided: Decided, group: CoupledGroup) -> float:
 
 def _in_two_processes(*branches: tuple[_Branch, Sequence[str]]) -> list[dict[str, Decided]]:
     threads = max(1, torch.get_num_threads() // len(branches))
-    told = branches[0][0].told
+    report = branches[0][0].report
     found = side_by_side(_run, [(_alone(branch), names, threads) for branch, names in branches])
     for decided in found:
         for _ in decided:
-            told()
+            report()
     return found
 
 
@@ -397,7 +397,7 @@ def _run(branch: _Branch, names: Sequence[str], threads: int) -> dict[str, Decid
 def _alone(branch: _Branch) -> _Branch:
     """Return a branch that another process can be given: without a bar to draw and without maps that are held."""
     layers = replace(branch.layers, maps=replace(branch.layers.maps, progress=silent))
-    return replace(branch, layers=layers, told=_nobody)
+    return replace(branch, layers=layers, report=_nobody)
 
 
 def _nobody() -> None:
