@@ -15,7 +15,6 @@ from infoprune.data.batches import Batches
 from infoprune.errors import InputError
 from infoprune.measure.divergence import divergence_between
 from infoprune.network import surgery
-from infoprune.network.cost import count
 from infoprune.network.equivalence import copied
 from infoprune.options import PruneOptions, RepairOptions
 from infoprune.progress import Progress, reported
@@ -92,7 +91,7 @@ def sensitivity(
     found = []
     with reported(progress) as shown:
         importances = scores_of(whole, choice, possible_ways(whole, choice), shown)
-        base, steps = count(whole.model, whole.example).macs, len(importances) * len(ratios)
+        steps = len(importances) * len(ratios)
         for name in importances:
             for ratio in ratios:
                 alone = PruneOptions(criterion=CRITERION, ratio=ratio, layers=(name,))
@@ -100,7 +99,7 @@ def sensitivity(
                 cut = surgery.apply(plan, whole.model, whole.example, groups=whole.groups)
                 small = repaired(cut, whole.model, parts.fit, plan, whole.groups, how=RepairOptions("least-squares"))
                 away = divergence_between(whole.model, small.eval(), parts.held_out)
-                saved = 1 - count(small, whole.example).macs / base
+                saved = 1 - whole.costs.cost(plan.kept).macs / whole.costs.base.macs
                 filters = plan.decisions[name].filters
                 found.append(LayerSensitivity(name, filters, ratio, saved, away.value, away.agreement))
                 shown("sensitivity", len(found), steps)

@@ -13,21 +13,21 @@ No labels are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from infoprune.criteria.base import CriterionInfo, Importance, register
+from infoprune.criteria.base import Importance
+from infoprune.criteria.whole_network import register_network_criterion
 from infoprune.data.batches import Batches, FirstImages, examples_of, images_of, number_of_batches
 from infoprune.device import device_of
 from infoprune.entropy.ties import first_least, rounding
-from infoprune.errors import InputError, unknown
+from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup, in_passes
 from infoprune.network.equivalence import copied
 from infoprune.network.layer_io import Reading, Watch, is_convolution_without_window
@@ -319,31 +319,10 @@ def _varying(moments: NormalEquations) -> Tensor:
     return gram * (varies[:, :, None] & varies[:, None, :])
 
 
-def score_network(
-    model: nn.Module,
-    groups: Sequence[CoupledGroup],
-    batches: Batches,
-    options: Mapping[str, Any],
-    progress: Progress,
-) -> dict[str, Importance]:
-    """Score all groups, as a criterion that reads the whole network does.
-
-    Raises:
-        InputError: There is no such option, or as for ``reconstruction``.
-    """
-    for option in options:
-        if option not in ("ridge", "memory"):
-            raise unknown("option of the criterion 'reconstruction'", option, ("ridge", "memory"))
-    return reconstruction(model, groups, batches, progress=progress, **options)
-
-
-register(
-    CriterionInfo(
-        "reconstruction",
-        None,
-        "error of the next layers when the filter is removed and they are refitted by least squares",
-        images=None,
-        cost="filters x (features of the reading layer)^2",
-        score_network=score_network,
-    )
+register_network_criterion(
+    "reconstruction",
+    reconstruction,
+    "error of the next layers when the filter is removed and they are refitted by least squares",
+    images=None,
+    cost="filters x (features of the reading layer)^2",
 )
