@@ -70,7 +70,7 @@ class Batch:
         return self.images.to(device=device, dtype=dtype if self.images.is_floating_point() else None)
 
     def classes(self) -> Tensor | None:
-        """Return the ``(n,)`` class indices, ``None`` where there are no labels.
+        """Return the ``(n,)`` int64 class indices, ``None`` where there are no labels.
 
         Raises:
             InputError: The labels are not one class index per image.
@@ -87,7 +87,7 @@ class Batch:
                 f"labels are one class index per image: {len(self)} images came with {labels.dtype} labels "
                 f"of shape {tuple(labels.shape)}"
             )
-        return labels
+        return labels.long()
 
     def known_classes(self) -> Tensor | None:
         """Return the ``(n,)`` class indices, ``None`` where there are no labels or these are something else."""
