@@ -182,7 +182,9 @@ def test_on_a_phone_no_figure_hides_behind_scrolling(opened):
         )
         assert widths
         assert all(table <= room for table, room in widths)
-        cells = shown.evaluate("[...document.querySelectorAll('.rows td')].map((one) => one.getBoundingClientRect().right)")
+        cells = shown.evaluate(
+            "[...document.querySelectorAll('.rows td')].map((one) => one.getBoundingClientRect().right)"
+        )
         assert max(cells) <= 390
 
 
