@@ -28,6 +28,7 @@ from infoprune.network.origin import origin_of
 from infoprune.progress import Progress, silent
 from infoprune.training.penalties import Penalty
 from infoprune.training.recipe import Epoch, Precision, Recipe
+from infoprune.training.schedules import learning_rates
 from infoprune.training.train_state import TrainState
 
 OnStep = Callable[[nn.Module, Tensor, Tensor, int], None]
@@ -243,6 +244,7 @@ class _Loop:
     teacher: nn.Module | None = None
     on_step: OnStep | None = None
     penalty: Penalty | None = None
+    rates: tuple[float, ...] | None = None
 
     def run(self, number: int, held_out: Batches | None) -> Epoch:
         """Train one epoch. Its random numbers depend on the seed and the epoch number only, so it can be repeated."""
@@ -250,12 +252,13 @@ class _Loop:
         state, steps = self.state, len(self.batches)
         if not steps:
             raise InputError("there are no images to train on: the loader is empty")
+        rates = self._rates(steps)
         torch.manual_seed(self.recipe.seed * 100_003 + number)
         _set_pass(self.batches, number)
         state.model.train()
         total = torch.zeros((), dtype=torch.float64)
         for step, (images, labels) in enumerate(labelled(self.batches)):
-            rate = self.recipe.rate((number + step / steps) / self.recipe.epochs)
+            rate = rates[number * steps + step]
             images, labels = self._prepared(images, number), labels.to(state.fabric.device)
             total += self._step(images, labels, rate)
             if not math.isfinite(total):
@@ -266,6 +269,11 @@ class _Loop:
         accuracy = None if held_out is None else self._held_out(held_out).accuracy
         mean = float(cast(Tensor, state.fabric.all_reduce(total / steps)))
         return Epoch(number, mean, accuracy, time.perf_counter() - start)
+
+    def _rates(self, steps: int) -> tuple[float, ...]:
+        if self.rates is None:
+            self.rates = learning_rates(self.recipe, self.recipe.epochs * steps)
+        return self.rates
 
     def _prepared(self, images: Tensor, number: int) -> Tensor:
         images = images.to(self.state.fabric.device)
