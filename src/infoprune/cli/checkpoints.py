@@ -9,13 +9,14 @@ from typing import Annotated
 from infoprune.cli.from_dataclass import But, Given, from_dataclasses
 from infoprune.cli.options import Checkpoint, Device, Force, JsonOut, Quiet
 from infoprune.declarations.option import Option
-from infoprune.experiment.options import DataOptions, NetworkOptions
+from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 
 
 @from_dataclasses
 def evaluate(
     images: Annotated[DataOptions, But("calibration", "held_out")],
     network: Given[NetworkOptions],
+    metric: MetricOptions,
     checkpoint: Annotated[Path | None, Option("An infoprune checkpoint.", is_argument=True)] = None,
     device: Device = "auto",
     json_out: JsonOut = None,
@@ -31,7 +32,7 @@ def evaluate(
     check_outputs(json_out, force=force)
     choice = network.build(weights=network.given.get("weights", checkpoint))
     with shown_progress(messages(), quiet=quiet) as progress:
-        record = evaluate_network(choice, images, device=device, progress=progress)
+        record = evaluate_network(choice, images, metric=metric, device=device, progress=progress)
     write_record(record, json_out, force=force)
     if not quiet:
         results().print(figures_table(record["figures"], str(choice.model or checkpoint or choice.weights)))

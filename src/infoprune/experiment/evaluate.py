@@ -8,25 +8,32 @@ from typing import Any
 from infoprune import data
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.options import DataOptions, NetworkOptions
-from infoprune.experiment.settings import measured, settings_of
+from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
+from infoprune.experiment.settings import measured, metric_settings, settings_of
 from infoprune.progress import Progress, silent
 from infoprune.storage import checkpoint
 
 
 def evaluate(
-    network: NetworkOptions, images: DataOptions, *, device: str = "auto", progress: Progress = silent
+    network: NetworkOptions,
+    images: DataOptions,
+    *,
+    metric: MetricOptions | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure a network on the test images of a data set.
 
     Raises:
         InputError: The network or the data cannot be used, or they do not fit.
     """
+    metric = metric or MetricOptions()
+    quality = metric.quality()
     model = run_network.open_network(network, device)
     source = data.open_source(images.name, images.directory)
-    run_images.check_classes(source, model, images)
-    figures = measured(model, run_images.batches(source.test, model, images), progress)
-    return {"figures": figures, "settings": settings_of(network, images, model)}
+    run_images.check_classes(source, model, images, quality)
+    figures = measured(model, run_images.batches(source.test, model, images), progress, quality)
+    return {"figures": figures, "settings": {**settings_of(network, images, model), **metric_settings(metric)}}
 
 
 def show(path: Path) -> dict[str, Any]:

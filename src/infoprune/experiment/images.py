@@ -16,6 +16,7 @@ from infoprune.errors import InputError
 from infoprune.experiment.network import preprocessing_of
 from infoprune.experiment.options import CALIBRATION, DataOptions
 from infoprune.measure.accuracy import logits_of
+from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network.modes import eval_mode
 
 
@@ -53,16 +54,18 @@ def open_parts(choice: DataOptions, seed: int = 0) -> Parts:
     return Parts(source, train, held_out, data.balanced_sample(train, calibration, seed), source.test)
 
 
-def check_classes(source: Source, model: nn.Module, choice: DataOptions) -> None:
+def check_classes(source: Source, model: nn.Module, choice: DataOptions, quality: Quality = PLAIN) -> None:
     """Refuse a network whose outputs are not the classes of the data set: accuracies would mean nothing.
 
     Raises:
-        InputError: There are more or fewer outputs than classes.
+        InputError: There are more or fewer outputs than classes. A metric of the user's own may read other outputs.
     """
+    if not (quality.metric is None or isinstance(quality.metric, str)):
+        return
     first = source.test.subset(torch.arange(1))
     images, _ = next(iter(batches(first, model, replace(choice, workers=0))))
     with eval_mode(model), torch.no_grad():
-        outputs = logits_of(model, images.to(device_of(model))).shape[1]
+        outputs = logits_of(model, images.to(device_of(model)), quality.of).shape[1]
     if outputs != len(source.classes):
         raise InputError(
             f"the network has {outputs} outputs (classes 0 to {outputs - 1}), but the data set '{choice.name}' has "

@@ -10,8 +10,8 @@ from infoprune.automatic.sensitivity import RATIOS, LayerSensitivity
 from infoprune.automatic.sensitivity import sensitivity as sensitivity_of
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, NetworkOptions
-from infoprune.experiment.settings import settings_of
+from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, MetricOptions, NetworkOptions
+from infoprune.experiment.settings import metric_settings, settings_of
 from infoprune.measure.record import Stopwatch
 from infoprune.progress import Progress, silent
 
@@ -38,6 +38,7 @@ def sensitivity(
     images: DataOptions,
     ratios: Sequence[float] = RATIOS,
     *,
+    metric: MetricOptions | None = None,
     layers: tuple[str, ...] = (),
     skip: tuple[str, ...] = (),
     seed: int = 0,
@@ -50,6 +51,7 @@ def sensitivity(
         network: Which network.
         images: Which images; the calibration images are used, their labels are not read.
         ratios: Shares of the filters to remove, each above 0 and below 1.
+        metric: What is also measured on held-out images, whose labels are then read.
         layers: Patterns of layers to measure; all convolutions by default.
         skip: Patterns of layers to leave out.
         seed: Seed of the sample of calibration images.
@@ -67,13 +69,15 @@ def sensitivity(
     """
     if images.calibration is None:
         images = replace(images, calibration=CALIBRATION_CHOSEN)
-    watch = Stopwatch()
+    metric, watch = metric or MetricOptions(), Stopwatch()
+    quality = metric.quality()
     model = run_network.open_network(network, device)
     parts = run_images.open_parts(images, seed)
     batches = run_images.batches(parts.calibration, model, images)
     with watch.stage("sensitivity"):
-        found = sensitivity_of(model, batches, ratios, layers=layers, skip=skip, progress=progress)
+        found = sensitivity_of(model, batches, ratios, layers=layers, skip=skip, metric=quality.metric,
+                               output=quality.output, progress=progress)  # fmt: skip
     settings = {**settings_of(network, images, model), "ratios": list(ratios), "layers": list(layers),
-                "skip": list(skip), "seed": seed}  # fmt: skip
+                "skip": list(skip), "seed": seed, **metric_settings(metric)}  # fmt: skip
     record = {"layers": [one.to_dict() for one in found], "seconds": watch.seconds, "settings": settings}
     return SensitivityRun(found, record)

@@ -46,14 +46,14 @@ def advice(base: Figures, pruned: Figures, spent: Spent) -> tuple[str, ...]:
         More time may help: --effort thorough, or --minutes 20.
         With labels, fine-tune: infoprune tune.
     """
-    if base.accuracy is None or pruned.accuracy is None:
+    if base.points is None or pruned.points is None:
         return ()
-    if spent.classes and base.accuracy <= _CHANCE * 100 / spent.classes:
+    if spent.classes and base.accuracy is not None and base.accuracy <= _CHANCE * 100 / spent.classes:
         return (
             f"Before pruning the accuracy is {base.accuracy:.2f} %, hardly better than guessing: check how the images "
             "are normalised (--mean, --std) and the order of the classes.",
         )
-    loss = base.accuracy - pruned.accuracy
+    loss = base.points - pruned.points
     if loss < WORTH_A_SENTENCE:
         return ()
     found = []

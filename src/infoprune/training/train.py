@@ -20,7 +20,7 @@ from infoprune.data.augmentation import Augmentation, cutout, turn_and_scale
 from infoprune.data.batches import Batches, labelled
 from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import Evaluation, evaluate, labels_within, logits_of
+from infoprune.measure.accuracy import accuracy_of, labels_within, logits_of
 from infoprune.network.fingerprint import fingerprint
 from infoprune.network.memory_format import fastest_layout
 from infoprune.network.modes import eval_mode
@@ -266,7 +266,7 @@ class _Loop:
             if self.on_step is not None:
                 self.on_step(state.plain_model(), images, labels, number * steps + step)
             self.progress("training", number * steps + step + 1, self.recipe.epochs * steps)
-        accuracy = None if held_out is None else self._held_out(held_out).accuracy
+        accuracy = None if held_out is None else self._held_out(held_out)
         mean = float(cast(Tensor, state.fabric.all_reduce(total / steps)))
         return Epoch(number, mean, accuracy, time.perf_counter() - start)
 
@@ -319,6 +319,6 @@ class _Loop:
         )
         return (1 - weight) * hard + weight * temperature**2 * soft
 
-    def _held_out(self, held_out: Batches) -> Evaluation:
+    def _held_out(self, held_out: Batches) -> float:
         with self.state.fabric.autocast():
-            return evaluate(self.state.model, held_out)
+            return accuracy_of(self.state.model, held_out)
