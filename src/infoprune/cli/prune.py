@@ -77,6 +77,7 @@ def prune(
             force=force,
             progress=progress,
             on_reach=lambda found: None if quiet else console.print(reach_table(found)),
+            tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )
     if not quiet:
         _show(run, f"{out} by {_named(chosen)}" + ("" if run.result.repair is None else f", {run.result.repair}"))

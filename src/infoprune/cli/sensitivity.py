@@ -43,7 +43,8 @@ def sensitivity(
     if plot is not None:
         check_plot(plot, force=force)
     check_outputs(json_out, force=force)
-    with shown_progress(messages(), quiet=quiet) as progress:
+    console = messages()
+    with shown_progress(console, quiet=quiet) as progress:
         run = sensitivity_of(
             network,
             images,
@@ -54,6 +55,7 @@ def sensitivity(
             seed=seed,
             device=device,
             progress=progress,
+            tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )
     write_record(run.record, json_out, force=force)
     if plot is not None:

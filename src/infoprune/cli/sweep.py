@@ -36,7 +36,8 @@ def sweep(
     from infoprune.experiment.sweep import sweep as sweep_of
     from infoprune.report.terminal import messages, results, shown_progress
 
-    with shown_progress(messages(), quiet=quiet) as progress:
+    console = messages()
+    with shown_progress(console, quiet=quiet) as progress:
         record = sweep_of(
             network,
             images,
@@ -51,6 +52,7 @@ def sweep(
             device=device,
             force=force,
             progress=progress,
+            tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )
     if not quiet:
         results().print(sweep_table(record))

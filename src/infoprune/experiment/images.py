@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +12,13 @@ from torch.utils.data import DataLoader
 
 from infoprune import data
 from infoprune.data import Images, Source
+from infoprune.data.batches import FirstImages
 from infoprune.device import device_of
 from infoprune.errors import InputError
-from infoprune.experiment.network import preprocessing_of
+from infoprune.experiment.network import images_in_words, preprocessing_of
 from infoprune.experiment.options import CALIBRATION, DataOptions
-from infoprune.measure.accuracy import logits_of
+from infoprune.measure.accuracy import evaluate, logits_of
+from infoprune.measure.advice import chance_warning, is_chance
 from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network.modes import eval_mode
 
@@ -71,6 +74,28 @@ def check_classes(source: Source, model: nn.Module, choice: DataOptions, quality
             f"the network has {outputs} outputs (classes 0 to {outputs - 1}), but the data set '{choice.name}' has "
             f"{len(source.classes)} classes: the numbers must be equal"
         )
+
+
+def say_what_is_read(
+    parts: Parts, model: nn.Module, choice: DataOptions, quality: Quality, tell: Callable[[str], None]
+) -> None:
+    """Say what is done to the images, and warn where the network is hardly better than guessing on them.
+
+    Args:
+        parts: The parts of the data set.
+        model: The network before it is pruned.
+        choice: How the images are read.
+        quality: What is measured; other outputs than classes are not checked.
+        tell: Receives the sentences.
+    """
+    tell(images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
+    if quality.metric is not None and not isinstance(quality.metric, str):
+        return
+    some = FirstImages(batches(parts.calibration, model, choice), CALIBRATION)
+    with torch.random.fork_rng([]):  # an iteration of a loader draws a number
+        accuracy = evaluate(model, some, output=quality.output).accuracy
+    if accuracy is not None and is_chance(accuracy, len(parts.source.classes)):
+        tell(f"Warning: {chance_warning(accuracy)}")
 
 
 def batches(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from infoprune.declarations.interpolation import Interpolation
 from infoprune.declarations.option import Option
 from infoprune.declarations.option_values import check_fields
 from infoprune.errors import InputError
@@ -50,6 +51,20 @@ class NetworkOptions:
             gt=0,
             default="known of the weights",
         ),
+    ] = None
+    resize: Annotated[
+        int | None,
+        Option("Length that the shorter side of photos is resized to.", ge=1, le=16384, unit="pixels",
+               default="known of the weights"),
+    ] = None  # fmt: skip
+    crop: Annotated[
+        int | None,
+        Option("Side of the square that is cut from the centre of photos.", ge=1, le=16384, unit="pixels",
+               default="known of the weights"),
+    ] = None  # fmt: skip
+    interpolation: Annotated[
+        Interpolation | None,
+        Option("How a resize computes pixels; all but nearest are antialiased.", default="known of the weights"),
     ] = None
     input_shape: Annotated[
         tuple[int, int, int] | None,

@@ -60,6 +60,7 @@ def prune(
     force: bool = False,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> PruneRun:
     """Prune a network and write the smaller one.
 
@@ -86,6 +87,7 @@ def prune(
         force: Whether files that exist are replaced.
         progress: Called in every stage.
         on_reach: Called with what a budget can reach.
+        tell: Receives what is done to the images, and a warning where the network is hardly better than guessing.
 
     Raises:
         InputError: As in ``pipeline.prune``; a plan is passed together with ``stability``. Nothing is written then.
@@ -103,6 +105,7 @@ def prune(
             images = replace(images, calibration=CALIBRATION_CHOSEN)
         parts = run_images.open_parts(images, seed)
         run_images.check_classes(parts.source, model, images, quality)
+        run_images.say_what_is_read(parts, model, images, quality, tell)
         if isinstance(choice, PruneOptions) and choice.tap is None:
             choice = replace(choice, tap=paper_tap(model, choice.criterion))
         calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))

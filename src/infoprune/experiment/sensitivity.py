@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from infoprune.automatic.sensitivity import RATIOS, LayerSensitivity
 from infoprune.automatic.sensitivity import sensitivity as sensitivity_of
+from infoprune.data import FolderImages
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, MetricOptions, NetworkOptions
@@ -44,6 +45,7 @@ def sensitivity(
     seed: int = 0,
     device: str = "auto",
     progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> SensitivityRun:
     """Prune each layer alone at several ratios, repair it, and compare the outputs with those of the original.
 
@@ -57,6 +59,7 @@ def sensitivity(
         seed: Seed of the sample of calibration images.
         device: Device to compute on.
         progress: Called after every cut.
+        tell: Receives what is done to the images.
 
     Raises:
         InputError: The network or the data cannot be used, they do not fit, or a ratio is out of range.
@@ -73,6 +76,7 @@ def sensitivity(
     quality = metric.quality()
     model = run_network.open_network(network, device)
     parts = run_images.open_parts(images, seed)
+    tell(run_network.images_in_words(model, photos=isinstance(parts.train, FolderImages)))
     batches = run_images.batches(parts.calibration, model, images)
     with watch.stage("sensitivity"):
         found = sensitivity_of(model, batches, ratios, layers=layers, skip=skip, metric=quality.metric,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def sweep(
     device: str = "auto",
     force: bool = False,
     progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Prune a network to several budgets of MACs and write one checkpoint for each.
 
@@ -70,6 +71,7 @@ def sweep(
         device: Device to compute on.
         force: Whether files that exist are replaced.
         progress: Called in every stage.
+        tell: As in ``prune``.
 
     Returns:
         The record: cost and test accuracy of the original, and of each budget.
@@ -96,6 +98,7 @@ def sweep(
         model = run_network.open_network(network, device)
         parts = run_images.open_parts(images, seed)
         run_images.check_classes(parts.source, model, images, quality)
+        run_images.say_what_is_read(parts, model, images, quality, tell)
         calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
         with watch.stage("sweep"):
             points = sweep_of(model, calibration, shares, effort=effort, output=quality.output, progress=progress,

@@ -107,6 +107,8 @@ def _trained(
     torch.manual_seed(choice.recipe.seed)
     model = run_network.open_network(network, "cpu")
     run_images.check_classes(parts.source, model, images)
+    if is_first_process():
+        tell(run_network.images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
     if parts.held_out is None:
         raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
     folder = isinstance(parts.train, data.FolderImages)
