@@ -42,19 +42,63 @@ class Parts:
     test: Images
 
 
-def open_parts(choice: DataOptions, seed: int = 0) -> Parts:
+def open_parts(choice: DataOptions, seed: int = 0, *, calibration: int = CALIBRATION) -> Parts:
     """Read a data set and split it; a set without a test part of its own is measured on what does not calibrate.
+
+    Args:
+        choice: Which images.
+        seed: Seed of the calibration sample.
+        calibration: Images that calibrate where the user did not say how many. Of fewer training images all calibrate;
+            of a set without a test part at most half.
 
     Raises:
         InputError: The data set cannot be read, or is too small for these parts.
+
+    Example:
+        >>> parts = open_parts(DataOptions("digits"), calibration=100)
+        >>> len(parts.train), len(parts.calibration), len(parts.test)
+        (1293, 100, 359)
     """
     source = data.open_source(choice.name, choice.directory)
-    calibration = CALIBRATION if choice.calibration is None else choice.calibration
     if source.train is source.test:
-        some, test = data.divided(source.train, calibration, seed)
+        count = choice.calibration or min(calibration, max(1, len(source.train) // 2))
+        some, test = data.divided(source.train, count, seed)
         return Parts(source, some, None, some, test)
     train, held_out = data.held_out_split(source.train, choice.held_out)
-    return Parts(source, train, held_out, data.balanced_sample(train, calibration, seed), source.test)
+    return Parts(source, train, held_out, _sample(train, choice, calibration, seed), source.test)
+
+
+def open_training_parts(choice: DataOptions, seed: int = 0, *, calibration: int | None = None) -> Parts:
+    """Read a data set and split it for a training; of a set without a test part, a test part is set aside first.
+
+    That part has the share of ``--held-out-share``, and is the same for every run.
+
+    Args:
+        choice: Which images.
+        seed: Seed of the calibration sample.
+        calibration: Images that calibrate where the user did not say how many; ``None`` where nothing does, so that
+            the sample is the whole training part.
+
+    Raises:
+        InputError: The data set cannot be read, or is too small for these parts.
+
+    Example:
+        >>> parts = open_training_parts(DataOptions("digits"))
+        >>> len(parts.train), len(parts.held_out), len(parts.test)
+        (1293, 145, 359)
+    """
+    source = data.open_source(choice.name, choice.directory)
+    if source.train is source.test:
+        rest, test = data.held_out_split(source.train, choice.held_out)
+        source = replace(source, train=rest, test=test)
+    train, held_out = data.held_out_split(source.train, choice.held_out)
+    some = train if calibration is None else _sample(train, choice, calibration, seed)
+    return Parts(source, train, held_out, some, source.test)
+
+
+def _sample(train: Images, choice: DataOptions, most: int, seed: int) -> Images:
+    count = min(most, len(train)) if choice.calibration is None else choice.calibration
+    return data.balanced_sample(train, count, seed)
 
 
 def check_classes(source: Source, model: nn.Module, choice: DataOptions, quality: Quality = PLAIN) -> None:

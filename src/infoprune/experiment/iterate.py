@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from infoprune import data
 from infoprune.data import usual_augmentation
-from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.images import Parts
@@ -110,11 +109,9 @@ def _opened(
 ) -> tuple[nn.Module, Parts, DataOptions, PruningSchedule]:
     torch.manual_seed(schedule.seed)
     model = run_network.open_network(network, device)
-    images = replace(images, calibration=schedule.images)
-    parts = run_images.open_parts(images, schedule.seed)
+    parts = run_images.open_training_parts(images, schedule.seed, calibration=schedule.images)
+    images = replace(images, calibration=len(parts.calibration))
     run_images.check_classes(parts.source, model, images)
-    if parts.held_out is None:
-        raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
     if schedule.tap is None:
         schedule = replace(schedule, tap=paper_tap(model, schedule.criterion))
     return model, parts, images, schedule

@@ -16,7 +16,7 @@ from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.images import Parts
-from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, MetricOptions, NetworkOptions
+from infoprune.experiment.options import CALIBRATION, CALIBRATION_CHOSEN, DataOptions, MetricOptions, NetworkOptions
 from infoprune.experiment.settings import metric_settings, paper_tap, settings_of, write_record
 from infoprune.files import write_text
 from infoprune.options import EffortOptions, PruneOptions, RepairOptions, check_words, chosen
@@ -101,9 +101,8 @@ def prune(
     with outputs(out, record_out, report_out, *files, run="prune", force=force) as written:
         model = run_network.open_network(network, device)
         everything = words is not None and pipeline.chooses_everything(words, repair) and not remove_constant
-        if everything and images.calibration is None:
-            images = replace(images, calibration=CALIBRATION_CHOSEN)
-        parts = run_images.open_parts(images, seed)
+        parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN if everything else CALIBRATION)
+        images = replace(images, calibration=len(parts.calibration))
         run_images.check_classes(parts.source, model, images, quality)
         run_images.say_what_is_read(parts, model, images, quality, tell)
         if isinstance(choice, PruneOptions) and choice.tap is None:

@@ -70,12 +70,11 @@ def sensitivity(
         >>> [(one.layer, one.filters) for one in run.found]
         [('features.3', 32)]
     """
-    if images.calibration is None:
-        images = replace(images, calibration=CALIBRATION_CHOSEN)
     metric, watch = metric or MetricOptions(), Stopwatch()
     quality = metric.quality()
     model = run_network.open_network(network, device)
-    parts = run_images.open_parts(images, seed)
+    parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN)
+    images = replace(images, calibration=len(parts.calibration))
     tell(run_network.images_in_words(model, photos=isinstance(parts.train, FolderImages)))
     batches = run_images.batches(parts.calibration, model, images)
     with watch.stage("sensitivity"):

@@ -88,15 +88,14 @@ def sweep(
         >>> [path.name for path in folder.iterdir()], record["points"][0]["macs"] <= 0.5 * record["base"]["macs"]
         (['macs-0.5.safetensors'], True)
     """
-    if images.calibration is None:
-        images = replace(images, calibration=CALIBRATION_CHOSEN)
     shares = sorted(set(macs), reverse=True)
     files = [checkpoint_of(out_dir, share) for share in shares]
     metric, watch = metric or MetricOptions(), Stopwatch()
     quality = metric.quality()
     with outputs(*files, record_out, run="sweep", force=force) as written:
         model = run_network.open_network(network, device)
-        parts = run_images.open_parts(images, seed)
+        parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN)
+        images = replace(images, calibration=len(parts.calibration))
         run_images.check_classes(parts.source, model, images, quality)
         run_images.say_what_is_read(parts, model, images, quality, tell)
         calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
