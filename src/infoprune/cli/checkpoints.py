@@ -9,13 +9,14 @@ from typing import Annotated
 from infoprune.cli.from_dataclass import But, Given, from_dataclasses
 from infoprune.cli.options import Checkpoint, Device, Force, JsonOut, Quiet
 from infoprune.declarations.option import Option
-from infoprune.experiment.options import DataOptions, NetworkOptions
+from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 
 
 @from_dataclasses
 def evaluate(
     images: Annotated[DataOptions, But("calibration", "held_out")],
     network: Given[NetworkOptions],
+    metric: MetricOptions,
     checkpoint: Annotated[Path | None, Option("An infoprune checkpoint.", is_argument=True)] = None,
     device: Device = "auto",
     json_out: JsonOut = None,
@@ -30,8 +31,10 @@ def evaluate(
 
     check_outputs(json_out, force=force)
     choice = network.build(weights=network.given.get("weights", checkpoint))
-    with shown_progress(messages(), quiet=quiet) as progress:
-        record = evaluate_network(choice, images, device=device, progress=progress)
+    console = messages()
+    with shown_progress(console, quiet=quiet) as progress:
+        record = evaluate_network(choice, images, metric=metric, device=device, progress=progress,
+                                  tell=lambda line: None if quiet else console.print(line, soft_wrap=True))  # fmt: skip
     write_record(record, json_out, force=force)
     if not quiet:
         results().print(figures_table(record["figures"], str(choice.model or checkpoint or choice.weights)))
@@ -66,7 +69,7 @@ def show(
 @from_dataclasses
 def export(
     checkpoint: Checkpoint,
-    network: Annotated[NetworkOptions, But("weights", "mean", "std", "input_shape")],
+    network: Annotated[NetworkOptions, But("weights", "mean", "std", "resize", "crop", "interpolation", "input_shape")],
     onnx: Annotated[Path | None, Option("The ONNX file to write.")] = None,
     program: Annotated[Path | None, Option("The file of torch.export to write.")] = None,
     tolerance: Annotated[

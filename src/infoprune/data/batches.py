@@ -56,14 +56,11 @@ class Batch:
             >>> some = Batch(torch.zeros(3, 2), ["cat", "dog", "cow"]).chosen(torch.tensor([True, False, True]))
             >>> len(some), some.labels
             (2, ['cat', 'cow'])
+            >>> boxes = Batch(torch.zeros(3, 2), {"classes": torch.tensor([4, 5, 6])})
+            >>> boxes.chosen(torch.tensor([True, False, True])).labels
+            {'classes': tensor([4, 6])}
         """
-        images = self.images[mask.to(self.images.device)]
-        labels: Any = None
-        if isinstance(self.labels, Tensor) and self.labels.shape[:1] == (len(self),):
-            labels = self.labels[mask.to(self.labels.device)]
-        elif isinstance(self.labels, (list, tuple)) and len(self.labels) == len(self):
-            labels = [one for one, is_chosen in zip(self.labels, mask.tolist(), strict=True) if is_chosen]
-        return Batch(images, labels)
+        return Batch(self.images[mask.to(self.images.device)], _chosen(self.labels, mask))
 
     def placed(self, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
         """Return the images on a device and, where they are real numbers, in a precision; ``None`` leaves it."""
@@ -95,6 +92,22 @@ class Batch:
             return self.classes()
         except InputError:
             return None
+
+
+def _chosen(labels: Any, mask: Tensor) -> Any:
+    """Return the labels of the chosen images: of tensors and lists with one entry per image, alone or in containers."""
+    count = len(mask)
+    if isinstance(labels, Tensor):
+        return labels[mask.to(labels.device)] if labels.shape[:1] == (count,) else None
+    if isinstance(labels, Mapping):
+        parts = {name: _chosen(part, mask) for name, part in labels.items()}
+        return None if any(part is None for part in parts.values()) else parts
+    if not isinstance(labels, list | tuple):
+        return None
+    if len(labels) == count:
+        return [one for one, is_chosen in zip(labels, mask.tolist(), strict=True) if is_chosen]
+    several = [_chosen(part, mask) for part in labels]
+    return None if not several or any(part is None for part in several) else type(labels)(several)
 
 
 def parse(batch: Any) -> Batch:

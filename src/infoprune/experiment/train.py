@@ -73,7 +73,7 @@ def train(
         if is_first_process():
             written = held.enter_context(outputs(out, record_out, run="train", force=force))
         state = out.with_name(out.name + ".resume")
-        parts = run_images.open_parts(images)
+        parts = run_images.open_training_parts(images)
         trained, fabric = _trained(network, images, parts, choice, state, device, progress, tell)
         if written is None:
             return None
@@ -107,8 +107,9 @@ def _trained(
     torch.manual_seed(choice.recipe.seed)
     model = run_network.open_network(network, "cpu")
     run_images.check_classes(parts.source, model, images)
-    if parts.held_out is None:
-        raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
+    if is_first_process():
+        tell(run_network.images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
+    assert parts.held_out is not None  # of the parts of a training
     folder = isinstance(parts.train, data.FolderImages)
     teacher = _teacher(choice.teacher, network, model)
     fabric = make_fabric(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from infoprune.network.tensors import tensors_in
 
 
 @dataclass(frozen=True)
@@ -15,8 +18,9 @@ class Divergence:
     """How far a pruned network is from its original on some images.
 
     Args:
-        value: For ``(n, classes)`` logits the mean Kullback-Leibler divergence in nats, for any other output the mean
-            squared difference relative to the variance of the original's output; lower is nearer.
+        value: For ``(n, classes)`` logits the mean Kullback-Leibler divergence in nats, for any other tensor the mean
+            squared difference relative to the variance of the original's output, and for several tensors the mean of
+            theirs; lower is nearer.
         agreement: Share of the images on which both name the same class, percent; ``None`` for other outputs.
         images: Number of images.
 
@@ -31,12 +35,15 @@ class Divergence:
 
 
 @torch.no_grad()
-def divergence_between(original: nn.Module, pruned: nn.Module, images: Iterable[Tensor]) -> Divergence:
+def divergence_between(
+    original: Callable[[Tensor], Any], pruned: Callable[[Tensor], Any], images: Iterable[Tensor]
+) -> Divergence:
     """Compare the outputs of two networks on the same images.
 
     Args:
-        original: In eval mode; returns one tensor.
-        pruned: In eval mode; returns a tensor of the same shape.
+        original: In eval mode; returns a tensor, or several in any form.
+        pruned: In eval mode; returns tensors of the same shapes. Outputs of other shapes, such as the boxes of a
+            detector, cannot be compared: the divergence is then 0, of 0 images.
         images: Batches of ``(n, ...)`` inputs, on the networks' device and in their precision.
 
     Example:
@@ -45,23 +52,54 @@ def divergence_between(original: nn.Module, pruned: nn.Module, images: Iterable[
         >>> same = divergence_between(net, net, [torch.ones(2, 1, 2, 2)])
         >>> same.value, same.agreement, same.images
         (0.0, 100.0, 2)
+        >>> both = divergence_between(lambda x: {"a": x, "b": 2 * x}, lambda x: {"a": x, "b": x}, [torch.eye(2)[None]])
+        >>> both.value, both.agreement
+        (0.25, None)
     """
-    total, variance, same, count, classes = 0.0, 0.0, 0, 0, True
+    sums: list[_Sum] = []
+    count, alone = 0, True
     for some in images:
         wanted, found = original(some), pruned(some)
-        if not isinstance(wanted, Tensor):
+        alone = isinstance(wanted, Tensor)
+        mine, theirs = _real(wanted), _real(found)
+        if [one.shape for one in mine] != [one.shape for one in theirs]:
             return Divergence(0.0, None, 0)
-        wanted, found, count = wanted.double(), found.double(), count + len(some)
-        classes = wanted.dim() == 2 and wanted.shape[1] > 1
-        if classes:
+        pairs = list(zip(mine, theirs, strict=True))
+        sums = sums or [_Sum() for _ in pairs]
+        count += len(some)
+        for one, (first, second) in zip(sums, pairs, strict=True):
+            one.add(first.double(), second.double(), len(some))
+    value = sum(one.value(count) for one in sums) / max(1, len(sums))
+    return Divergence(value, 100 * sums[0].same / max(1, count) if alone and sums and sums[0].classes else None, count)
+
+
+@dataclass
+class _Sum:
+    """Sums over the images, of one tensor of the output."""
+
+    total: float = 0.0
+    variance: float = 0.0
+    same: int = 0
+    classes: bool = True
+
+    def add(self, wanted: Tensor, found: Tensor, images: int) -> None:
+        self.classes = wanted.dim() == 2 and wanted.shape[1] > 1
+        if self.classes:
             mine, theirs = F.log_softmax(found, dim=1), F.log_softmax(wanted, dim=1)
-            total += float(F.kl_div(mine, theirs, reduction="sum", log_target=True))
-            same += int((found.argmax(1) == wanted.argmax(1)).sum())
-        else:
-            total += float((wanted - found).square().flatten(1).mean(dim=1).sum())
-            variance += float(wanted.var(unbiased=False)) * len(some)
-    # Logits of equal networks may leave a divergence of a rounding below zero.
-    value = max(0.0, total) / max(1, count)
-    if not classes:
-        value /= max(variance / max(1, count), torch.finfo(torch.float64).tiny)
-    return Divergence(value, 100 * same / max(1, count) if classes else None, count)
+            self.total += float(F.kl_div(mine, theirs, reduction="sum", log_target=True))
+            self.same += int((found.argmax(1) == wanted.argmax(1)).sum())
+        elif wanted.numel():
+            self.total += float((wanted - found).square().mean()) * images
+            self.variance += float(wanted.var(unbiased=False)) * images
+
+    def value(self, images: int) -> float:
+        # Logits of equal networks may leave a divergence of a rounding below zero.
+        value = max(0.0, self.total) / max(1, images)
+        if self.classes:
+            return value
+        return value / max(self.variance / max(1, images), torch.finfo(torch.float64).tiny)
+
+
+def _real(output: Any) -> list[Tensor]:
+    """Return the tensors of an output that hold real numbers; indices of any kind have no distance."""
+    return [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
