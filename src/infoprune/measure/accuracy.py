@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infoprune.data.batches import Batches, labelled, number_of_batches
+from infoprune.data.batches import Batches, labelled, number_of_batches, some_batches
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.network.modes import eval_mode
 from infoprune.progress import Progress, silent
+from infoprune.runs.together import current
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,20 @@ def evaluate(model: nn.Module, batches: Batches, *, half: bool = False, progress
     """
     device = device_of(model)
     start = time.perf_counter()
-    loss, right, right5, seen = 0.0, 0, 0, 0
+    processes, own = current(), []
     with eval_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=half):
         total, measured = number_of_batches(batches), None if half else model
-        for done, (images, labels) in enumerate(labelled(batches), 1):
+        for number, batch in some_batches(batches, processes.share):
+            images, labels = next(labelled([batch]))
             if measured is None:
                 measured = _in_fastest_layout(model, images[:1].to(device))
             logits = logits_of(measured, images.to(device)).float()
             labels = labels_within(labels, logits).to(device)
-            loss += F.cross_entropy(logits, labels, reduction="sum").double().item()
+            loss = F.cross_entropy(logits, labels, reduction="sum").double().item()
             ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            right += int(ranked[:, 0].sum())
-            right5 += int(ranked.sum())
-            seen += len(labels)
-            progress("evaluating", done, total or done)
+            own.append((loss, int(ranked[:, 0].sum()), int(ranked.sum()), len(labels)))
+            progress("evaluating", number + 1, total or number + 1)
+    loss, right, right5, seen = map(sum, zip((0.0, 0, 0, 0), *processes.in_order(own), strict=True))
     if not seen:
         raise InputError("there are no images to evaluate on: the loader is empty")
     return Evaluation(100 * right / seen, 100 * right5 / seen, loss / seen, seen, time.perf_counter() - start)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from infoprune.data.batches import some_batches
+from infoprune.runs.together import current
 
 
 @dataclass(frozen=True)
@@ -46,22 +50,42 @@ def divergence_between(original: nn.Module, pruned: nn.Module, images: Iterable[
         >>> same.value, same.agreement, same.images
         (0.0, 100.0, 2)
     """
+    processes = current()
+    own = [_of_batch(original(some), pruned(some), len(some)) for _, some in some_batches(images, processes.share)]
+    parts = processes.in_order(own)
+    if None in parts:
+        return Divergence(0.0, None, 0)
     total, variance, same, count, classes = 0.0, 0.0, 0, 0, True
-    for some in images:
-        wanted, found = original(some), pruned(some)
-        if not isinstance(wanted, Tensor):
-            return Divergence(0.0, None, 0)
-        wanted, found, count = wanted.double(), found.double(), count + len(some)
-        classes = wanted.dim() == 2 and wanted.shape[1] > 1
-        if classes:
-            mine, theirs = F.log_softmax(found, dim=1), F.log_softmax(wanted, dim=1)
-            total += float(F.kl_div(mine, theirs, reduction="sum", log_target=True))
-            same += int((found.argmax(1) == wanted.argmax(1)).sum())
-        else:
-            total += float((wanted - found).square().flatten(1).mean(dim=1).sum())
-            variance += float(wanted.var(unbiased=False)) * len(some)
+    for part in parts:
+        assert part is not None
+        total, variance, same = total + part.total, variance + part.variance, same + part.same
+        count, classes = count + part.images, part.classes
     # Logits of equal networks may leave a divergence of a rounding below zero.
     value = max(0.0, total) / max(1, count)
     if not classes:
         value /= max(variance / max(1, count), torch.finfo(torch.float64).tiny)
     return Divergence(value, 100 * same / max(1, count) if classes else None, count)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Sums over the images of one batch."""
+
+    total: float
+    variance: float
+    same: int
+    images: int
+    classes: bool
+
+
+def _of_batch(wanted: Any, found: Any, images: int) -> _Part | None:
+    """Return the sums of one batch, ``None`` where the network returns something other than a tensor."""
+    if not isinstance(wanted, Tensor):
+        return None
+    wanted, found = wanted.double(), found.double()
+    if wanted.dim() == 2 and wanted.shape[1] > 1:
+        mine, theirs = F.log_softmax(found, dim=1), F.log_softmax(wanted, dim=1)
+        total = float(F.kl_div(mine, theirs, reduction="sum", log_target=True))
+        return _Part(total, 0.0, int((found.argmax(1) == wanted.argmax(1)).sum()), images, classes=True)
+    total = float((wanted - found).square().flatten(1).mean(dim=1).sum())
+    return _Part(total, float(wanted.var(unbiased=False)) * images, 0, images, classes=False)
