@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from infoprune.cli.from_dataclass import But, Given, from_dataclasses
-from infoprune.cli.options import Checkpoint, Device, Force, JsonOut, Quiet
+from infoprune.cli.options import Checkpoint, Device, Devices, Force, JsonOut, Nodes, Quiet
 from infoprune.declarations.option import Option
 from infoprune.experiment.options import DataOptions, NetworkOptions
 
@@ -18,6 +18,8 @@ def evaluate(
     network: Given[NetworkOptions],
     checkpoint: Annotated[Path | None, Option("An infoprune checkpoint.", is_argument=True)] = None,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     json_out: JsonOut = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -31,7 +33,7 @@ def evaluate(
     check_outputs(json_out, force=force)
     choice = network.build(weights=network.given.get("weights", checkpoint))
     with shown_progress(messages(), quiet=quiet) as progress:
-        record = evaluate_network(choice, images, device=device, progress=progress)
+        record = evaluate_network(choice, images, device=device, devices=devices, nodes=nodes, progress=progress)
     write_record(record, json_out, force=force)
     if not quiet:
         results().print(figures_table(record["figures"], str(choice.model or checkpoint or choice.weights)))

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from infoprune.criteria.base import Criterion, CriterionInfo, Filters, Importance, Tap, create
-from infoprune.data.batches import Batch, Batches, FirstImages, is_repeatable, parse, some_batches
+from infoprune.criteria.feeding import PassProgress, Reading, SharedReading, States
+from infoprune.data.batches import Batches, FirstImages, is_repeatable
 from infoprune.entropy.ties import default_bound
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup, in_passes
-from infoprune.network.group_maps import bytes_per_image, capture_groups, shapes_of, weights_of
+from infoprune.network.group_maps import bytes_per_image, shapes_of, weights_of
 from infoprune.progress import Progress, silent
-from infoprune.runs.together import Processes, current
-
-States = dict[str, Criterion]
-"""By group, the criterion that scores it and what it has seen so far."""
+from infoprune.runs.together import current
 
 
 def score(
@@ -79,33 +76,44 @@ def score(
     read = FirstImages(() if batches is None else batches, images or info.images)
     if info.score_network is not None:
         return info.score_network(model, groups, read, options or {}, progress)
+
     def fresh(some: Sequence[CoupledGroup]) -> States:
         return create_states(model, some, info, seed=seed, options=options)
 
-    processes = current()
-    reading = _Reading(model, read, info, tap or info.tap, device) if info.needs_maps else None
-    states = fresh(groups)
+    reading = Reading(model, read, info, tap or info.tap, device) if info.needs_maps else None
     passes = [list(groups)]
     if reading is not None and groups and info.holds_maps:
-        passes = _passes(reading, groups, memory * processes.world)
-    found: dict[str, Importance] = {}
+        passes = _passes(reading, groups, memory * current().world)
+    states, found = fresh(groups), dict[str, Importance]()
     for number, some in enumerate(passes):
-        owners = processes.owners({group.name: float(group.filters**2) for group in some})
-        if reading is not None and some:
-            shown = _PassProgress(progress, number, len(passes))
-            if processes.several:
-                _Shared(reading, processes, some, owners, states, fresh).feed(shown)
-            else:
-                reading.feed(states, some, shown)
+        shown = PassProgress(progress, number, len(passes))
         own: dict[str, Importance] = {}
-        for group in some:
-            criterion = states.pop(group.name)
-            if owners[group.name] == processes.rank:
-                own[group.name] = _importance(criterion, group)
-                progress("scoring filters", len(found) + len(own), len(groups))
-        for part in processes.exchanged(own):
+        for group, criterion in _fed(reading, some, states, fresh, shown):
+            own[group.name] = _importance(criterion, group)
+            progress("scoring filters", len(found) + len(own), len(groups))
+        for part in current().exchanged(own):
             found |= part
     return {group.name: found[group.name] for group in groups}
+
+
+def _fed(
+    reading: Reading | None,
+    groups: Sequence[CoupledGroup],
+    states: States,
+    fresh: Callable[[Sequence[CoupledGroup]], States],
+    progress: PassProgress,
+) -> Iterator[tuple[CoupledGroup, Criterion]]:
+    """Yield the groups of one pass that this process scores, with their criteria, which have seen all images."""
+    processes = current()
+    owners = processes.owners({group.name: float(group.filters**2) for group in groups})
+    if reading is not None and groups and processes.several:
+        SharedReading(reading, processes, groups, owners, states, fresh).feed(progress)
+    elif reading is not None and groups:
+        reading.feed(states, groups, progress)
+    for group in groups:
+        criterion = states.pop(group.name)
+        if owners[group.name] == processes.rank:
+            yield group, criterion
 
 
 def score_shards(
@@ -152,7 +160,7 @@ def score_shards(
     for shard in shards:
         states = create_states(model, groups, info, seed=seed, options=options)
         if info.needs_maps and groups:
-            _Reading(model, FirstImages(shard), info, tap or info.tap, device).feed(states, groups)
+            Reading(model, FirstImages(shard), info, tap or info.tap, device).feed(states, groups)
         parts.append(states)
     merged = merge_states(*parts)
     return {group.name: _importance(merged[group.name], group) for group in groups}
@@ -226,154 +234,6 @@ def _joined(parts: Mapping[str, Sequence[CoupledGroup]], each: Mapping[str, Impo
     return found
 
 
-@dataclass(frozen=True)
-class _PassProgress:
-    """How far one of several passes over the images is."""
-
-    progress: Progress
-    number: int = 0
-    passes: int = 1
-
-    def __call__(self, done: int, batches: int) -> None:
-        done += self.number * batches
-        self.progress("reading feature maps", done, max(self.passes * batches, done))
-
-
-@dataclass(frozen=True)
-class _Reading:
-    model: nn.Module
-    images: FirstImages
-    info: CriterionInfo
-    tap: Tap
-    device: torch.device | str | None
-
-    def feed(
-        self, states: States, groups: Sequence[CoupledGroup], progress: _PassProgress = _PassProgress(silent)
-    ) -> None:
-        """Update the criteria of some groups in one pass, until all of them have seen enough."""
-
-        def consume(name: str, maps: Tensor, labels: Tensor | None) -> None:
-            if not _has_settled(states[name]):
-                states[name].update(maps, _known(self.info, maps, labels))
-
-        def until_settled() -> Iterator[Batch]:
-            batches = self.images.number_of_batches()
-            for done, batch in enumerate(self.images, 1):
-                yield batch
-                progress(done, batches)
-                if all(_has_settled(states[group.name]) for group in groups):
-                    return
-
-        labelled = self.info.needs_labels
-        capture_groups(self.model, until_settled(), groups, self.tap, consume, device=self.device, labelled=labelled)
-
-
-@dataclass
-class _Shared:
-    """One pass over the images by several processes: each reads its share and scores its share of the groups.
-
-    Batches are read in rounds, one by each process. Where a criterion keeps maps, these are passed on to the process
-    that scores the group, which is updated by the same maps in the same order as in one process. Where it streams, a
-    criterion of its own has seen each batch, and these are merged in the order of the batches.
-
-    Args:
-        reading: The network and the images.
-        processes: Those that read them.
-        groups: The groups of this pass.
-        owners: By group, the rank that scores it.
-        states: By group its criterion; those of other processes are left as they are.
-        fresh: Returns criteria of some groups that have seen nothing.
-    """
-
-    reading: _Reading
-    processes: Processes
-    groups: Sequence[CoupledGroup]
-    owners: Mapping[str, int]
-    states: States
-    fresh: Callable[[Sequence[CoupledGroup]], States]
-    _maps: dict[str, Tensor] = field(default_factory=dict)
-    _labels: dict[str, Tensor] = field(default_factory=dict)
-
-    def feed(self, progress: _PassProgress) -> None:
-        """Update the criteria of the groups, until all of them have seen enough or there are no more images."""
-        info, share = self.reading.info, some_batches(self.reading.images, self.processes.share)
-        first = next(share, None)
-        if not any(self.processes.exchanged(first is not None)):
-            raise InputError("there are no images: the loader is empty, give at least one batch")
-        open_, total = True, self.reading.images.number_of_batches()
-
-        def batches() -> Iterator[Batch]:
-            nonlocal open_
-            for number, batch in chain([first] if first is not None else [], share):
-                yield parse(batch)
-                progress(number + 1, total)
-                open_ = self._round(has_batch=True)
-                if not open_:
-                    return
-
-        if first is not None:
-            capture_groups(
-                self.reading.model, batches(), self.groups, self.reading.tap, self._take, device=self.reading.device,
-                labelled=info.needs_labels,
-            )  # fmt: skip
-        while open_:
-            open_ = self._round(has_batch=False)
-
-    def _take(self, name: str, maps: Tensor, labels: Tensor | None) -> None:
-        self._maps[name], self._labels[name] = maps, _known(self.reading.info, maps, labels)
-
-    def _round(self, *, has_batch: bool) -> bool:
-        """Exchange what all processes found in one batch each, and return whether another round follows."""
-        if self.reading.info.holds_maps:
-            some_had = self._pass_on(has_batch)
-        else:
-            some_had = self._merge(has_batch)
-        self._maps, self._labels = {}, {}
-        if not some_had or not hasattr(next(iter(self.states.values())), "settled"):
-            return some_had
-        mine = (self.states[name] for name, owner in self.owners.items() if owner == self.processes.rank)
-        return not all(self.processes.exchanged(all(map(_has_settled, mine))))
-
-    def _pass_on(self, has_batch: bool) -> bool:
-        labels = self.processes.exchanged(self._labels if has_batch else None)
-        for name, maps in self.processes.pass_on(self._maps, self.owners).items():
-            theirs = [part[name] for part in labels if part is not None and name in part]
-            for some, classes in zip(maps, theirs, strict=True):
-                if not _has_settled(self.states[name]):
-                    self.states[name].update(some, classes.to(some.device))
-        return any(part is not None for part in labels)
-
-    def _merge(self, has_batch: bool) -> bool:
-        chosen = [group for group in self.groups if group.name in self._maps]
-        seen = self.fresh(chosen)
-        for name, criterion in seen.items():
-            criterion.update(self._maps[name], self._labels[name])
-        parts = self.processes.exchanged({name: _state_of(one) for name, one in seen.items()} if has_batch else None)
-        mine = [group for group in self.groups if self.owners[group.name] == self.processes.rank]
-        for part in parts:
-            some = [group for group in mine if part is not None and group.name in part]
-            for name, criterion in self.fresh(some).items():
-                vars(criterion).update((part or {})[name])
-                if not _has_settled(self.states[name]):
-                    self.states[name].merge(criterion)
-        return any(part is not None for part in parts)
-
-
-def _known(info: CriterionInfo, maps: Tensor, labels: Tensor | None) -> Tensor:
-    if labels is None and info.needs_labels:
-        raise InputError(f"the criterion '{info.name}' needs labels: give (images, labels) pairs")
-    return torch.full((len(maps),), -1, device=maps.device) if labels is None else labels
-
-
-def _state_of(criterion: Criterion) -> dict[str, Any]:
-    """Return what a criterion has seen; the functions it is made of are the same in every process."""
-    return {name: value for name, value in vars(criterion).items() if not callable(value)}
-
-
-def _has_settled(criterion: Criterion) -> bool:
-    return bool(getattr(criterion, "settled", False))
-
-
 def _importance(criterion: Criterion, group: CoupledGroup) -> Importance:
     importance = criterion.compute()
     if importance.scores.shape != (group.filters,):
@@ -384,7 +244,7 @@ def _importance(criterion: Criterion, group: CoupledGroup) -> Importance:
     return importance
 
 
-def _passes(reading: _Reading, groups: Sequence[CoupledGroup], memory: int) -> list[list[CoupledGroup]]:
+def _passes(reading: Reading, groups: Sequence[CoupledGroup], memory: int) -> list[list[CoupledGroup]]:
     """Pack the groups, in their order, into passes whose maps fit into memory."""
     if not is_repeatable(reading.images.batches):
         name = reading.info.name

@@ -282,9 +282,7 @@ class EveryNth:
                 yield batch.chosen(mask)
 
 
-def some_batches(
-    batches: Batches, chosen: Chosen | None, *, below: int | None = None
-) -> Iterator[tuple[int, Any]]:
+def some_batches(batches: Batches, chosen: Chosen | None, *, below: int | None = None) -> Iterator[tuple[int, Any]]:
     """Yield the batches whose numbers are chosen, with these numbers.
 
     The others are not read from lists and from loaders over data sets that can be indexed; from anything else, such as

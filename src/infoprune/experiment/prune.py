@@ -15,6 +15,7 @@ from infoprune.declarations.validation import read_json
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
+from infoprune.experiment.devices import Devices, on_devices
 from infoprune.experiment.images import Parts
 from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, NetworkOptions
 from infoprune.experiment.settings import paper_tap, settings_of, write_record
@@ -56,6 +57,8 @@ def prune(
     remove_constant: bool = False,
     seed: int = 0,
     device: str = "auto",
+    devices: Devices = 1,
+    nodes: int = 1,
     force: bool = False,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
@@ -81,6 +84,8 @@ def prune(
         remove_constant: Whether filters that are constant on all repair images are removed first, without loss.
         seed: Of every draw.
         device: Where it is done.
+        devices: Devices of each machine, with one process each; all processes return the same. The first one writes.
+        nodes: Machines.
         force: Whether files that exist are replaced.
         progress: Called in every stage.
         on_reach: Called with what a budget can reach.
@@ -92,8 +97,11 @@ def prune(
         raise InputError("a plan that you pass depends on no images: leave out the stability, or the plan")
     check_pages(report_out)
     files = () if run_out is None else run_files(run_out)
-    with outputs(out, record_out, report_out, *files, run="prune", force=force) as written:
-        model = run_network.open_network(network, device)
+    with (
+        outputs(out, record_out, report_out, *files, run="prune", force=force) as written,
+        on_devices(device, devices, nodes) as place,
+    ):
+        model = run_network.open_network(network, place.device)
         everything = words is not None and pipeline.chooses_everything(words, repair) and not remove_constant
         if everything and images.calibration is None:
             images = replace(images, calibration=CALIBRATION_CHOSEN)

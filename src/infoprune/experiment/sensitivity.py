@@ -10,6 +10,7 @@ from infoprune.automatic.sensitivity import RATIOS, LayerSensitivity
 from infoprune.automatic.sensitivity import sensitivity as sensitivity_of
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
+from infoprune.experiment.devices import Devices, on_devices
 from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, NetworkOptions
 from infoprune.experiment.settings import settings_of
 from infoprune.measure.record import Stopwatch
@@ -42,6 +43,8 @@ def sensitivity(
     skip: tuple[str, ...] = (),
     seed: int = 0,
     device: str = "auto",
+    devices: Devices = 1,
+    nodes: int = 1,
     progress: Progress = silent,
 ) -> SensitivityRun:
     """Prune each layer alone at several ratios, repair it, and compare the outputs with those of the original.
@@ -54,6 +57,8 @@ def sensitivity(
         skip: Patterns of layers to leave out.
         seed: Seed of the sample of calibration images.
         device: Device to compute on.
+        devices: Devices of each machine, with one process each.
+        nodes: Machines.
         progress: Called after every cut.
 
     Raises:
@@ -68,11 +73,12 @@ def sensitivity(
     if images.calibration is None:
         images = replace(images, calibration=CALIBRATION_CHOSEN)
     watch = Stopwatch()
-    model = run_network.open_network(network, device)
-    parts = run_images.open_parts(images, seed)
-    batches = run_images.batches(parts.calibration, model, images)
-    with watch.stage("sensitivity"):
-        found = sensitivity_of(model, batches, ratios, layers=layers, skip=skip, progress=progress)
+    with on_devices(device, devices, nodes) as place:
+        model = run_network.open_network(network, place.device)
+        parts = run_images.open_parts(images, seed)
+        batches = run_images.batches(parts.calibration, model, images)
+        with watch.stage("sensitivity"):
+            found = sensitivity_of(model, batches, ratios, layers=layers, skip=skip, progress=progress)
     settings = {**settings_of(network, images, model), "ratios": list(ratios), "layers": list(layers),
                 "skip": list(skip), "seed": seed}  # fmt: skip
     record = {"layers": [one.to_dict() for one in found], "seconds": watch.seconds, "settings": settings}

@@ -49,7 +49,7 @@ class Portions:
         self.processes = current()
         self._shapes = dict(shapes)
         self._device = device
-        self._receivers = {name: (0,) for name in shapes} if receivers is None else receivers
+        self._receivers = dict.fromkeys(shapes, (0,)) if receivers is None else receivers
         self._portion_of = portion_of(batches, self.processes.world)
         self._sums: dict[str, NormalEquations] = {}
         self._products: dict[str, Products] | None = None

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from infoprune.data.batches import Batches, number_of_batches, parse, some_batches
@@ -33,9 +33,10 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 def reestimate(model: nn.Module, batches: Batches, progress: Progress = silent) -> nn.Module:
     """Return a copy of a network with batch-norm statistics re-estimated on images.
 
-    One pass, forward only; several processes share the batches and reach the same result. Every batch norm normalises with the exact moments, summed in float64, of all images it
-    has seen so far, the present batch included. Later norms therefore see inputs that differ slightly from the final
-    ones during the first batches. With all images in one batch there is no difference.
+    One pass, forward only; several processes share the batches and reach the same result. Every batch norm normalises
+    with the exact moments, summed in float64, of all images it has seen so far, the present batch included. Later norms
+    therefore see inputs that differ slightly from the final ones during the first batches. With all images in one batch
+    there is no difference.
 
     Args:
         model: The network; it is not changed. The copy is in the same mode.

@@ -18,7 +18,7 @@ from infoprune.files import written_whole
 from infoprune.network.fingerprint import fingerprint
 from infoprune.repair.base import Pair
 from infoprune.runs.resuming import as_noted, check_same_run
-from infoprune.runs.together import current
+from infoprune.runs.together import current, is_first_process
 
 _MARK = "state of the infoprune repair distil"
 Parts = Mapping[str, Mapping[str, Tensor]]
@@ -123,7 +123,7 @@ def remove_state(resume: Path | None) -> None:
         False
     """
     path = _beside(resume)
-    if path is not None and path.is_file() and _notes(path).get("what") == _MARK:
+    if is_first_process() and path is not None and path.is_file() and _notes(path).get("what") == _MARK:
         path.unlink()
 
 

@@ -313,8 +313,10 @@ def moments_of(
         >>> fit.count, held_out.count
         (16, 4)
     """
-    shape = as_matrix(site.small).shape
-    portions = Portions(dict.fromkeys(("fit", "held out"), tuple(shape)), len(walks.sizes), site.outputs.device)
+    groups, features, outputs = as_matrix(site.small).shape
+    portions = Portions(
+        dict.fromkeys(("fit", "held out"), (groups, features, outputs)), len(walks.sizes), site.outputs.device
+    )
     for number, mine, theirs in walks.towards(site.name):
         targets = targets_of(site, mine, theirs)
         if keep is not None:

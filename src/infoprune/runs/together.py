@@ -8,6 +8,7 @@ it. All decisions are then computed from equal values in every process, so that 
 from __future__ import annotations
 
 import io
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Value = TypeVar("Value")
+_CPU = torch.device("cpu")
 
 # Seconds in which the process that watches the others ends this one, after a connection to another one is lost.
 _GRACE_SECONDS = 10.0
@@ -47,7 +49,7 @@ class Processes:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
     words: Any = None
 
     @property
@@ -205,6 +207,17 @@ def current() -> Processes:
     return _CURRENT.get()
 
 
+def is_first_process() -> bool:
+    """Return whether this process is the first of those that run one command together: it alone writes.
+
+    Example:
+        >>> is_first_process()
+        True
+    """
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return current().is_first and all(os.environ.get(rank, "0") in ("", "0") for rank in ranks)
+
+
 @contextmanager
 def together(fabric: Fabric | None) -> Iterator[Processes]:
     """Let the processes of a launched Fabric work together while the block runs, in all of them.
@@ -227,7 +240,7 @@ def together(fabric: Fabric | None) -> Iterator[Processes]:
 
     over_gpus = dist.get_backend() != "gloo"
     words = dist.new_group(backend="gloo") if over_gpus else None
-    device = fabric.device if over_gpus else torch.device("cpu")
+    device = fabric.device if over_gpus else _CPU
     found = Processes(fabric.global_rank, fabric.world_size, device, words)
     python, numbers = found.agreed((random.getstate(), torch.get_rng_state()))
     random.setstate(python)
