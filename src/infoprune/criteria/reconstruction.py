@@ -13,7 +13,7 @@ No labels are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -25,8 +25,16 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.criteria.base import Importance
 from infoprune.criteria.whole_network import register_network_criterion
-from infoprune.data.batches import Batches, FirstImages, examples_of, images_of, number_of_batches
-from infoprune.device import device_of
+from infoprune.data.batches import (
+    Batches,
+    FirstImages,
+    examples_of,
+    images_of,
+    number_of_batches,
+    parse,
+    some_batches,
+)
+from infoprune.device import device_of, place_of
 from infoprune.entropy.ties import first_least, rounding
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup, in_passes
@@ -36,7 +44,9 @@ from infoprune.progress import Progress, silent
 from infoprune.regression.layer_fit import add_positions, norm_scale, positions_of
 from infoprune.regression.normal_equations import NormalEquations
 from infoprune.regression.patches import as_matrix, features_of
+from infoprune.regression.portions import Portions
 from infoprune.regression.products import Products
+from infoprune.runs.together import current
 
 RIDGE = 1e-4
 # Share of the mean square below which a variance is rounding error of float64.
@@ -69,7 +79,7 @@ class _Alike:
 
     def of_each(self, values: Tensor) -> Tensor:
         """Return ``(n, f, ...)``, the rows of each unit, without a copy."""
-        return values[self.rows].unflatten(0, self.blocks.shape[:2])
+        return values[self.rows].view(*self.blocks.shape[:2], -1)
 
 
 class Share:
@@ -205,19 +215,32 @@ def reconstruction(
     positions = positions_of(FirstImages(batches).most_images())
     found: dict[str, Importance] = {}
     passes = in_passes(groups, partial(_bytes_of_moments, model), memory)
+    processes = current()
     for number, some in enumerate(passes):
-        layers = list(dict.fromkeys(layer for group in some for layer in _readers(model, group)))
+        owners = processes.owners({group.name: _load(model, group) for group in some})
+        layers = {layer: sorted({owners[group.name] for group in some if layer in _readers(model, group)})
+                  for group in some for layer in _readers(model, group)}  # fmt: skip
         moments = _moments(model, layers, batches, positions, _PassProgress(progress, number, len(passes)))
-        behind = _behind(model, layers, probe)
+        behind = _behind(model, list(layers), probe)
         if not behind.keys() >= set(layers):  # some run on images of another size only
             for images in examples_of(batches, model):
-                behind = {**_behind(model, layers, images), **behind}
+                behind = {**_behind(model, list(layers), images), **behind}
+        own: dict[str, Importance] = {}
         for group in some:
+            if owners[group.name] != processes.rank:
+                continue
             shares = [one for layer in _readers(model, group)
                       for one in _shares(model, group, layer, moments[layer], behind[layer], ridge)]  # fmt: skip
-            found[group.name] = _importance(group, eliminate(shares, len(group.units)))
-            progress("backward elimination", len(found), len(groups))
-    return found
+            own[group.name] = _importance(group, eliminate(shares, len(group.units)))
+            progress("backward elimination", len(found) + len(own), len(groups))
+        for part in processes.exchanged(own):
+            found |= part
+    return {group.name: found[group.name] for group in groups}
+
+
+def _load(model: nn.Module, group: CoupledGroup) -> float:
+    """Return about how long it takes to score a group, to divide the groups between processes."""
+    return len(group.units) * float(_bytes_of_moments(model, group))
 
 
 def _importance(group: CoupledGroup, gone: Iterable[tuple[int, float]]) -> Importance:
@@ -259,27 +282,38 @@ def _bytes_of_moments(model: nn.Module, group: CoupledGroup) -> int:
 
 
 def _moments(
-    model: nn.Module, layers: Sequence[str], batches: Batches, positions: int, report: _PassProgress
+    model: nn.Module,
+    layers: Mapping[str, Sequence[int]],
+    batches: Batches,
+    positions: int,
+    report: _PassProgress,
 ) -> dict[str, NormalEquations]:
-    """Return by layer the second moments of its features, at some positions of all images, without targets."""
-    shapes = {layer: as_matrix(model.get_submodule(layer)).shape for layer in layers}
-    found = {layer: Products(shape[0], shape[1], 0, device_of(model)) for layer, shape in shapes.items()}
-    drawn = torch.Generator().manual_seed(0)
+    """Return by layer the second moments of its features, at some positions of all images, without targets.
+
+    ``layers`` holds by layer the ranks of the processes that receive its moments.
+    """
+    shapes = {layer: (*as_matrix(model.get_submodule(layer)).shape[:2], 0) for layer in layers}
+    total = number_of_batches(batches)
+    found = Portions(shapes, total, device_of(model), layers)
+    # Both are those of the present batch.
+    products: Mapping[str, Products] = {}
+    drawn = torch.Generator()
 
     def take(layer: str, reading: Reading) -> None:
         _check(model, layer, reading)
         images = torch.arange(len(reading.inputs), device=reading.inputs.device)
-        add_positions(found[layer], reading.window, reading.inputs, None, images, drawn, positions)
+        add_positions(products[layer], reading.window, reading.inputs, None, images, drawn, positions)
 
-    watch = Watch(model, layers, take)
+    watch = Watch(model, list(layers), take)
     with watch.hooks():
-        for done, images in enumerate(images_of(batches, model), 1):
-            for some in torch.split(images, 64):
+        for number, batch in some_batches(batches, found.share):
+            products, drawn = found.products(number), torch.Generator().manual_seed(number)
+            for some in torch.split(parse(batch).placed(*place_of(model)), 64):
                 with watch:
                     watch.finish(model(some))
                 watch.waiting = []
-            report(done, max(done, number_of_batches(batches)))
-    return {layer: products.equations() for layer, products in found.items()}
+            report(number + 1, max(number + 1, total))
+    return found.equations()
 
 
 def _check(model: nn.Module, layer: str, reading: Reading) -> None:
