@@ -55,7 +55,7 @@ class Rank:
 
     Example:
         >>> Rank(4.5, 3.0, 6.0).text(), Rank(2.0, 2.0, 2.0).text()
-        ('4.5 (3 to 6)', '2.0')
+        ('4.5 (3-6)', '2.0')
     """
 
     value: float
@@ -69,7 +69,7 @@ class Rank:
 
     def text(self) -> str:
         """Return it as people write it."""
-        spread = "" if self.best == self.worst else f" ({self.best:g} to {self.worst:g})"
+        spread = "" if self.best == self.worst else f" ({self.best:g}-{self.worst:g})"
         return f"{self.value:.1f}{spread}"
 
 

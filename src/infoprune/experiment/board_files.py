@@ -78,6 +78,12 @@ def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     write_text(folder / SETTINGS, json.dumps(settings, indent=1, default=str) + "\n", force=True)
 
 
+def remove(folder: Path) -> None:
+    """Remove the files of a board from its folder; no other file is touched."""
+    for name in (ROWS, SETTINGS, PAGE):
+        (folder / name).unlink(missing_ok=True)
+
+
 def append(folder: Path, one: Row | Scored | Reference) -> None:
     """Append a record as one line; it is on the disk when this returns. Several processes may do so at once.
 

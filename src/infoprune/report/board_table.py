@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from infoprune.board.rows import Board
@@ -10,6 +11,7 @@ from infoprune.report.views import short
 
 _WORDS = {"none": "as cut"}
 BEFORE = "no pruning"
+_WIDEST = len("54.87 ± 10.21")
 
 
 def stage_words(stage: str) -> str:
@@ -38,27 +40,18 @@ def board_tables(board: Board) -> list[Table]:
 
 def _table(board: Board, view: View) -> Table:
     stages = stages_of(board)
-    table = Table(
-        title=f"{view.text()}: accuracy (%) and its 95 % interval over seeds, rank after the last repair with its range"
-    )
+    # A narrow form: one line of a terminal of 120 columns holds a criterion with three stages.
+    title = f"{view.text()}: accuracy (%), 95 % interval over seeds; rank {stage_words(stages[-1])} (best-worst seed)"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), collapse_padding=True)
     table.add_column("criterion", no_wrap=True)
-    for name in (*map(stage_words, stages), "rank", "MACs", "weights", "ms", "dead", "scoring s", "passes", "MiB"):
+    for name in map(stage_words, stages):
+        table.add_column(name, justify="right", min_width=_WIDEST)
+    table.add_column("rank", justify="right", no_wrap=True)
+    for name in ("MACs", "weights", "ms", "dead", "scoring s", "passes", "MiB"):
         table.add_column(name, justify="right", overflow="fold")
     base = board.base
-    before = [f"{base.accuracy:.2f}"] * len(stages)
-    table.add_row(
-        BEFORE,
-        *before,
-        "",
-        f"{base.macs:,}",
-        f"{base.parameters:,}",
-        f"{base.latency_ms:.2f}",
-        "",
-        "",
-        "",
-        "",
-        style="dim",
-    )
+    costs = (short(base.macs), short(base.parameters), f"{base.latency_ms:.2f}")
+    table.add_row(BEFORE, *[f"{base.accuracy:.2f}"] * len(stages), "", *costs, "", "", "", "", style="dim")
     for line in lines(board, view):
         table.add_row(line.criterion, *_cells(line, stages))
     return table
