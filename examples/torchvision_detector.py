@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
 
 import infoprune
@@ -40,10 +41,10 @@ def small_detector() -> RetinaNet:
         layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
     backbone = nn.Sequential(*layers)
     backbone.out_channels = 64
+    head = RetinaNetHead(64, 2, 10, norm_layer=nn.BatchNorm2d)
     anchors = AnchorGenerator(sizes=((16, 24),), aspect_ratios=((1.0,),))
-    return RetinaNet(
-        backbone, 10, anchor_generator=anchors, min_size=64, max_size=64, image_mean=[0.0] * 3, image_std=[1.0] * 3
-    )
+    grey = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}  # the scenes are not normalised
+    return RetinaNet(backbone, 10, min_size=64, max_size=64, anchor_generator=anchors, head=head, **grey)
 
 
 def scenes(images: infoprune.data.Images, count: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -69,7 +70,10 @@ def scenes(images: infoprune.data.Images, count: int) -> tuple[Tensor, list[dict
 
 def train(detector: RetinaNet, images: Tensor, targets: list[dict[str, Tensor]], epochs: int) -> None:
     """Train with torchvision's own losses."""
-    optimizer = torch.optim.Adam(detector.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(detector.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 2e-3, epochs=epochs, steps_per_epoch=-(-len(images) // 16)
+    )
     detector.train()
     for _ in range(epochs):
         for chosen in torch.randperm(len(images)).split(16):
@@ -77,6 +81,7 @@ def train(detector: RetinaNet, images: Tensor, targets: list[dict[str, Tensor]],
             losses = detector(list(images[chosen]), [targets[i] for i in chosen.tolist()])
             sum(losses.values()).backward()
             optimizer.step()
+            schedule.step()
     detector.eval()
 
 
