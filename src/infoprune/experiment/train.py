@@ -26,8 +26,9 @@ from infoprune.progress import Progress, silent
 from infoprune.runs.outputs import outputs
 from infoprune.runs.processes import is_first_process, launched_processes_end_with_this_one
 from infoprune.storage import checkpoint
+from infoprune.training.memory import memory_in_words
 from infoprune.training.recipe import Epoch, Recipe
-from infoprune.training.train import Training, make_fabric
+from infoprune.training.train import Training, check_sizes, make_fabric
 from infoprune.training.train import train as train_network
 from infoprune.zoo.factory import is_listed
 
@@ -120,9 +121,14 @@ def _trained(
     )
     fabric.launch()
     first = fabric.is_global_zero
+    batches = run_images.batches(parts.train, model, images, shuffle=True, random_crop=folder)
+    if first:
+        check_sizes(model, batches, choice.recipe)
+        size = min(images.batch_size, len(parts.train))
+        tell(memory_in_words(model, batches, size, choice.recipe, teacher=teacher, fabric=fabric))
     trained = train_network(
         model,
-        run_images.batches(parts.train, model, images, shuffle=True, random_crop=folder),
+        batches,
         run_images.batches(parts.held_out, model, images),
         choice.recipe,
         teacher=teacher,

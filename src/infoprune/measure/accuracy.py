@@ -114,7 +114,8 @@ def _classified(
     from torchmetrics.classification import MulticlassStatScores
 
     device, total = device_of(model), number_of_batches(batches)
-    loss = MeanMetric().set_dtype(torch.float64).to(device)
+    # Every process measures all images by itself.
+    loss = MeanMetric(sync_on_compute=False).set_dtype(torch.float64).to(device)
     counts: dict[int, Any] = {}
     measured = None if half else model
     with eval_mode(model):
@@ -126,7 +127,9 @@ def _classified(
             if not counts:
                 # Labels and logits are checked already. Counts are exact; torchmetrics' accuracy is in float32.
                 counts = {
-                    k: MulticlassStatScores(logits.shape[1], min(k, logits.shape[1]), "micro", validate_args=False)
+                    k: MulticlassStatScores(
+                        logits.shape[1], min(k, logits.shape[1]), "micro", validate_args=False, sync_on_compute=False
+                    )
                     for k in (1, 5)
                 }
                 for one in counts.values():
