@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -39,13 +39,17 @@ from infoprune.options import (
     plain_counts,
 )
 from infoprune.plan import Plan
-from infoprune.progress import Progress, reported
+from infoprune.progress import Progress, reported, silent
 from infoprune.repair import repair_options, repaired
 from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
 from infoprune.repair.distil_state import remove_state as remove_repair_state
+from infoprune.runs.together import together
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.state import remove_state
 from infoprune.selection.planning import Planned, make_plan, named_counts, plan_for
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,13 @@ class Result:
 
 
 def plan(
-    model: nn.Module, batches: Batches, *, held_out: Batches | None = None, resume: Path | None = None, **choice: Any
+    model: nn.Module,
+    batches: Batches,
+    *,
+    held_out: Batches | None = None,
+    resume: Path | None = None,
+    fabric: Fabric | None = None,
+    **choice: Any,
 ) -> Plan:
     """Decide which filters are kept.
 
@@ -109,6 +119,7 @@ def plan(
         resume: File in which layers that are done are kept, so that the same call resumes after an interruption;
             removed once the plan is made. It is written only where layers are cut one after the other; any other file
             is left alone.
+        fabric: A launched Fabric, in each process of which this is called; they share the images.
         choice: The words of ``PruneOptions``: ``criterion="hrel", budget=Budget(macs=0.5)``.
 
     Raises:
@@ -123,9 +134,10 @@ def plan(
         True
     """
     asked = chosen(**choice)
-    planned = make_plan(model, batches, asked, held_out=held_out, resume=resume)
-    if asked.layerwise.is_asked_for:
-        remove_state(resume)
+    with together(fabric):
+        planned = make_plan(model, batches, asked, held_out=held_out, resume=resume)
+        if asked.layerwise.is_asked_for:
+            remove_state(resume)
     return planned.plan
 
 
@@ -177,6 +189,7 @@ def prune(
     test: Batches | None = None,
     resume: Path | None = None,
     keep_resume: bool = False,
+    fabric: Fabric | None = None,
     progress: Progress | None = None,
     on_reach: Callable[[Reach], None] | None = None,
     **choice: Any,
@@ -213,6 +226,8 @@ def prune(
         resume: File in which layers that are done are kept, as in ``plan``, and beside it the state of the repair
             ``distil``; removed at the end. Where everything is chosen for the network, nothing is kept.
         keep_resume: Whether ``resume`` is kept, for a caller that has more to do before the result is safe.
+        fabric: A launched Fabric, in each process of which this is called with the same arguments, the network on the
+            device of the process. They share the images and all return the same result.
         progress: Called in every stage; by default a bar is drawn on a terminal and in a notebook.
         on_reach: Called, before anything is scored, with how small the network can get and which layers bind.
         choice: The words of ``PruneOptions``: ``macs=0.5``, ``criterion="hrel"``, ``skip=("stem",)``.
@@ -240,7 +255,8 @@ def prune(
     watch = Stopwatch()
     if plan is not None:
         _check_nothing_but_the_plan(choice)
-    with reported(progress) as shown:
+    with together(fabric) as processes, reported(progress if processes.is_first else silent) as shown:
+        on_reach = on_reach if processes.is_first else None
         if plan is None and not remove_constant and chooses_everything(choice, mending):
             made = _automatic(model, repairing, how, choice, quality, watch, shown, on_reach)
         elif max_loss is not None:
@@ -249,10 +265,10 @@ def prune(
             made = _chosen(model, batches, repairing, plan, choice, mending, remove_constant, held_out,
                            resume, watch, shown, on_reach)  # fmt: skip
         result = _measured(model, batches, made, test, quality, watch, shown)
-    if not keep_resume:
-        if made.layer_by_layer:
-            remove_state(resume)
-        remove_repair_state(None if made.repair is None else resume)
+        if not keep_resume:
+            if made.layer_by_layer:
+                remove_state(resume)
+            remove_repair_state(None if made.repair is None else resume)
     return result
 
 

@@ -282,12 +282,17 @@ def test_the_demo_compares_five_criteria(infoprune, folder):
     for name, row in record["criteria"].items():
         assert 0.49 <= row["pruned"]["macs"] / row["base"]["macs"] <= 0.5
         assert (folder / "demo" / f"{name}.safetensors").exists()
-        assert f"{row['pruned']['accuracy']:.2f}" in done.out
+        of_seeds = [one for one in record["board"]["rows"] if one["criterion"] == name and one["repair"] == "bn"]
+        assert [one["seed"] for one in of_seeds] == [0, 1, 2]
+        # The run of the pages is the first seed of the board.
+        assert (of_seeds[0]["accuracy"], of_seeds[0]["macs"]) == (row["pruned"]["accuracy"], row["pruned"]["macs"])
+        assert f"{sum(one['accuracy'] for one in of_seeds) / 3:.2f}" in done.out
         assert (folder / "demo" / name / "record.json").exists()
     pytest.importorskip("plotly")
     assert done.out.splitlines()[-1] == f"report: {Path('demo') / 'report.html'}"
     assert f"{record['criteria']['cmi']['pruned']['accuracy']:.2f} %" in (folder / "demo" / "report.html").read_text()
     assert (folder / "demo" / "compare.html").exists()
+    assert (folder / "demo" / "board" / "board.html").exists()
 
 
 def test_calibration_and_test_images_never_overlap():

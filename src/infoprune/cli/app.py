@@ -23,6 +23,10 @@ COMMANDS = {
     "prune": ("prune:prune", "Remove filters and write the smaller network."),
     "sensitivity": ("sensitivity:sensitivity", "Prune each layer alone, to see which may lose many filters."),
     "sweep": ("sweep:sweep", "Prune to several budgets in one run and write one checkpoint for each."),
+    "bench": (
+        "bench:bench",
+        "Compare criteria, budgets and repairs on one network under one protocol, with a table and a page.",
+    ),
     "iterate": ("iterate:iterate", "Prune in rounds: score, cut, retrain, until all layers are at their limits."),
     "train": ("training:train", "Train a network, from fresh or existing weights."),
     "tune": ("training:tune", "Fine-tune a pruned network, optionally with distillation from the original."),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from infoprune.cli.from_dataclass import But, Given, from_dataclasses
-from infoprune.cli.options import Checkpoint, Device, Force, JsonOut, Quiet
+from infoprune.cli.options import Checkpoint, Device, Devices, Force, JsonOut, Nodes, Quiet
 from infoprune.declarations.option import Option
 from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 
@@ -19,6 +19,8 @@ def evaluate(
     metric: MetricOptions,
     checkpoint: Annotated[Path | None, Option("An infoprune checkpoint.", is_argument=True)] = None,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     json_out: JsonOut = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -33,8 +35,16 @@ def evaluate(
     choice = network.build(weights=network.given.get("weights", checkpoint))
     console = messages()
     with shown_progress(console, quiet=quiet) as progress:
-        record = evaluate_network(choice, images, metric=metric, device=device, progress=progress,
-                                  tell=lambda line: None if quiet else console.print(line, soft_wrap=True))  # fmt: skip
+        record = evaluate_network(
+            choice,
+            images,
+            metric=metric,
+            device=device,
+            devices=devices,
+            nodes=nodes,
+            progress=progress,
+            tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
+        )
     write_record(record, json_out, force=force)
     if not quiet:
         results().print(figures_table(record["figures"], str(choice.model or checkpoint or choice.weights)))

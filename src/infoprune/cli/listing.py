@@ -83,13 +83,15 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train a small network on digits, prune it by five criteria, compare them."""
-    from infoprune.experiment.demo import run, table, write_pages
+    from infoprune.experiment.demo import board_of, run, write_pages
+    from infoprune.report.board_table import board_tables
     from infoprune.report.terminal import messages, results, shown_progress
 
     with shown_progress(messages(), quiet=quiet) as progress:
-        record = run(out, seed=seed, progress=progress)
+        run(out, seed=seed, progress=progress)
     if not quiet:
-        results().print(table(record))
+        for table in board_tables(board_of(out)):
+            results().print(table)
         results().print(f"checkpoints and record: {out}")
     try:
         page = write_pages(out)
@@ -98,4 +100,5 @@ def demo(
         messages().print(f"no report: {error}", markup=False, soft_wrap=True)
     else:
         if not quiet:
+            results().print(f"board: {out / 'board' / 'board.html'}", soft_wrap=True)
             results().print(f"report: {page}", soft_wrap=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from infoprune.cli.from_dataclass import Given, from_dataclasses
-from infoprune.cli.options import Device, Force, JsonOut, Out, Quiet
+from infoprune.cli.options import Device, Devices, Force, JsonOut, Nodes, Out, Quiet
 from infoprune.declarations.option import Option
 from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 from infoprune.options import EffortOptions, PruneOptions, RepairOptions
@@ -37,6 +37,8 @@ def prune(
         bool, Option("First remove filters whose output is constant on all repair images, without loss.")
     ] = False,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     run_out: Annotated[Path | None, Option("Folder for record, plan and evidence.", flag="--run")] = None,
     report_out: Annotated[Path | None, Option("Also write the page of this run.", flag="--report")] = None,
     json_out: JsonOut = None,
@@ -74,6 +76,8 @@ def prune(
             remove_constant=remove_constant,
             seed=chosen.seed if isinstance(chosen, PruneOptions) else choice.given.get("seed", PruneOptions.seed),
             device=device,
+            devices=devices,
+            nodes=nodes,
             force=force,
             progress=progress,
             on_reach=lambda found: None if quiet else console.print(reach_table(found)),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from infoprune.cli.from_dataclass import from_dataclasses
-from infoprune.cli.options import Device, Force, JsonOut, Layers, Quiet, Seed, Skip
+from infoprune.cli.options import Device, Devices, Force, JsonOut, Layers, Nodes, Quiet, Seed, Skip
 from infoprune.declarations.option import Option
 from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 
@@ -25,6 +25,8 @@ def sensitivity(
     skip: Skip = (),
     seed: Seed = 0,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     plot: Annotated[Path | None, Option("Also draw the divergence of each layer: .svg or .png.")] = None,
     json_out: JsonOut = None,
     force: Force = False,
@@ -39,8 +41,9 @@ def sensitivity(
     from infoprune.experiment.sensitivity import sensitivity as sensitivity_of
     from infoprune.report.sensitivity import check_plot, sensitivity_plot
     from infoprune.report.terminal import messages, results, shown_progress
+    from infoprune.runs.together import is_first_process
 
-    if plot is not None:
+    if plot is not None and is_first_process():
         check_plot(plot, force=force)
     check_outputs(json_out, force=force)
     console = messages()
@@ -54,11 +57,13 @@ def sensitivity(
             skip=skip,
             seed=seed,
             device=device,
+            devices=devices,
+            nodes=nodes,
             progress=progress,
             tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )
     write_record(run.record, json_out, force=force)
-    if plot is not None:
+    if plot is not None and is_first_process():
         sensitivity_plot(run.found, plot, force=force)
     if not quiet:
         results().print(sensitivity_table(run.found))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from infoprune.cli.from_dataclass import But, from_dataclasses
-from infoprune.cli.options import Device, Force, JsonOut, Layers, Quiet, Seed, Skip
+from infoprune.cli.options import Device, Devices, Force, JsonOut, Layers, Nodes, Quiet, Seed, Skip
 from infoprune.declarations.option import Option
 from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 from infoprune.options import EffortOptions
@@ -24,6 +24,8 @@ def sweep(
     skip: Skip = (),
     seed: Seed = 0,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     json_out: JsonOut = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -50,6 +52,8 @@ def sweep(
             record_out=json_out,
             seed=seed,
             device=device,
+            devices=devices,
+            nodes=nodes,
             force=force,
             progress=progress,
             tell=lambda line: None if quiet else console.print(line, soft_wrap=True),

@@ -80,7 +80,5 @@ def _train(
             progress=progress,
             tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )
-    if record is None:
-        return
     if not quiet:
         results().print(figures_table(record["figures"], str(out)))

@@ -15,6 +15,7 @@ from infoprune.declarations.validation import read_json
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
+from infoprune.experiment.devices import Devices, on_devices
 from infoprune.experiment.images import Parts
 from infoprune.experiment.options import CALIBRATION, CALIBRATION_CHOSEN, DataOptions, MetricOptions, NetworkOptions
 from infoprune.experiment.settings import metric_settings, paper_tap, settings_of, write_record
@@ -57,6 +58,8 @@ def prune(
     remove_constant: bool = False,
     seed: int = 0,
     device: str = "auto",
+    devices: Devices = 1,
+    nodes: int = 1,
     force: bool = False,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
@@ -84,6 +87,8 @@ def prune(
         remove_constant: Whether filters that are constant on all repair images are removed first, without loss.
         seed: Of every draw.
         device: Where it is done.
+        devices: Devices of each machine, with one process each; all processes return the same. The first one writes.
+        nodes: Machines.
         force: Whether files that exist are replaced.
         progress: Called in every stage.
         on_reach: Called with what a budget can reach.
@@ -98,8 +103,11 @@ def prune(
     metric = metric or MetricOptions()
     quality = metric.quality()
     files = () if run_out is None else run_files(run_out)
-    with outputs(out, record_out, report_out, *files, run="prune", force=force) as written:
-        model = run_network.open_network(network, device)
+    with (
+        outputs(out, record_out, report_out, *files, run="prune", force=force) as written,
+        on_devices(device, devices, nodes) as place,
+    ):
+        model = run_network.open_network(network, place.device)
         everything = words is not None and pipeline.chooses_everything(words, repair) and not remove_constant
         parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN if everything else CALIBRATION)
         images = replace(images, calibration=len(parts.calibration))

@@ -11,6 +11,7 @@ from infoprune.automatic.sensitivity import sensitivity as sensitivity_of
 from infoprune.data import FolderImages
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
+from infoprune.experiment.devices import Devices, on_devices
 from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, MetricOptions, NetworkOptions
 from infoprune.experiment.settings import metric_settings, settings_of
 from infoprune.measure.record import Stopwatch
@@ -44,6 +45,8 @@ def sensitivity(
     skip: tuple[str, ...] = (),
     seed: int = 0,
     device: str = "auto",
+    devices: Devices = 1,
+    nodes: int = 1,
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> SensitivityRun:
@@ -58,6 +61,8 @@ def sensitivity(
         skip: Patterns of layers to leave out.
         seed: Seed of the sample of calibration images.
         device: Device to compute on.
+        devices: Devices of each machine, with one process each.
+        nodes: Machines.
         progress: Called after every cut.
         tell: Receives what is done to the images.
 
@@ -72,14 +77,15 @@ def sensitivity(
     """
     metric, watch = metric or MetricOptions(), Stopwatch()
     quality = metric.quality()
-    model = run_network.open_network(network, device)
-    parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN)
-    images = replace(images, calibration=len(parts.calibration))
-    tell(run_network.images_in_words(model, photos=isinstance(parts.train, FolderImages)))
-    batches = run_images.batches(parts.calibration, model, images)
-    with watch.stage("sensitivity"):
-        found = sensitivity_of(model, batches, ratios, layers=layers, skip=skip, metric=quality.metric,
-                               output=quality.output, progress=progress)  # fmt: skip
+    with on_devices(device, devices, nodes) as place:
+        model = run_network.open_network(network, place.device)
+        parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN)
+        images = replace(images, calibration=len(parts.calibration))
+        tell(run_network.images_in_words(model, photos=isinstance(parts.train, FolderImages)))
+        batches = run_images.batches(parts.calibration, model, images)
+        with watch.stage("sensitivity"):
+            found = sensitivity_of(model, batches, ratios, layers=layers, skip=skip, metric=quality.metric,
+                                   output=quality.output, progress=progress)  # fmt: skip
     settings = {**settings_of(network, images, model), "ratios": list(ratios), "layers": list(layers),
                 "skip": list(skip), "seed": seed, **metric_settings(metric)}  # fmt: skip
     record = {"layers": [one.to_dict() for one in found], "seconds": watch.seconds, "settings": settings}

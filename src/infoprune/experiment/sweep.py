@@ -14,6 +14,7 @@ from infoprune.automatic.sweep import sweep as sweep_of
 from infoprune.data.batches import example_of
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
+from infoprune.experiment.devices import Devices, on_devices
 from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, MetricOptions, NetworkOptions
 from infoprune.experiment.settings import metric_settings, settings_of, write_record
 from infoprune.measure.accuracy import evaluate
@@ -49,6 +50,8 @@ def sweep(
     record_out: Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    devices: Devices = 1,
+    nodes: int = 1,
     force: bool = False,
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda line: None,
@@ -69,6 +72,8 @@ def sweep(
         record_out: Also write the record as JSON.
         seed: Seed of the sample of calibration images.
         device: Device to compute on.
+        devices: Devices of each machine, with one process each. The first one writes.
+        nodes: Machines.
         force: Whether files that exist are replaced.
         progress: Called in every stage.
         tell: As in ``prune``.
@@ -92,8 +97,11 @@ def sweep(
     files = [checkpoint_of(out_dir, share) for share in shares]
     metric, watch = metric or MetricOptions(), Stopwatch()
     quality = metric.quality()
-    with outputs(*files, record_out, run="sweep", force=force) as written:
-        model = run_network.open_network(network, device)
+    with (
+        outputs(*files, record_out, run="sweep", force=force) as written,
+        on_devices(device, devices, nodes) as place,
+    ):
+        model = run_network.open_network(network, place.device)
         parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN)
         images = replace(images, calibration=len(parts.calibration))
         run_images.check_classes(parts.source, model, images, quality)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infoprune.data.batches import Batches, labelled, number_of_batches
+from infoprune.data.batches import Batches, labelled, number_of_batches, some_batches
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.network.modes import eval_mode
 from infoprune.progress import Progress, silent
+from infoprune.runs.together import current
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def evaluate(
     device = device_of(model)
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         if quality.metric is not None:
+            # Any metric may need all images together: every process measures all of them.
             value, images = quality.measure(model, batches, progress)
             return Evaluation(None, None, None, images, time.perf_counter() - start, value)
         first, fifth, loss, images = _classified(model, batches, quality, half, progress)
@@ -110,38 +112,31 @@ def _classified(
     model: nn.Module, batches: Batches, quality: Quality, half: bool, progress: Progress
 ) -> tuple[int, int, float, int]:
     """Return how many images have their class first, how many among the first five, the mean loss, and the number."""
-    from torchmetrics import MeanMetric
-    from torchmetrics.classification import MulticlassStatScores
+    from torchmetrics.functional.classification import multiclass_stat_scores
 
-    device, total = device_of(model), number_of_batches(batches)
-    # Every process measures all images by itself.
-    loss = MeanMetric(sync_on_compute=False).set_dtype(torch.float64).to(device)
-    counts: dict[int, Any] = {}
-    measured = None if half else model
+    device, processes = device_of(model), current()
+    own: list[tuple[float, int, int, int]] = []
+    total, measured = number_of_batches(batches), None if half else model
     with eval_mode(model):
-        for done, (images, labels) in enumerate(labelled(batches), 1):
+        for number, batch in some_batches(batches, processes.share):
+            images, labels = next(labelled([batch]))
             if measured is None:
                 measured = _in_fastest_layout(model, images[:1].to(device), quality.of)
             logits = logits_of(measured, images.to(device), quality.of).float()
             labels = labels_within(labels, logits).to(device)
-            if not counts:
-                # Labels and logits are checked already. Counts are exact; torchmetrics' accuracy is in float32.
-                counts = {
-                    k: MulticlassStatScores(
-                        logits.shape[1], min(k, logits.shape[1]), "micro", validate_args=False, sync_on_compute=False
-                    )
-                    for k in (1, 5)
-                }
-                for one in counts.values():
-                    one.to(device)
-            loss.update(F.cross_entropy(logits, labels, reduction="none").double())
-            for one in counts.values():
-                one.update(logits, labels)
-            progress("evaluating", done, total or done)
-    if not counts:
+            loss = F.cross_entropy(logits, labels, reduction="sum").double().item()
+            # Labels and logits are checked already. Counts are exact; torchmetrics' accuracy is in float32.
+            right = [
+                int(multiclass_stat_scores(logits, labels, classes, "micro", min(k, classes), validate_args=False)[0])
+                for classes in logits.shape[1:]
+                for k in (1, 5)
+            ]
+            own.append((loss, right[0], right[1], len(labels)))
+            progress("evaluating", number + 1, total or number + 1)
+    loss, first, fifth, seen = map(sum, zip((0.0, 0, 0, 0), *processes.in_order(own), strict=True))
+    if not seen:
         raise InputError("there are no images to evaluate on: the loader is empty")
-    right, *_, seen = counts[1].compute().tolist()
-    return right, int(counts[5].compute()[0]), float(loss.compute()), seen
+    return first, fifth, loss / seen, seen
 
 
 def _in_fastest_layout(model: nn.Module, image: Tensor, output: Output) -> nn.Module:

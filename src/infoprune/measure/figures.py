@@ -26,6 +26,7 @@ from infoprune.network.origin import origin_of
 from infoprune.network.tensors import tensors_in
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
+from infoprune.runs.together import current
 
 
 def figures(
@@ -68,8 +69,12 @@ def figures(
 
 def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> list[Latency]:
     """Return each network's time for one image; the networks are measured alternately, so that drift affects all."""
+    processes = current()
+    if not processes.is_first:
+        # Measured by the first process alone, undisturbed.
+        return processes.agreed([])
     turns = [[cost.latency(model, example[:1]) for model in models] for _ in range(rounds)]
-    return [Latency.of(*measured) for measured in zip(*turns, strict=True)]
+    return processes.agreed([Latency.of(*measured) for measured in zip(*turns, strict=True)])
 
 
 def dead_filters(
@@ -108,7 +113,7 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
     with eval_mode(model), torch.no_grad():
         try:
             found = tensors_in(model(placed))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # a network's own forward may raise anything
             shape, reason = tuple(example.shape[1:]), equivalence.one_line(error)
             raise InputError(f"the network cannot read images of shape {shape} (C, H, W): {reason}") from error
     if not found:

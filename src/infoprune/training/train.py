@@ -266,6 +266,7 @@ class _Loop:
             if self.on_step is not None:
                 self.on_step(state.plain_model(), images, labels, number * steps + step)
             self.progress("training", number * steps + step + 1, self.recipe.epochs * steps)
+        state.agree_on_buffers()
         accuracy = None if held_out is None else self._held_out(held_out)
         mean = float(cast(Tensor, state.fabric.all_reduce(total / steps)))
         return Epoch(number, mean, accuracy, time.perf_counter() - start)
@@ -327,4 +328,5 @@ class _Loop:
 
     def _held_out(self, held_out: Batches) -> float:
         with self.state.fabric.autocast():
-            return accuracy_of(self.state.model, held_out)
+            # Without the wrapper, which would exchange tensors in every forward pass of every process.
+            return accuracy_of(self.state.plain_model(), held_out)
