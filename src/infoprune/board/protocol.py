@@ -149,6 +149,8 @@ def reference(subject: Subject, *, progress: Progress = silent) -> Reference:
     time_of_one = latencies((model,), calibration.example)[0].milliseconds
     coupled = {group.name: len(group.producers) for group in calibration.groups.groups}
     base = calibration.costs.base
+    assert found.accuracy is not None  # the board measures accuracy
+    assert found.loss is not None
     return Reference(found.accuracy, found.loss, found.images, base.macs, base.parameters, time_of_one, coupled)
 
 

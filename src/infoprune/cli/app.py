@@ -36,7 +36,10 @@ COMMANDS = {
     "report": ("pages:report", "Show a run: one page that opens offline, and figures for papers."),
     "compare": ("pages:compare", "Show accuracy against cost over several runs."),
     "plane": ("plane:plane", "Draw the information plane of each layer over iterative pruning."),
-    "demo": ("listing:demo", "Train a small network on digits, prune it by five criteria, compare them."),
+    "demo": (
+        "listing:demo",
+        "Train a small network on digits, prune it without options and by five criteria.",
+    ),
     "criteria": ("listing:criteria", "List the criteria."),
     "cutoffs": ("listing:cutoffs", "List the rules that cut a curve."),
     "networks": ("listing:networks", "List the networks of the zoo."),
