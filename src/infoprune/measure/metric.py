@@ -160,7 +160,10 @@ class Quality:
         with eval_mode(model):
             for done, batch in enumerate(parsed(batches), 1):
                 if batch.labels is None:
-                    raise InputError(f"the metric '{self.name}' needs targets: each batch must be (images, targets)")
+                    raise InputError(
+                        f"the metric '{self.name}' needs targets: each batch must be (images, targets), "
+                        "with a target for every image"
+                    )
                 outputs = self.of(model(batch.placed(device, dtype)))
                 targets = moved(batch.labels, device)
                 if gathered is None and not self._is_function():
