@@ -25,6 +25,11 @@ class Preprocessing:
 
     Raises:
         InputError: The numbers cannot normalise anything.
+
+    Example:
+        >>> import torch
+        >>> Preprocessing(mean=(0.5,), std=(0.25,)).normalise(torch.ones(1, 1, 2, 2)).max().item()
+        2.0
     """
 
     mean: tuple[float, ...]

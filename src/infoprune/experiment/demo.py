@@ -73,6 +73,12 @@ def write_pages(out: Path) -> Path:
 
     Raises:
         InputError: There is no demo in the folder, or the packages that pages need are not installed.
+
+    Example:
+        >>> write_pages(Path("no_such_folder"))
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: there is no run in 'no_such_folder/cmi'
     """
     runs = [report.read_run(out / criterion) for criterion in CRITERIA]
     write_text(out / "compare.html", report.comparison_page(runs), force=True)
@@ -81,7 +87,15 @@ def write_pages(out: Path) -> Path:
 
 
 def table(record: dict[str, Any]) -> Table:
-    """Return the record of a demo as one table."""
+    """Return the record of a demo as one table.
+
+    Example:
+        >>> base = {"accuracy": 98.0, "macs": 200, "parameters": 20, "latency_ms": 1.0}
+        >>> half = {"accuracy": 97.0, "macs": 100, "parameters": 10, "latency_ms": 0.5}
+        >>> row = {"base": base, "as_cut": half, "pruned": half, "seconds": {"prune": 1.0}}
+        >>> table({"criteria": {"l1": row}}).row_count
+        1
+    """
     shown = Table(title="digits, at most half of the MACs, no fine-tuning")
     for column in (
         "criterion",

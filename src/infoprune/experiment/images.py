@@ -29,6 +29,11 @@ class Parts:
         held_out: What chooses.
         calibration: What scores the filters, a class-balanced sample of ``train``.
         test: What is measured on, and chooses nothing.
+
+    Example:
+        >>> parts = open_parts(DataOptions("digits"))
+        >>> parts.source.name, len(parts.test)
+        ('digits', 359)
     """
 
     source: Source
@@ -43,6 +48,11 @@ def open_parts(choice: DataOptions, seed: int = 0) -> Parts:
 
     Raises:
         InputError: The data set cannot be read, or is too small for these parts.
+
+    Example:
+        >>> parts = open_parts(DataOptions("digits", calibration=100))
+        >>> len(parts.calibration)
+        100
     """
     source = data.open_source(choice.name, choice.directory)
     calibration = CALIBRATION if choice.calibration is None else choice.calibration
@@ -58,6 +68,16 @@ def check_classes(source: Source, model: nn.Module, choice: DataOptions) -> None
 
     Raises:
         InputError: There are more or fewer outputs than classes.
+
+    Example:
+        >>> from infoprune.experiment.network import open_network
+        >>> from infoprune.experiment.options import NetworkOptions
+        >>> choice = DataOptions("digits")
+        >>> model = open_network(NetworkOptions("digits", arguments={"classes": 4}), "cpu")
+        >>> check_classes(data.open_source("digits"), model, choice)
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the network has 4 outputs (classes 0 to 3), but the data set 'digits' has ...
     """
     first = source.test.subset(torch.arange(1))
     images, _ = next(iter(batches(first, model, replace(choice, workers=0))))
@@ -73,7 +93,17 @@ def check_classes(source: Source, model: nn.Module, choice: DataOptions) -> None
 def batches(
     images: Images, model: nn.Module, choice: DataOptions, *, shuffle: bool = False, random_crop: bool = False
 ) -> DataLoader[Any]:
-    """Return batches of these images as the network expects them."""
+    """Return batches of these images as the network expects them.
+
+    Example:
+        >>> from infoprune.experiment.network import open_network
+        >>> from infoprune.experiment.options import NetworkOptions
+        >>> choice = DataOptions("digits", batch_size=64)
+        >>> model = open_network(NetworkOptions("digits"), "cpu")
+        >>> images, labels = next(iter(batches(open_parts(choice).test, model, choice)))
+        >>> images.shape
+        torch.Size([64, 1, 8, 8])
+    """
     return data.loader(
         images,
         preprocessing_of(model),

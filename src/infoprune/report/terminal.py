@@ -15,7 +15,12 @@ WIDTH_OF_FILES = 120
 
 @contextmanager
 def shown_progress(console: Console, *, quiet: bool = False) -> Iterator[Progress]:
-    """Yield a progress function that draws on the console, or on nothing when quiet."""
+    """Yield a progress function that draws on the console, or on nothing when quiet.
+
+    Example:
+        >>> with shown_progress(messages(), quiet=True) as progress:
+        ...     progress("scoring", 1, 2)
+    """
     if quiet:
         yield silent
         return
@@ -24,7 +29,12 @@ def shown_progress(console: Console, *, quiet: bool = False) -> Iterator[Progres
 
 
 def messages() -> Console:
-    """Return the console for everything that is not the result: standard error, wide in a file."""
+    """Return the console for everything that is not the result: standard error, wide in a file.
+
+    Example:
+        >>> messages().stderr
+        True
+    """
     return Console(stderr=True, highlight=False, markup=False, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
 
 

@@ -43,6 +43,13 @@ class Agreement:
         max_abs_difference: The largest absolute difference between outputs.
         largest_output: The largest absolute output of the network.
         images: Number of random images that were compared.
+
+    Example:
+        >>> Agreement(max_abs_difference=1e-6, largest_output=8.0, images=5).check("ONNX file", tolerance=1e-4)
+        >>> Agreement(max_abs_difference=0.1, largest_output=8.0, images=5).check("ONNX file", tolerance=1e-4)
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the ONNX file was not written: its outputs differ by 0.1 from the network's
     """
 
     max_abs_difference: float
@@ -71,6 +78,11 @@ def to_onnx(model: nn.Module, example: Tensor) -> bytes:
 
     Raises:
         InputError: The network does something that ONNX cannot say.
+
+    Example:
+        >>> exported = to_onnx(nn.Conv2d(1, 2, 3), torch.rand(2, 1, 8, 8))
+        >>> OnnxRuntime(exported)(torch.rand(5, 1, 8, 8)).shape
+        torch.Size([5, 2, 6, 6])
     """
     _package("onnx")
     written = io.BytesIO()
@@ -101,6 +113,11 @@ def to_program(model: nn.Module, example: Tensor) -> bytes:
 
     Raises:
         InputError: The network does something that cannot be traced.
+
+    Example:
+        >>> exported = to_program(nn.Conv2d(1, 2, 3), torch.rand(2, 1, 8, 8))
+        >>> torch.export.load(io.BytesIO(exported)).module()(torch.rand(5, 1, 8, 8)).shape
+        torch.Size([5, 2, 6, 6])
     """
     written = io.BytesIO()
     shapes = ({0: torch.export.Dim("batch")},)
@@ -118,6 +135,11 @@ class OnnxRuntime:
 
     Args:
         exported: As from :func:`to_onnx`.
+
+    Example:
+        >>> network = OnnxRuntime(to_onnx(nn.Linear(4, 2), torch.rand(2, 4)))
+        >>> network(torch.rand(3, 4)).shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, exported: bytes) -> None:
@@ -144,12 +166,27 @@ class OnnxRuntime:
 
 
 def onnx_agreement(exported: bytes, model: nn.Module, images: Tensor) -> Agreement:
-    """Compare an ONNX model, run by ONNX Runtime, with the network on ``(n, C, H, W)`` images."""
+    """Compare an ONNX model, run by ONNX Runtime, with the network on ``(n, C, H, W)`` images.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Conv2d(1, 2, 3)
+        >>> onnx_agreement(to_onnx(net, torch.rand(2, 1, 8, 8)), net, torch.rand(5, 1, 8, 8)).max_abs_difference < 1e-5
+        True
+    """
     return _agreement(OnnxRuntime(exported)(images), model, images)
 
 
 def program_agreement(exported: bytes, model: nn.Module, images: Tensor) -> Agreement:
-    """Compare an exported program, loaded again, with the network on ``(n, C, H, W)`` images."""
+    """Compare an exported program, loaded again, with the network on ``(n, C, H, W)`` images.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Conv2d(1, 2, 3)
+        >>> found = program_agreement(to_program(net, torch.rand(2, 1, 8, 8)), net, torch.rand(5, 1, 8, 8))
+        >>> found.max_abs_difference < 1e-5
+        True
+    """
     with _quiet(), torch.inference_mode():
         found = torch.export.load(io.BytesIO(exported)).module()(images.cpu())
     return _agreement(found, model, images)
@@ -183,6 +220,15 @@ def export(
     Raises:
         InputError: No file is asked for, the checkpoint cannot be read, the network cannot be exported, the outputs
             differ by more than the tolerance, or a file cannot be written; no file is written then.
+
+    Example:
+        >>> import tempfile
+        >>> from infoprune import zoo
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> checkpoint.save(zoo.build("digits"), folder / "net.safetensors", origin=Origin("digits", (1, 8, 8)))
+        >>> record = export(folder / "net.safetensors", onnx=folder / "net.onnx")
+        >>> record["onnx"]["max_abs_difference"] < 1e-4
+        True
     """
     wanted = [(kind, out) for kind, out in (("onnx", onnx), ("program", program)) if out is not None]
     if not wanted:
