@@ -70,6 +70,13 @@ class Result:
             ``None`` where ``remove_constant`` was not set.
         automatic: What was compared where everything was chosen for the network, as JSON values; ``None`` otherwise.
         advice: What to do next, in sentences.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> result = infoprune.prune(net, torch.rand(16, 1, 8, 8), criterion="l1", ratio=0.5, repair=None)
+        >>> result.model.features[0].out_channels, result.repair
+        (8, None)
     """
 
     model: nn.Module
@@ -154,6 +161,13 @@ def apply(plan: Plan, model: nn.Module, example: Examples | None = None) -> nn.M
 
     Raises:
         InputError: The plan was made for another network; the layer is named.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> small = apply(infoprune.plan(net, [torch.rand(8, 1, 8, 8)], criterion="l1", ratio=0.5), net)
+        >>> small.features[0].out_channels, net.features[0].out_channels
+        (8, 16)
     """
     with reading_as_noted(model, plan):
         pruned = surgery.apply(plan, model, example_for(plan, model) if example is None else example)
@@ -170,6 +184,12 @@ def verify(plan: Plan, model: nn.Module, example: Examples | None = None) -> flo
     Raises:
         InputError: The plan was made for another network.
         infoprune.VerificationError: The outputs differ.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> verify(infoprune.plan(net, [torch.rand(8, 1, 8, 8)], criterion="l1", ratio=0.5), net) < 1e-4
+        True
     """
     with reading_as_noted(model, plan):
         return verify_cut(plan, model, example_for(plan, model) if example is None else example)
@@ -438,7 +458,11 @@ def _check_nothing_but_the_plan(choice: Mapping[str, Any]) -> None:
 
 
 def remove_states(resume: Path | None) -> None:
-    """Remove the state that ``prune`` keeps in and beside a file to resume from; no other file is touched."""
+    """Remove the state that ``prune`` keeps in and beside a file to resume from; no other file is touched.
+
+    Example:
+        >>> remove_states(None)
+    """
     remove_state(resume)
     remove_repair_state(resume)
 
@@ -487,7 +511,15 @@ def _of_what_is_left(
 
 
 def saturation_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, float]]:
-    """Return by layer how much of the labels' entropy it explains, and after how many filters its order is noise."""
+    """Return by layer how much of the labels' entropy it explains, and after how many filters its order is noise.
+
+    Example:
+        >>> import torch
+        >>> evidence = {"saturation": torch.tensor(0.9), "saturated_at": torch.tensor(2)}
+        >>> found = Importance(torch.tensor([3.0, 2.0, 1.0]), evidence=evidence)
+        >>> saturation_of({"conv1": found})["conv1"]["saturated_at"]
+        2
+    """
     return {
         layer: {
             "saturation": float(found.evidence["saturation"]),

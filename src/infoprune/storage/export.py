@@ -239,6 +239,11 @@ class OnnxRuntime:
 
     Args:
         exported: As from :func:`to_onnx`.
+
+    Example:
+        >>> network = OnnxRuntime(to_onnx(nn.Linear(4, 2), torch.rand(2, 4)))
+        >>> network(torch.rand(3, 4)).shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, exported: bytes) -> None:
@@ -271,7 +276,14 @@ class OnnxRuntime:
 
 
 def onnx_agreement(exported: bytes, model: nn.Module, images: Tensor) -> Agreement:
-    """Compare every output of an ONNX model, run by ONNX Runtime, with the network's on ``(n, C, H, W)`` images."""
+    """Compare an ONNX model, run by ONNX Runtime, with the network on ``(n, C, H, W)`` images.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Conv2d(1, 2, 3)
+        >>> onnx_agreement(to_onnx(net, torch.rand(2, 1, 8, 8)), net, torch.rand(5, 1, 8, 8)).max_abs_difference < 1e-5
+        True
+    """
     return _agreement(OnnxRuntime(exported).outputs(images), model, images)
 
 
@@ -312,6 +324,15 @@ def export(
     Raises:
         InputError: No file is asked for, the checkpoint cannot be read, the network cannot be exported, the outputs
             differ by more than the tolerance, or a file cannot be written; no file is written then.
+
+    Example:
+        >>> import tempfile
+        >>> from infoprune import zoo
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> checkpoint.save(zoo.build("digits"), folder / "net.safetensors", origin=Origin("digits", (1, 8, 8)))
+        >>> record = export(folder / "net.safetensors", onnx=folder / "net.onnx")
+        >>> record["onnx"]["max_abs_difference"] < 1e-4
+        True
     """
     wanted = [(kind, out) for kind, out in (("onnx", onnx), ("program", program)) if out is not None]
     if not wanted and state is None:
