@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from infoprune.files import check_writable, write_text
+from infoprune.runs.together import is_first_process
 
 
 def check_outputs(*paths: Path | None, force: bool) -> None:
@@ -16,11 +17,11 @@ def check_outputs(*paths: Path | None, force: bool) -> None:
         InputError: A file exists and is not to be replaced, or its folder cannot be written to.
     """
     for path in paths:
-        if path is not None:
+        if path is not None and is_first_process():
             check_writable(path, force=force)
 
 
 def write_record(record: dict[str, Any], path: Path | None, *, force: bool) -> None:
     """Write a record as JSON where a file was asked for."""
-    if path is not None:
+    if path is not None and is_first_process():
         write_text(path, json.dumps(record, indent=1) + "\n", force=force)
