@@ -36,8 +36,8 @@ PICTURE = {
     "report": "automatic board criteria data iterative measure network pipeline runs",
     "experiment": "automatic board criteria cutoff data iterative measure network options pipeline repair report runs "
     "selection storage training zoo",
-    "cli": "automatic board criteria cutoff data experiment iterative measure network options repair report runs selection "
-    "storage training zoo",
+    "cli": "automatic board criteria cutoff data experiment iterative measure network options repair report runs "
+    "selection storage training zoo",
     "__init__": "automatic board criteria cutoff iterative measure network options pipeline repair selection storage "
     "training",
     "__main__": "cli",

@@ -145,7 +145,7 @@ def reference(subject: Subject, *, progress: Progress = silent) -> Reference:
     """Measure the network before pruning."""
     model = subject.model
     calibration = Calibration.of(model, subject.sample(0))
-    found = evaluate(model, subject.test, half=subject.options.bf16, progress=progress)
+    found = _evaluated(subject, model, progress)
     time_of_one = latencies((model,), calibration.example)[0].milliseconds
     coupled = {group.name: len(group.producers) for group in calibration.groups.groups}
     base = calibration.costs.base
@@ -242,9 +242,22 @@ def _row(subject: Subject, sample: Sample, planned: Planned, cut: _Cut, cell: Ce
         small = repaired(small, known.model, known.batches, planned.plan, known.groups, how=cell.repair,
                          progress=progress)  # fmt: skip
     seconds = time.perf_counter() - start
-    found = evaluate(small, subject.test, half=subject.options.bf16, progress=progress)
+    found = _evaluated(subject, small, progress)
     row = Row(*cell, found.accuracy, None, found.loss, cut.macs, cut.parameters, cut.latency_ms, cut.dead, seconds)
     if subject.tune is None:
         return row
-    tuned = evaluate(subject.tune(small, cell.seed), subject.test, half=subject.options.bf16, progress=progress)
-    return replace(row, tuned=tuned.accuracy)
+    return replace(row, tuned=_evaluated(subject, subject.tune(small, cell.seed), progress).accuracy)
+
+
+@dataclass(frozen=True)
+class _Accuracy:
+    accuracy: float
+    loss: float
+    images: int
+
+
+def _evaluated(subject: Subject, model: nn.Module, progress: Progress) -> _Accuracy:
+    found = evaluate(model, subject.test, half=subject.options.bf16, progress=progress)
+    assert found.accuracy is not None  # no metric was passed
+    assert found.loss is not None
+    return _Accuracy(found.accuracy, found.loss, found.images)
