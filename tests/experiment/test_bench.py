@@ -137,6 +137,14 @@ def test_another_protocol_is_refused(job):
     assert lines_of(job) == lines
 
 
+def test_a_pattern_that_names_nothing_leaves_the_folder_to_a_corrected_one(job):
+    with pytest.raises(InputError, match="unknown layer 'featurs.0'"):
+        bench(replace(job, options=replace(OPTIONS, skip=("featurs.0",))))
+    assert not any(job.folder.iterdir())
+    board = bench(replace(job, options=replace(OPTIONS, skip=("features.0",), criteria=("l1",))))
+    assert board.failures == {}
+
+
 def test_a_folder_with_something_else_in_it_is_refused(job):
     job.folder.mkdir()
     (job.folder / "letter.txt").write_text("Dear")

@@ -75,12 +75,16 @@ class Sample:
     @classmethod
     def of(cls, subject: Subject, seed: int, progress: Progress = silent) -> Sample:
         """Look at the sample of a seed."""
-        batches, options = subject.sample(seed), subject.options
+        batches = subject.sample(seed)
         calibration = Calibration.of(subject.model, batches)
-        which = PruneOptions(ratio=0.5, layers=options.layers, skip=options.skip)
-        groups = choose_groups(subject.model, calibration.groups, which)
+        groups = _groups(subject, calibration)
         dead = dead_filters(subject.model, batches, groups, progress=progress)
         return cls(calibration, groups, dead, seconds_of_one_pass(subject.model, batches))
+
+
+def _groups(subject: Subject, calibration: Calibration) -> tuple[CoupledGroup, ...]:
+    which = PruneOptions(ratio=0.5, layers=subject.options.layers, skip=subject.options.skip)
+    return choose_groups(subject.model, calibration.groups, which)
 
 
 def bench(
@@ -142,9 +146,14 @@ def bench(
 
 
 def reference(subject: Subject, *, progress: Progress = silent) -> Reference:
-    """Measure the network before pruning."""
+    """Measure the network before pruning.
+
+    Raises:
+        InputError: The images do not fit the network, or a pattern of layers names nothing.
+    """
     model = subject.model
     calibration = Calibration.of(model, subject.sample(0))
+    _groups(subject, calibration)
     found = _evaluated(subject, model, progress)
     time_of_one = latencies((model,), calibration.example)[0].milliseconds
     coupled = {group.name: len(group.producers) for group in calibration.groups.groups}

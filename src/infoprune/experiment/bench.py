@@ -90,8 +90,9 @@ def bench(job: Job, *, processes: int = 1, progress: Progress = silent, tell: Ca
         board_files.check_folder(job.folder, settings["conditions"])
         found = board_files.read(job.folder)
         if found.base is None:
+            base = reference(subject, progress=progress)
             board_files.write_settings(job.folder, settings)
-            board_files.append(job.folder, reference(subject, progress=progress))
+            board_files.append(job.folder, base)
         done = {row.cell for row in found.rows if not row.reason}
         units = [unit for unit in job.options.units() if set(job.options.cells(*unit)) - done]
         if processes == 1 or len(units) < 2:
