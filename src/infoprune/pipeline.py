@@ -20,6 +20,7 @@ from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
 from infoprune.measure.advice import Spent, advice
 from infoprune.measure.figures import dead_filters, example_for, figures, latencies, outputs_of
+from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.measure.record import Figures, Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
@@ -178,6 +179,8 @@ def prune(
     effort: Effort = "normal",
     minutes: float | None = None,
     max_loss: float | None = None,
+    metric: Metric | None = None,
+    output: Output | None = None,
     repair: str | RepairOptions | None = AUTO,
     repair_images: Any = None,
     remove_constant: bool = False,
@@ -204,7 +207,13 @@ def prune(
         effort: ``"quick"``, ``"normal"`` or ``"thorough"``: the time that may be spent on a smaller loss.
         minutes: Minutes for the whole run, in place of the effort.
         max_loss: In place of a budget: the smallest network that loses no more points on held-out images; points of
-            accuracy where the images have labels, else images in a hundred on which another class is named.
+            ``metric``, hundredths of its unit, where it is passed; of accuracy where the images have labels; else
+            images in a hundred on which another class is named.
+        metric: What is measured on ``test`` and limited by ``max_loss`` in place of accuracy: a name of
+            ``infoprune.measure.metric.metric_names()``, a function of outputs and targets, or a
+            ``torchmetrics.Metric``. Higher is better, unless its attribute ``higher_is_better`` is False.
+        output: A function of what the network returns, such as ``lambda found: found["out"]``: what is measured, and
+            compared with the original's.
         repair: How the cut network is repaired: ``"auto"``, a name of ``infoprune.all_repairs()``, the options of a
             repair, or ``None`` for not at all.
         repair_images: Images to repair with; their labels are not read. By default ``images``.
@@ -224,8 +233,9 @@ def prune(
         choice: The words of ``PruneOptions``: ``macs=0.5``, ``criterion="hrel"``, ``skip=("stem",)``.
 
     Raises:
-        InputError: As in ``plan`` and ``apply``; a plan is passed together with words of ``PruneOptions``; a plan or
-            listed filters are passed together with ``remove_constant``.
+        InputError: As in ``plan`` and ``apply``; a metric is passed that nothing is measured by; a plan is passed
+            together with words of ``PruneOptions``; a plan or listed filters are passed together with
+            ``remove_constant``.
         infoprune.VerificationError: The cut network would not compute what the masked one does.
 
     Example:
@@ -236,7 +246,9 @@ def prune(
         True
     """
     mending = None if repair is None else repair_options(repair)
-    how = EffortOptions(effort, minutes, max_loss)
+    how, quality = EffortOptions(effort, minutes, max_loss), Quality(metric, output)
+    if metric is not None and test is None and max_loss is None:
+        raise InputError("a metric measures the images of test, or what max_loss limits: pass one of them with it")
     check_network(model)
     batches = as_batches(images, preprocessing or _known_preprocessing(model))
     repairing = batches if repair_images is None else as_batches(repair_images, preprocessing)
@@ -246,13 +258,13 @@ def prune(
     with together(fabric) as processes, reported(progress if processes.is_first else silent) as shown:
         on_reach = on_reach if processes.is_first else None
         if plan is None and not remove_constant and chooses_everything(choice, mending):
-            made = _automatic(model, repairing, how, choice, watch, shown, on_reach)
+            made = _automatic(model, repairing, how, choice, quality, watch, shown, on_reach)
         elif max_loss is not None:
             raise InputError("max_loss finds its own criterion, budget and repair: leave these out")
         else:
             made = _chosen(model, batches, repairing, plan, choice, mending, remove_constant, held_out,
                            resume, watch, shown, on_reach)  # fmt: skip
-        result = _measured(model, batches, made, test, watch, shown)
+        result = _measured(model, batches, made, test, quality, watch, shown)
         if not keep_resume:
             if made.layer_by_layer:
                 remove_state(resume)
@@ -301,6 +313,7 @@ def _automatic(
     batches: Batches,
     how: EffortOptions,
     words: Mapping[str, Any],
+    quality: Quality,
     watch: Stopwatch,
     progress: Progress,
     on_reach: Callable[[Reach], None] | None,
@@ -309,9 +322,10 @@ def _automatic(
     with watch.stage("prune"):
         whole = Calibration.of(model, batches)
         if how.max_loss is None:
-            found = prune_automatically(whole, chosen(**words), spend, progress=progress, on_reach=on_reach)
+            found = prune_automatically(whole, chosen(**words), spend, quality=quality, progress=progress,
+                                        on_reach=on_reach)  # fmt: skip
         else:
-            found = prune_within(whole, how.max_loss, words, spend, progress=progress)
+            found = prune_within(whole, how.max_loss, words, spend, quality=quality, progress=progress)
     with watch.stage("cut"):
         cut = surgery.apply(found.plan, model, whole.examples, groups=whole.groups)
     with watch.stage("verify"):
@@ -378,7 +392,13 @@ def _chosen(
 
 
 def _measured(
-    model: nn.Module, batches: Batches, made: _Made, test: Batches | None, watch: Stopwatch, progress: Progress
+    model: nn.Module,
+    batches: Batches,
+    made: _Made,
+    test: Batches | None,
+    quality: Quality,
+    watch: Stopwatch,
+    progress: Progress,
 ) -> Result:
     whole, final = made.whole, made.model
     with watch.stage("dead filters"):
@@ -388,12 +408,13 @@ def _measured(
     with watch.stage("evaluate"):
         left, example = _still_there(dead, made.plan), whole.example
         in_base = sum(map(len, dead.values()))
-        base = figures(model, whole.costs.base, times[0], test, dead=in_base, progress=progress)
-        after = figures(final, cost.count(final, example), times[1], test, dead=left, progress=progress)
+        measured: dict[str, Any] = {"quality": quality, "progress": progress}
+        base = figures(model, whole.costs.base, times[0], test, dead=in_base, **measured)
+        after = figures(final, cost.count(final, example), times[1], test, dead=left, **measured)
         as_cut = None
         if made.cut is not None:
-            as_cut = figures(made.cut, cost.count(made.cut, example), times[1], test, dead=left, progress=progress)
-    classes = outputs_of(model, example)
+            as_cut = figures(made.cut, cost.count(made.cut, example), times[1], test, dead=left, **measured)
+    classes = outputs_of(model, example, quality)
     spent = Spent(whole.count, made.repair, made.effort, classes)
     return Result(final, made.plan, base, after, made.importances, watch.seconds, as_cut, made.repair, made.free,
                   made.automatic, advice(base, after, spent))  # fmt: skip

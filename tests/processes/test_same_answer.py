@@ -10,7 +10,10 @@ from infoprune.criteria.scoring import score
 from infoprune.measure.accuracy import evaluate
 from infoprune.measure.divergence import divergence_between
 from infoprune.network.coupled_groups import find_groups
+from infoprune.progress import silent
+from infoprune.repair.base import Pair
 from infoprune.repair.batch_norm import reestimate
+from infoprune.repair.distil import distil
 
 from .launch import bits, digest, launched
 
@@ -126,3 +129,34 @@ def of_loader(form):
 @pytest.mark.parametrize("form", ["in order", "shuffled", "stream"])
 def test_a_loader_of_any_form_is_shared(form):
     assert launched(2, of_loader, form) == digest(of_loader(form))
+
+
+def distilled():
+    model, batches = network(), images((20,) * 6 + (1,))
+    plan = infoprune.plan(model, batches, criterion="l1", macs=0.5)
+    pair = Pair.of(model, plan, batches)
+    # From the network as cut, which least squares would repair almost completely.
+    better = distil(pair, silent, start=pair.small, epochs=3)
+    held_out = [some for some, _ in images((40,), seed=1)]
+    return better.state_dict(), [divergence_between(model, one, held_out).value for one in (pair.small, better)]
+
+
+def distilled_bits():
+    weights, apart = distilled()
+    return bits(weights), apart
+
+
+def distance_of(wanted):
+    """How far the weights of several processes are from those of one, and the larger of the two divergences."""
+    weights, apart = distilled()
+    away = max(
+        float((weights[name] - value).abs().max() / value.abs().max().clamp_min(1e-12))
+        for name, value in wanted[0].items()
+    )
+    return [away < 0.02, apart[1] < 1.01 * wanted[1][1], apart[1] < apart[0]]
+
+
+def test_distillation_by_several_processes_is_that_of_one_within_its_documented_difference():
+    one = distilled()
+    assert launched(2, distance_of, one) == launched(3, distance_of, one) == digest([True, True, True])
+    assert launched(2, distilled_bits) == launched(2, distilled_bits)

@@ -174,6 +174,28 @@ def test_the_matrix_is_ordered_with_removed_filters_behind_the_lines(opened, run
     assert shown.evaluate("document.getElementById('figure').layout.shapes[0].x0") == len(decision.kept) - 0.5
 
 
+def test_on_a_phone_no_figure_hides_behind_scrolling(opened):
+    for name in ("cmi", "rounds", "compare"):
+        shown = opened(name, width=390)
+        widths = shown.evaluate(
+            "[...document.querySelectorAll('.rows')].map((one) => [one.scrollWidth, one.parentElement.clientWidth])"
+        )
+        assert widths
+        assert all(table <= room for table, room in widths)
+        cells = shown.evaluate(
+            "[...document.querySelectorAll('.rows td')].map((one) => one.getBoundingClientRect().right)"
+        )
+        assert max(cells) <= 390
+
+
+def test_maps_stand_beside_the_images_they_are_of(opened):
+    shown = opened("cmi")
+    pairs = shown.locator("#pairs .pair")
+    assert pairs.count() > 0
+    for pair in pairs.all():
+        assert pair.locator(".source img").count() == pair.locator(".tile.gone span").count()
+
+
 def test_bars_are_the_relevance(opened, runs):
     decision = next(iter(runs["hrel"].plan.decisions.values()))
     shown = opened("hrel")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from infoprune.cli.from_dataclass import Given, from_dataclasses
 from infoprune.cli.options import Device, Devices, Force, JsonOut, Nodes, Out, Quiet
 from infoprune.declarations.option import Option
-from infoprune.experiment.options import DataOptions, NetworkOptions
+from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 from infoprune.options import EffortOptions, PruneOptions, RepairOptions
 from infoprune.plan import Plan
 
@@ -24,6 +24,7 @@ def prune(
     choice: Given[PruneOptions],
     effort: EffortOptions,
     repair: RepairOptions,
+    metric: MetricOptions,
     keep: Annotated[Path | None, Option("JSON file: a plan, or by layer how many filters are kept or which.")] = None,
     held_out: Annotated[
         int, Option("Held-out training images that choose among the candidates of a cut-off.", ge=1, unit="images")
@@ -69,6 +70,7 @@ def prune(
             words=None if isinstance(chosen, Plan) else words,
             repair=None if no_repair else repair,
             effort=effort,
+            metric=metric,
             held_out=held_out,
             stability=stability,
             remove_constant=remove_constant,
@@ -79,6 +81,7 @@ def prune(
             force=force,
             progress=progress,
             on_reach=lambda found: None if quiet else console.print(reach_table(found)),
+            tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )
     if not quiet:
         _show(run, f"{out} by {_named(chosen)}" + ("" if run.result.repair is None else f", {run.result.repair}"))

@@ -8,13 +8,14 @@ from typing import Annotated
 from infoprune.cli.from_dataclass import from_dataclasses
 from infoprune.cli.options import Device, Devices, Force, JsonOut, Layers, Nodes, Quiet, Seed, Skip
 from infoprune.declarations.option import Option
-from infoprune.experiment.options import DataOptions, NetworkOptions
+from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 
 
 @from_dataclasses
 def sensitivity(
     images: DataOptions,
     network: NetworkOptions,
+    metric: MetricOptions,
     ratios: Annotated[tuple[float, ...], Option("Shares of the filters to remove from a layer.", gt=0, lt=1)] = (
         0.25,
         0.5,
@@ -45,11 +46,13 @@ def sensitivity(
     if plot is not None and is_first_process():
         check_plot(plot, force=force)
     check_outputs(json_out, force=force)
-    with shown_progress(messages(), quiet=quiet) as progress:
+    console = messages()
+    with shown_progress(console, quiet=quiet) as progress:
         run = sensitivity_of(
             network,
             images,
             ratios,
+            metric=metric,
             layers=layers,
             skip=skip,
             seed=seed,
@@ -57,6 +60,7 @@ def sensitivity(
             devices=devices,
             nodes=nodes,
             progress=progress,
+            tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )
     write_record(run.record, json_out, force=force)
     if plot is not None and is_first_process():

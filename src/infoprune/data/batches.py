@@ -61,21 +61,18 @@ class Batch:
             >>> some = Batch(torch.zeros(3, 2), ["cat", "dog", "cow"]).chosen(torch.tensor([True, False, True]))
             >>> len(some), some.labels
             (2, ['cat', 'cow'])
+            >>> boxes = Batch(torch.zeros(3, 2), {"classes": torch.tensor([4, 5, 6])})
+            >>> boxes.chosen(torch.tensor([True, False, True])).labels
+            {'classes': tensor([4, 6])}
         """
-        images = self.images[mask.to(self.images.device)]
-        labels: Any = None
-        if isinstance(self.labels, Tensor) and self.labels.shape[:1] == (len(self),):
-            labels = self.labels[mask.to(self.labels.device)]
-        elif isinstance(self.labels, (list, tuple)) and len(self.labels) == len(self):
-            labels = [one for one, is_chosen in zip(self.labels, mask.tolist(), strict=True) if is_chosen]
-        return Batch(images, labels)
+        return Batch(self.images[mask.to(self.images.device)], _chosen(self.labels, mask))
 
     def placed(self, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
         """Return the images on a device and, where they are real numbers, in a precision; ``None`` leaves it."""
         return self.images.to(device=device, dtype=dtype if self.images.is_floating_point() else None)
 
     def classes(self) -> Tensor | None:
-        """Return the ``(n,)`` class indices, ``None`` where there are no labels.
+        """Return the ``(n,)`` int64 class indices, ``None`` where there are no labels.
 
         Raises:
             InputError: The labels are not one class index per image.
@@ -92,7 +89,7 @@ class Batch:
                 f"labels are one class index per image: {len(self)} images came with {labels.dtype} labels "
                 f"of shape {tuple(labels.shape)}"
             )
-        return labels
+        return labels.long()
 
     def known_classes(self) -> Tensor | None:
         """Return the ``(n,)`` class indices, ``None`` where there are no labels or these are something else."""
@@ -100,6 +97,22 @@ class Batch:
             return self.classes()
         except InputError:
             return None
+
+
+def _chosen(labels: Any, mask: Tensor) -> Any:
+    """Return the labels of the chosen images: of tensors and lists with one entry per image, alone or in containers."""
+    count = len(mask)
+    if isinstance(labels, Tensor):
+        return labels[mask.to(labels.device)] if labels.shape[:1] == (count,) else None
+    if isinstance(labels, Mapping):
+        parts = {name: _chosen(part, mask) for name, part in labels.items()}
+        return None if any(part is None for part in parts.values()) else parts
+    if not isinstance(labels, list | tuple):
+        return None
+    if len(labels) == count:
+        return [one for one, is_chosen in zip(labels, mask.tolist(), strict=True) if is_chosen]
+    several = [_chosen(part, mask) for part in labels]
+    return None if not several or any(part is None for part in several) else type(labels)(several)
 
 
 def parse(batch: Any) -> Batch:

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from infoprune import data
 from infoprune.data import usual_augmentation
-from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.devices import Devices, on_devices
@@ -83,6 +82,7 @@ def iterate(
         on_devices(device, devices, nodes, precision=schedule.retraining.precision) as place,
     ):
         model, parts, images, schedule = _opened(network, images, schedule, place.device)
+        tell(run_network.images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
         training, some = _training(model, parts, images, schedule, train_images)
         calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
         held_out = None if parts.held_out is None else run_images.batches(parts.held_out, model, images)
@@ -119,12 +119,9 @@ def _opened(
 ) -> tuple[nn.Module, Parts, DataOptions, PruningSchedule]:
     torch.manual_seed(schedule.seed)
     model = run_network.open_network(network, device)
-    images = replace(images, calibration=schedule.images)
-    parts = run_images.open_parts(images, schedule.seed)
+    parts = run_images.open_training_parts(images, schedule.seed, calibration=schedule.images)
+    images = replace(images, calibration=len(parts.calibration))
     run_images.check_classes(parts.source, model, images)
-    run_images.check_classes(parts.source, model, images)
-    if parts.held_out is None:
-        raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
     if schedule.tap is None:
         schedule = replace(schedule, tap=paper_tap(model, schedule.criterion))
     return model, parts, images, schedule

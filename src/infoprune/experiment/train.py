@@ -72,7 +72,7 @@ def train(
     ):
         assert place.fabric is not None  # there is one for every precision
         state = out.with_name(out.name + ".resume")
-        parts = run_images.open_parts(images)
+        parts = run_images.open_training_parts(images)
         trained = _trained(network, images, parts, choice, state, place.fabric, progress, tell)
         best = run_network.stored_precision(trained.model, half=choice.half).to(place.fabric.device)
         figures = measured(best, run_images.batches(parts.test, best, images), progress)
@@ -105,8 +105,8 @@ def _trained(
     torch.manual_seed(choice.recipe.seed)
     model = run_network.open_network(network, "cpu")
     run_images.check_classes(parts.source, model, images)
-    if parts.held_out is None:
-        raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
+    tell(run_network.images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
+    assert parts.held_out is not None  # of the parts of a training
     folder = isinstance(parts.train, data.FolderImages)
     return train_network(
         model,

@@ -60,10 +60,10 @@
       }
       draw("curve", traces, { shapes, annotations, xaxis: { title: { text: "filters in the order of the criterion" }, rangemode: "tozero" },
         yaxis: { title: { text: data.criterion === "cmi" ? "information left (bits)" : "value left" }, rangemode: "tozero" } });
-      return "Each point is a filter, the most informative first; its height is what the filters after it could still tell. " +
+      return "Each point is a filter, the most informative first; its height is the information that the filters after it add. " +
         "The line is where the layer was cut" +
         (layer.candidates.length > 1 ? ", the diamonds are where it could have been." : ".") +
-        (layer.saturation === null ? "" : ` All filters together tell ${(100 * layer.saturation).toFixed(1)} % of the labels' entropy.`);
+        (layer.saturation === null ? "" : ` All filters together explain ${(100 * layer.saturation).toFixed(1)} % of the labels' entropy.`);
     },
     scores(layer, kept) {
       const traces = [["kept", true, "--kept", ""], ["removed", false, "--gone", "/"]].map(([name, is, tone, shape]) => {
@@ -128,18 +128,34 @@
     return outer;
   }
 
+  function source(layer) {
+    const { images, height, width } = layer.maps;
+    const outer = document.createElement("figure"), pictures = document.createElement("div");
+    outer.className = "tile source";
+    [...document.querySelectorAll(".images img")].slice(0, images).forEach((image) => {
+      const one = image.cloneNode();
+      one.width = 48;
+      one.height = Math.max(2, Math.round((height * 48) / width));
+      pictures.append(one);
+    });
+    const name = document.createElement("figcaption");
+    name.textContent = "input";
+    outer.append(pictures, name);
+    return outer;
+  }
+
   function showPairs(layer) {
     at("pairs").replaceChildren(...layer.pairs.map(([removed, kept, alike]) => {
       const card = document.createElement("div"), two = document.createElement("div"), text = document.createElement("p");
       card.className = "pair";
       two.className = "two";
-      two.append(tile(layer, removed, true), tile(layer, kept, false));
+      two.append(source(layer), tile(layer, removed, true), tile(layer, kept, false));
       text.textContent = `${removed} removed, ${kept} kept: ${alike.toFixed(3)}`;
       card.append(two, text);
       return card;
     }));
     at("pairs-note").textContent = layer.pairs.length
-      ? `Removed filters (dashed) beside the kept one each is most like, by ${layer.pairs_by}, on the same images.`
+      ? `Removed filters (dashed) beside the kept one each is most like, by ${layer.pairs_by}, on the images at the left.`
       : "Nothing was removed here.";
   }
 
