@@ -18,7 +18,7 @@ PICTURE = {
     "entropy": "",
     "runs": "",
     "data": "",
-    "network": "data",
+    "network": "data runs",
     "zoo": "data network",
     "regression": "network runs",
     "criteria": "data entropy network regression runs",

@@ -49,8 +49,8 @@ def all_scores(names, sizes):
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("processes", [2, 3])
 def test_every_criterion_scores_alike(processes, sizes):
-    # Those that see the network are computed whole by every process, but for reconstruction.
-    names = [info.name for info in criteria.all_criteria() if info.kind == "maps" or info.name == "reconstruction"]
+    shared = ("reconstruction", "taylor", "fisher")  # other criteria of networks are computed whole by every process
+    names = [info.name for info in criteria.all_criteria() if info.kind == "maps" or info.name in shared]
     several, one = launched(processes, all_scores, names, sizes), digest(all_scores(names, sizes))
     assert [name for name in names if several[name] != one[name]] == []
 
@@ -70,6 +70,7 @@ def pruned(repair, sizes, criterion, reselect):
         ("bn", SIZES["uneven"], "l1", False),
         ("bn", SIZES["empty last share"], "l1", False),
         ("all", SIZES["uneven"], "l1", True),
+        ("alternating", SIZES["uneven"], "l1", False),
     ],
 )
 def test_a_network_is_pruned_and_repaired_alike(repair, sizes, criterion, reselect):
