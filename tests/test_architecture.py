@@ -37,8 +37,8 @@ PICTURE = {
     "selection storage training zoo",
     "cli": "automatic criteria cutoff data experiment iterative measure network options repair report runs selection "
     "storage training zoo",
-    "__init__": "automatic criteria cutoff iterative measure network options pipeline repair selection storage "
-    "training",
+    "__init__": "automatic criteria cutoff data iterative measure network options pipeline repair runs selection "
+    "storage training",
     "__main__": "cli",
 }
 # Arrows that are to go; each is checked to be still there.

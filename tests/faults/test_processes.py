@@ -4,12 +4,13 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import threading
 
 import pytest
 
-from faults.conftest import KILLS, children, contents, members, send, wait_until
+from faults.conftest import KILLS, SOURCE, children, contents, members, send, wait_until
 from faults.test_kills import DIGITS, DISTIL, prepared
 
 WORDS = ("prune", "--weights", "base.safetensors", "--device", "cpu", *DISTIL, *DIGITS)
@@ -46,3 +47,42 @@ def test_one_of_two_processes_dies(command, another, base, tmp_path, killed):
     ended = command([*WORDS, "--devices", 2], folder)
     assert ended.code == 0, ended.said
     assert contents(folder / "out.safetensors") == wanted
+
+
+def test_wrong_input_is_one_sentence_of_one_process(command, base, tmp_path):
+    folder = prepared(base, tmp_path / "wrong")
+    before = contents(folder / "base.safetensors")
+    words = ("prune", "--weights", "base.safetensors", "--criterion", "l1", "--macs", 1e-6, "--device", "cpu", *DIGITS)
+    ended = command([*words, "--devices", 2], folder)
+    assert ended.code == 2, ended.said
+    assert ended.said.count("Error:") == 1
+    assert "Traceback" not in ended.said
+    assert not (folder / "out.safetensors").exists()
+    assert contents(folder / "base.safetensors") == before
+
+
+FAILS_IN_ONE = """
+from lightning_fabric import Fabric
+from infoprune.errors import InputError
+from infoprune.runs.together import together
+
+def work(fabric):
+    with together(fabric) as processes:
+        if processes.rank == 1:
+            raise InputError("the image of this process alone is broken")
+        processes.exchanged(None)
+
+Fabric(accelerator="cpu", devices=3, strategy="ddp_fork").launch(work)
+"""
+
+
+def test_a_mistake_that_one_process_finds_ends_all_with_its_sentence(tmp_path):
+    log = tmp_path / "said.txt"
+    with log.open("w") as said:
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+        started = subprocess.Popen(
+            [sys.executable, "-c", FAILS_IN_ONE], stderr=said, stdout=said, env=environment, start_new_session=True
+        )
+        assert started.wait(120) != 0
+    wait_until(lambda: not members(started.pid), "processes that outlive their run")
+    assert log.read_text().count("Error: the image of this process alone is broken") == 1

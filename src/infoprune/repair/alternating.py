@@ -62,10 +62,13 @@ _HELD = 1 << 30
 class _Maps:
     """Inputs and targets of a layer for the first images, up to a limit of memory and of positions.
 
-    The limit counts positions: a layer with small maps needs more images than one with large maps.
+    ``sizes`` are the numbers of images of all batches. The limit counts positions: a layer with small maps needs more
+    images than one with large maps.
     """
 
     sizes: tuple[int, ...]
+    room: int = _HELD
+    positions: int = _POSITIONS
     inputs: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
     fed: list[Tensor] = field(default_factory=list)
@@ -77,7 +80,7 @@ class _Maps:
         inputs, wanted = reading.inputs, targets.terms[0][0]
         each = 4 * (inputs[0].numel() + 4 * reading.result[0].numel())
         positions, before = wanted[0, 0].numel(), sum(self.sizes[:number])
-        count = min(len(inputs), _HELD // each - before, _POSITIONS // positions - before)
+        count = min(len(inputs), self.room // each - before, self.positions // positions - before)
         if count > 0 or not number:
             count = max(count, HELD_OUT_EVERY)
             self._own[number] = inputs[:count].clone(), targets.whole()[:count]
