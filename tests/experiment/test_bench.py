@@ -180,8 +180,14 @@ def test_fine_tuning_is_measured_beside_the_repair(job):
 def test_a_data_set_without_test_images_is_divided_into_parts_that_share_none(base, tmp_path):
     source = data.open_source("digits", None)
     whole = replace(source, test=source.train)
-    job = Job(NetworkOptions(weights=base), DataOptions("digits"), replace(OPTIONS, seeds=2), tmp_path / "board")
-    sample, train, test = benches._images(whole, job, 30)
+    job = Job(
+        NetworkOptions(weights=base),
+        DataOptions("digits", calibration=30),
+        replace(OPTIONS, seeds=2),
+        tmp_path / "board",
+    )
+    count, sample, train, test = benches._images(whole, job)
+    assert count == 30
     assert (len(sample(0)), len(sample(1)), len(train), len(test)) == (30, 30, 60, len(source.train) - 60)
     parts = torch.cat([sample(0).images, sample(1).images, test.images]).flatten(1)
     assert parts.sum(0).equal(source.train.images.flatten(1).sum(0))

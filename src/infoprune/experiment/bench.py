@@ -15,12 +15,15 @@ from infoprune.board.options import BoardOptions
 from infoprune.board.protocol import Subject, measured, reference
 from infoprune.board.rows import Board, Row, Scored
 from infoprune.data import Images, Source, usual_augmentation
+from infoprune.data.batches import example_of
 from infoprune.experiment import board_files
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.options import CALIBRATION, DataOptions, NetworkOptions
 from infoprune.experiment.settings import as_json, paper_tap, settings_of
 from infoprune.files import locked, write_text
+from infoprune.measure.advice import chance_warning, is_chance
+from infoprune.measure.figures import outputs_of
 from infoprune.network.fingerprint import fingerprint
 from infoprune.progress import Progress, silent
 from infoprune.report.board_page import board_page
@@ -57,9 +60,14 @@ class Job:
     device: str = "auto"
 
 
-def bench(job: Job, *, processes: int = 1, progress: Progress = silent, tell: Callable[[str], None] | None = None) -> (
-    Board
-):  # fmt: skip
+def bench(
+    job: Job,
+    *,
+    processes: int = 1,
+    progress: Progress = silent,
+    tell: Callable[[str], None] | None = None,
+    on_images: Callable[[str], None] = lambda line: None,
+) -> Board:
     """Measure the cells of a board that its folder does not hold yet, and return those that were asked for.
 
     Every row is appended to ``rows.jsonl`` in the folder when it is measured, so that the same command resumes after an
@@ -71,6 +79,7 @@ def bench(job: Job, *, processes: int = 1, progress: Progress = silent, tell: Ca
         processes: Number of processes that measure side by side, each with its share of the threads.
         progress: Called in every stage.
         tell: Called with a line after every row, where there is one process.
+        on_images: Receives what is done to the images, and a warning where the network is hardly better than guessing.
 
     Raises:
         InputError: The network or the data cannot be used, the folder holds another board or cannot be written, or
@@ -92,6 +101,11 @@ def bench(job: Job, *, processes: int = 1, progress: Progress = silent, tell: Ca
         if found.base is None:
             board_files.write_settings(job.folder, settings)
             board_files.append(job.folder, reference(subject, progress=progress))
+            found = board_files.read(job.folder)
+        on_images(run_network.images_in_words(subject.model, photos=job.images.name == "folder"))
+        classes = outputs_of(subject.model, example_of(subject.test, subject.model))
+        if found.base is not None and is_chance(found.base.accuracy, classes):
+            on_images(f"Warning: {chance_warning(found.base.accuracy)}")
         done = {row.cell for row in found.rows if not row.reason}
         units = [unit for unit in job.options.units() if set(job.options.cells(*unit)) - done]
         if processes == 1 or len(units) < 2:
@@ -158,8 +172,7 @@ def _opened(job: Job) -> tuple[Subject, dict[str, Any]]:
     model = run_network.open_network(job.network, job.device)
     source = data.open_source(job.images.name, job.images.directory)
     run_images.check_classes(source, model, job.images)
-    count = CALIBRATION if job.images.calibration is None else job.images.calibration
-    sample, train, test = _images(source, job, count)
+    count, sample, train, test = _images(source, job)
     if job.test_images is not None and job.test_images < len(test):
         test = data.balanced_sample(test, job.test_images)
     subject = Subject(
@@ -186,14 +199,19 @@ def _opened(job: Job) -> tuple[Subject, dict[str, Any]]:
     return subject, {**settings, "board": asdict(options), "conditions": conditions}
 
 
-def _images(source: Source, job: Job, count: int) -> tuple[Callable[[int], Images], Images, Images]:
-    """Return the calibration images of a seed, the training images and the test images; no test image calibrates."""
+def _images(source: Source, job: Job) -> tuple[int, Callable[[int], Images], Images, Images]:
+    """Return how many images calibrate, those of a seed, the training images and the test images.
+
+    No test image calibrates. Of few images all calibrate, and of a set without a test part at most half.
+    """
+    seeds, asked = job.options.seeds, job.images.calibration
     if source.train is source.test:
-        seeds = job.options.seeds
+        count = asked or min(CALIBRATION, max(1, len(source.train) // (2 * seeds)))
         pool, test = data.divided(source.train, count * seeds)
-        return lambda seed: pool.subset(torch.arange(seed, len(pool), seeds)), pool, test
+        return count, lambda seed: pool.subset(torch.arange(seed, len(pool), seeds)), pool, test
     train, _ = data.held_out_split(source.train, job.images.held_out)
-    return lambda seed: data.balanced_sample(train, count, seed), train, source.test
+    count = asked or min(CALIBRATION, len(train))
+    return count, lambda seed: data.balanced_sample(train, count, seed), train, source.test
 
 
 def _tune(job: Job, train: Images) -> Callable[[nn.Module, int], nn.Module]:
