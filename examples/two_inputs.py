@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import infoprune
 
 
+# --8<-- [start:network]
 class TwoInputs(nn.Module):
     """One branch of two convolutions per input, joined along the channels, then one more convolution."""
 
@@ -37,6 +38,7 @@ def branch(width: int) -> nn.Sequential:
     return nn.Sequential(*first, nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
 
 
+# --8<-- [end:network]
 # --8<-- [start:wrapper]
 class OneInput(nn.Module):
     """A network of several inputs that reads them from one ``(n, 1, length)`` tensor."""

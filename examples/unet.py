@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import infoprune
 
 
+# --8<-- [start:network]
 def block(inputs: int, outputs: int) -> nn.Sequential:
     """Return two 3x3 convolutions with batch norm and ReLU."""
     first = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -47,6 +48,7 @@ class UNet(nn.Module):
         return self.head(images)
 
 
+# --8<-- [end:network]
 def strokes(images: infoprune.data.Images) -> tuple[Tensor, Tensor]:
     """Return ``(n, 1, 16, 16)`` noisy images of digits and the masks of their strokes."""
     reading = infoprune.data.Preprocessing(mean=(0.0,), std=(1.0,))

@@ -1,10 +1,12 @@
 """Every script of ``examples/`` runs, offline and in its small setting, in a process of its own."""
 
+import functools
 import importlib.util
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,25 +18,24 @@ OPTIONAL = ("torchvision", "lightning")
 SMALLER = re.compile(r"MACs: ([\d,]+) -> ([\d,]+)")
 
 
-def run(script, folder, *arguments):
+@functools.cache
+def printed(script, *arguments):
+    """Return what a script prints in its small setting; each is run once, in an empty folder."""
     text = script.read_text(encoding="utf-8")
     for package in OPTIONAL:
         if re.search(rf"^(import|from) {package}\b", text, re.MULTILINE) and not importlib.util.find_spec(package):
             pytest.skip(f"{script.name} needs {package}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), "--quick", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def percent(text, label):
-    return float(re.search(rf"{label}: ([\d.]+) %", text)[1])
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, str(script), "--quick", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, sorted(path.name for path in Path(folder).iterdir())
 
 
 def test_there_are_examples():
@@ -42,29 +43,30 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_an_example_runs(script, tmp_path):
-    printed = run(script, tmp_path)
+def test_an_example_runs(script):
+    text, written = printed(script)
     if script.stem not in ("own_criterion", "own_cutoff_rule"):
-        before, after = (int(number.replace(",", "")) for number in SMALLER.search(printed).groups())
+        before, after = (int(number.replace(",", "")) for number in SMALLER.search(text).groups())
         assert after < before
-    assert not list(tmp_path.iterdir()), "nothing is written where no file is named"
+    assert not written, "nothing is written where no file is named"
 
 
-def test_the_own_criterion_orders_filters(tmp_path):
-    printed = run(ROOT / "examples" / "own_criterion.py", tmp_path)
-    assert re.search(r"^separation: [\d.]+ % as cut, [\d.]+ % after least squares$", printed, re.MULTILINE)
+def test_the_own_criterion_orders_filters():
+    text, _ = printed(ROOT / "examples" / "own_criterion.py")
+    assert re.search(r"^separation: [\d.]+ % as cut, [\d.]+ % after least squares$", text, re.MULTILINE)
 
 
-def test_a_smaller_share_that_may_remain_keeps_more_filters(tmp_path):
-    printed = run(ROOT / "examples" / "own_cutoff_rule.py", tmp_path)
-    kept = [sum(int(count) for count in re.findall(r"'(\d+)/\d+'", line)) for line in printed.splitlines()]
+def test_a_smaller_share_that_may_remain_keeps_more_filters():
+    text, _ = printed(ROOT / "examples" / "own_cutoff_rule.py")
+    kept = [sum(int(count) for count in re.findall(r"'(\d+)/\d+'", line)) for line in text.splitlines()]
     assert kept == sorted(kept)
     assert len(set(kept)) == 3
 
 
-def test_a_torchvision_network_is_written_and_read(tmp_path):
-    run(ROOT / "examples" / "torchvision_network.py", tmp_path, "--out", "small.safetensors")
-    assert (tmp_path / "small.safetensors").stat().st_size > 0
+def test_a_torchvision_network_is_written_and_read():
+    assert printed(ROOT / "examples" / "torchvision_network.py", "--out", "small.safetensors")[1] == [
+        "small.safetensors"
+    ]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

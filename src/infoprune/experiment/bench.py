@@ -99,8 +99,9 @@ def bench(
         board_files.check_folder(job.folder, settings["conditions"])
         found = board_files.read(job.folder)
         if found.base is None:
+            base = reference(subject, progress=progress)
             board_files.write_settings(job.folder, settings)
-            board_files.append(job.folder, reference(subject, progress=progress))
+            board_files.append(job.folder, base)
             found = board_files.read(job.folder)
         on_images(run_network.images_in_words(subject.model, photos=job.images.name == "folder"))
         classes = outputs_of(subject.model, example_of(subject.test, subject.model))
@@ -200,12 +201,13 @@ def _opened(job: Job) -> tuple[Subject, dict[str, Any]]:
 
 
 def _images(source: Source, job: Job) -> tuple[int, Callable[[int], Images], Images, Images]:
-    """Return how many images calibrate, those of a seed, the training images and the test images.
+    """Return the number of calibration images, those of a seed, the training and the test images; no two share one.
 
-    No test image calibrates. Of few images all calibrate, and of a set without a test part at most half.
+    Of a set without test images at most half calibrate, all seeds together.
     """
-    seeds, asked = job.options.seeds, job.images.calibration
+    asked = job.images.calibration
     if source.train is source.test:
+        seeds = job.options.seeds
         count = asked or min(CALIBRATION, max(1, len(source.train) // (2 * seeds)))
         pool, test = data.divided(source.train, count * seeds)
         return count, lambda seed: pool.subset(torch.arange(seed, len(pool), seeds)), pool, test

@@ -93,6 +93,12 @@ def write_pages(out: Path) -> Path:
 
     Raises:
         InputError: There is no demo in the folder, or the packages that pages need are not installed.
+
+    Example:
+        >>> write_pages(Path("no_such_folder"))
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: there is no run in 'no_such_folder/cmi'
     """
     runs = [report.read_run(out / criterion) for criterion in (DEFAULT, *CRITERIA)]
     write_text(out / "compare.html", report.comparison_page(runs), force=True)

@@ -65,6 +65,14 @@ def train(
 
     Raises:
         InputError: The network or the data cannot be used, or the training diverges.
+
+    Example:
+        >>> import tempfile
+        >>> out = Path(tempfile.mkdtemp()) / "base.safetensors"
+        >>> recipe = Recipe(epochs=0, precision="32-true")
+        >>> _ = train(NetworkOptions("digits"), DataOptions("digits"), TuneOptions(recipe), out=out, device="cpu")
+        >>> out.exists()
+        True
     """
     pick_device(device)  # refuses what is not there, in a sentence
     with (

@@ -18,6 +18,7 @@ from infoprune.errors import InputError
 from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.network.modes import eval_mode
+from infoprune.network.several_inputs import takes_several_inputs
 from infoprune.progress import Progress, silent
 from infoprune.runs.together import current
 
@@ -48,6 +49,7 @@ class Evaluation:
 
 
 @torch.no_grad()
+@takes_several_inputs
 def evaluate(
     model: nn.Module,
     batches: Batches,
@@ -158,6 +160,10 @@ def logits_of(model: nn.Module, images: Tensor, output: Callable[[Any], Any] = _
 
     Raises:
         InputError: The network cannot read such images, returns something else, or returns values that are not finite.
+
+    Example:
+        >>> logits_of(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.rand(2, 1, 2, 2)).shape
+        torch.Size([2, 3])
     """
     try:
         found = model(images)
@@ -182,6 +188,12 @@ def labels_within(labels: Tensor, logits: Tensor) -> Tensor:
 
     Raises:
         InputError: A label is below 0, or not below the number of classes.
+
+    Example:
+        >>> labels_within(torch.tensor([0, 3]), torch.zeros(2, 3))
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: label 3 is out of range: the network has classes 0 to 2
     """
     wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(wrong):

@@ -18,7 +18,12 @@ OPTIONAL_PACKAGES = ("torchvision", "timm", "onnx", "onnxruntime", "jinja2", "pl
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a run depends on."""
+    """Return the versions that a run depends on.
+
+    Example:
+        >>> "torch" in versions()
+        True
+    """
     return {
         "infoprune": __version__,
         "python": platform.python_version(),
@@ -27,7 +32,13 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Return what the latency figures depend on."""
+    """Return what the latency figures depend on.
+
+    Example:
+        >>> import torch
+        >>> bool(machine(torch.device("cpu")))
+        True
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"device": str(device), "processor": name, "threads": torch.get_num_threads()}
 
