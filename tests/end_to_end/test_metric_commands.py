@@ -86,7 +86,8 @@ def test_a_network_that_returns_a_dict_is_pruned_by_an_output_of_the_users(infop
     record = record_of(folder / "out.json")
     assert record["base"]["accuracy"] > 90
     assert record["settings"]["output"] == "metric_net:out"
-    shown = infoprune("evaluate", "small.safetensors", "--model", "metric_net:Both", *DIGITS, "--metric", "metric_net:named",
+    named = ("--model", "metric_net:Both", "--metric", "metric_net:named")
+    shown = infoprune("evaluate", "small.safetensors", *named, *DIGITS,
                       "--json", "same.json")  # fmt: skip
     assert shown.code == 0, shown.err
     assert 100 * record_of(folder / "same.json")["figures"]["metric"] == pytest.approx(record["pruned"]["accuracy"])
