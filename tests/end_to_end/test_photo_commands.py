@@ -78,6 +78,8 @@ def test_photos_of_different_sizes_go_through_every_command(infoprune, net):
         ("tune", "small.safetensors", *OWN, "--epochs", 1, "--batch-size", 9, "--out", "tuned.safetensors"),
         ("iterate", "--weights", "base.safetensors", *OWN, "--remove", "0=50%:4", "--epochs", 1,
          "--criterion", "l1", "--out", "rounds.safetensors"),
+        ("bench", "--weights", "base.safetensors", *OWN, "--criteria", "l1", "--budgets", "0.7", "--repairs", "none",
+         "--seeds", 1, "--sharing", "uniform", "--out", "board"),
     ):  # fmt: skip
         done = infoprune(*command, *data)
         assert done.code == 0, (command, done.err)

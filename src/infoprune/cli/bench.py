@@ -32,8 +32,10 @@ def bench(
     from infoprune.report.terminal import messages, results, shown_progress
 
     job = Job(network, images, options, out, test_images, device)
-    with shown_progress(messages(), quiet=quiet) as progress:
-        board = measure(job, processes=processes, progress=progress)
+    console = messages()
+    with shown_progress(console, quiet=quiet) as progress:
+        board = measure(job, processes=processes, progress=progress,
+                        on_images=lambda line: None if quiet else console.print(line, soft_wrap=True))  # fmt: skip
     if not quiet:
         for table in board_tables(board):
             results().print(table)

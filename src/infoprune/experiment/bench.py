@@ -15,12 +15,15 @@ from infoprune.board.options import BoardOptions
 from infoprune.board.protocol import Subject, measured, reference
 from infoprune.board.rows import Board, Row, Scored
 from infoprune.data import Images, Source, usual_augmentation
+from infoprune.data.batches import example_of
 from infoprune.experiment import board_files
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.options import CALIBRATION, DataOptions, NetworkOptions
 from infoprune.experiment.settings import as_json, paper_tap, settings_of
 from infoprune.files import locked, write_text
+from infoprune.measure.advice import chance_warning, is_chance
+from infoprune.measure.figures import outputs_of
 from infoprune.network.fingerprint import fingerprint
 from infoprune.progress import Progress, silent
 from infoprune.report.board_page import board_page
@@ -57,9 +60,14 @@ class Job:
     device: str = "auto"
 
 
-def bench(job: Job, *, processes: int = 1, progress: Progress = silent, tell: Callable[[str], None] | None = None) -> (
-    Board
-):  # fmt: skip
+def bench(
+    job: Job,
+    *,
+    processes: int = 1,
+    progress: Progress = silent,
+    tell: Callable[[str], None] | None = None,
+    on_images: Callable[[str], None] = lambda line: None,
+) -> Board:
     """Measure the cells of a board that its folder does not hold yet, and return those that were asked for.
 
     Every row is appended to ``rows.jsonl`` in the folder when it is measured, so that the same command resumes after an
@@ -71,6 +79,7 @@ def bench(job: Job, *, processes: int = 1, progress: Progress = silent, tell: Ca
         processes: Number of processes that measure side by side, each with its share of the threads.
         progress: Called in every stage.
         tell: Called with a line after every row, where there is one process.
+        on_images: Receives what is done to the images, and a warning where the network is hardly better than guessing.
 
     Raises:
         InputError: The network or the data cannot be used, the folder holds another board or cannot be written, or
@@ -93,6 +102,11 @@ def bench(job: Job, *, processes: int = 1, progress: Progress = silent, tell: Ca
             base = reference(subject, progress=progress)
             board_files.write_settings(job.folder, settings)
             board_files.append(job.folder, base)
+            found = board_files.read(job.folder)
+        on_images(run_network.images_in_words(subject.model, photos=job.images.name == "folder"))
+        classes = outputs_of(subject.model, example_of(subject.test, subject.model))
+        if found.base is not None and is_chance(found.base.accuracy, classes):
+            on_images(f"Warning: {chance_warning(found.base.accuracy)}")
         done = {row.cell for row in found.rows if not row.reason}
         units = [unit for unit in job.options.units() if set(job.options.cells(*unit)) - done]
         if processes == 1 or len(units) < 2:
