@@ -79,7 +79,7 @@ def judged(whole: nn.Module, small: nn.Module, example: Tensor) -> Verdict:
         kept = list(_kept(whole, small, weights))
     except _AlteredError as error:
         return Verdict("wrong", reason=str(error))
-    computed = any(whole.get_submodule(name)._parameters.get("weight") is None for name, _, _ in kept)
+    computed = any(_has_become_plain(whole.get_submodule(name), small.get_submodule(name)) for name, _, _ in kept)
     single = not _runs_in_double(whole, example)
     if not single:
         whole, small, example = whole.double(), small.double(), example.double()
@@ -148,11 +148,17 @@ def _kept(whole: nn.Module, small: nn.Module, weights: dict[str, Tensor]) -> Ite
     modules = dict(small.named_modules())
     for name, module in whole.named_modules():
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)) and name in weights:
-            yield from _kept_of_layer(name, module, weights[name], modules[name])
+            plain = _has_become_plain(module, modules[name])
+            yield from _kept_of_layer(name, module, weights[name] if plain else module.weight.detach(), modules[name])
         elif isinstance(getattr(module, "running_mean", None), Tensor) or isinstance(module, nn.GroupNorm):
             before, after = _rows(module), _rows(modules[name])
             if before is not None and after is not None and len(after) < len(before):
                 yield name, _found(name, before, after), None
+
+
+def _has_become_plain(before: nn.Module, after: nn.Module) -> bool:
+    """Return whether a layer that computed its weight was replaced by a plain one, which has another class."""
+    return type(before).__name__ != type(after).__name__
 
 
 def _rows(module: nn.Module) -> Tensor | None:
@@ -177,7 +183,8 @@ def _kept_of_layer(name: str, module: Any, weight: Tensor, small: Any) -> Iterat
             raise _AlteredError(f"the weight of '{name}' has other values")
         return
     groups, fewer = getattr(module, "groups", 1), getattr(small, "groups", 1)
-    if getattr(module, "transposed", False):
+    depthwise = groups == weight.shape[0] and weight.shape[1] == 1
+    if getattr(module, "transposed", False) and not depthwise:
         if groups > 1:
             raise _AlteredError(f"'{name}' is a transposed convolution in groups, which this check does not read")
         weight, after = weight.transpose(0, 1), after.transpose(0, 1)

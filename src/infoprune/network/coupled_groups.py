@@ -282,54 +282,54 @@ def _assemble(model: nn.Module, channels: Channels, producers: Sequence[str]) ->
             chosen = {other: theirs for other, theirs in chosen.items() if other not in overlapping}
             chosen[name] = units
     places = _places(model, channels)
-    return [_group(name, channels, places, producers) for name in producers if name in chosen]
+    named = [name for name in producers if name in chosen]
+    group_of = np.full(len(channels.units) + 1, -1)
+    for number, name in enumerate(named):
+        group_of[list(chosen[name])] = number
+    parts: list[list[Part]] = [[] for _ in named]
+    for place, labels in places:
+        groups = group_of[channels.units[labels]]
+        for number in np.unique(groups[groups >= 0]).tolist():
+            indices = np.flatnonzero(groups == number)
+            parts[number].append((place, indices, labels[indices]))
+    return [_group(name, channels, some, producers) for name, some in zip(named, parts, strict=True)]
 
 
-Places = dict[int, list[tuple[Place, int, int]]]
-"""By unit: places, with the class and the index of each channel there."""
+Part = tuple[Place, np.ndarray, np.ndarray]
+"""A place, the channels there that belong to a group, and the class of each."""
 
 
-def _places(model: nn.Module, channels: Channels) -> Places:
-    found: Places = {}
-    units = channels.units.tolist()
-
-    def note(place: Place, labels: np.ndarray) -> None:
-        for index, label in enumerate(labels.tolist()):
-            found.setdefault(units[label], []).append((place, label, index))
-
+def _places(model: nn.Module, channels: Channels) -> list[tuple[Place, np.ndarray]]:
+    """Return every place, in the order of the layers, with the class of each channel there."""
+    found: list[tuple[Place, np.ndarray]] = []
     for layer, _ in model.named_modules():
         if layer in channels.outputs:
-            note((layer, "out"), channels.outputs[layer])
+            found.append(((layer, "out"), channels.outputs[layer]))
         if layer in channels.inputs:
-            note((layer, "in"), channels.inputs[layer])
-    for stored, labels in channels.stored.items():
-        note((stored, "stored"), labels)
-    return found
+            found.append(((layer, "in"), channels.inputs[layer]))
+    return [*found, *(((stored, "stored"), labels) for stored, labels in channels.stored.items())]
 
 
-def _group(name: str, channels: Channels, places: Places, producers: Sequence[str]) -> CoupledGroup:
-    labels = channels.outputs[name].tolist()
+def _group(name: str, channels: Channels, parts: Sequence[Part], producers: Sequence[str]) -> CoupledGroup:
+    labels = channels.outputs[name]
     units: dict[int, list[int]] = {}
-    alike: dict[int, list[int]] = {}
-    for index, label in enumerate(labels):
-        units.setdefault(int(channels.units[label]), []).append(index)
-        alike.setdefault(label, []).append(index)
-    rows: dict[Place, list[tuple[int, ...]]] = {}
-    for unit, filters in units.items():
-        for place, label, channel in places[unit]:
-            if place not in rows:
-                rows[place] = [()] * len(labels)
-            row = rows[place]
-            # A channel of the unit that is the same as none of its filters is removed with the first one.
-            for index in alike.get(label, filters[:1]):
-                row[index] = (*row[index], channel)
+    for index, unit in enumerate(channels.units[labels].tolist()):
+        units.setdefault(unit, []).append(index)
     own: Place = (name, "out")
-    rows = {own: [(index,) for index in range(len(labels))], **{place: rows[place] for place in rows if place != own}}
+    identity = tuple((index,) for index in range(len(labels)))
+    rows: dict[Place, tuple[tuple[int, ...], ...]] = {own: identity}
+    for place, indices, found in _in_order_of_filters(parts, list(units), channels.units):
+        if place == own:
+            continue
+        # The usual case: channel i belongs to filter i.
+        same = np.array_equal(found, labels) and np.array_equal(indices, np.arange(len(labels)))
+        rows[place] = identity if same and len(units) == len(labels) else _by_filter(
+            indices.tolist(), found.tolist(), labels.tolist(), units, channels.units
+        )  # fmt: skip
     makers = [layer for layer in producers if (layer, "out") in rows and layer != name]
     followed = {norm for norm, maker in channels.followed if maker in (name, *makers)}
     members, stored = [], []
-    for (where, side), channels_of in rows.items():
-        of_filter = tuple(channels_of)
+    for (where, side), of_filter in rows.items():
         if isinstance(where, Stored):
             stored.append(StoredMember(where, of_filter))
         elif side != "stored":
@@ -344,6 +344,32 @@ def _group(name: str, channels: Channels, places: Places, producers: Sequence[st
         stored=tuple(stored),
         pointwise=name in channels.pointwise,
     )
+
+
+def _in_order_of_filters(parts: Sequence[Part], units: Sequence[int], unit_of: np.ndarray) -> list[Part]:
+    """Return places by the first filter that has a channel there; those with the same first filter keep their order."""
+    position = {unit: place for place, unit in enumerate(units)}
+    first = [min(position[unit] for unit in np.unique(unit_of[found]).tolist()) for _, _, found in parts]
+    return [parts[number] for number in sorted(range(len(parts)), key=first.__getitem__)]
+
+
+def _by_filter(
+    indices: Sequence[int],
+    found: Sequence[int],
+    labels: Sequence[int],
+    units: Mapping[int, Sequence[int]],
+    unit_of: np.ndarray,
+) -> tuple[tuple[int, ...], ...]:
+    """Return, for each filter, the channels of a place that are removed with it."""
+    alike: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        alike.setdefault(label, []).append(index)
+    rows: list[list[int]] = [[] for _ in labels]
+    for channel, label in zip(indices, found, strict=True):
+        # A channel of the unit that is the same as none of its filters is removed with the first one.
+        for index in alike.get(label) or units[int(unit_of[label])][:1]:
+            rows[index].append(channel)
+    return tuple(map(tuple, rows))
 
 
 def _checked(

@@ -204,8 +204,8 @@ class Trial:
             quickly: Whether single precision is tried first, which finds most errors in a fraction of the time.
         """
         exact = torch.float32 if self._only_single else torch.float64
-        tries = [(removals[0], exact), *((removal, torch.float32) for removal in removals[1:])]
-        for removal, dtype in [(removals[0], torch.float32), *tries[1:], tries[0]] if quickly else tries:
+        tries = [*((removal, torch.float32) for removal in removals[1:]), (removals[0], exact)]
+        for removal, dtype in [(removals[0], torch.float32), *tries] if quickly else tries:
             try:
                 gap = self._gap(removal, dtype)
             except _CannotRunError:  # a device without double precision, or fixed precision in the network's code
@@ -382,4 +382,12 @@ def one_line(error: BaseException) -> str:
 def _uniform(tensor: Tensor, seed: int) -> Tensor:
     """Return values in [-1, 1], the same for the same seed on any device."""
     generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(tensor.shape, generator=generator) * 2 - 1).to(tensor)
+    count = tensor.numel()
+    values = torch.rand(min(count, _PERIOD), generator=generator) * 2 - 1
+    if count > _PERIOD:
+        values = values.repeat(-(-count // _PERIOD))[:count]
+    return values.view(tensor.shape).to(tensor)
+
+
+# Large tensors repeat their random values: a prime, so that no two filters of a layer get the same ones.
+_PERIOD = 65537
