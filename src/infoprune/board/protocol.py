@@ -46,6 +46,15 @@ class Subject:
         options: What is compared.
         tap: Returns where the maps of a criterion are read, ``None`` for where the criterion says.
         tune: Returns a fine-tuned copy of a network, from the network and the seed.
+
+    Example:
+        >>> import torch, infoprune
+        >>> _ = torch.manual_seed(0)
+        >>> images = [(torch.rand(20, 1, 8, 8), torch.arange(20) % 10)]
+        >>> options = BoardOptions(criteria=("l1",), repairs=(), budgets=(0.5,), sharing=("uniform",), seeds=1)
+        >>> subject = Subject(infoprune.zoo.build("digits").eval(), lambda seed: images, images, options)
+        >>> subject.tap("l1") is None
+        True
     """
 
     model: nn.Module
@@ -65,6 +74,15 @@ class Sample:
         groups: What may lose filters.
         dead: By layer, the filters that are constant on these images.
         one_pass: Processor seconds of one forward pass over them.
+
+    Example:
+        >>> import torch, infoprune
+        >>> _ = torch.manual_seed(0)
+        >>> images = [(torch.rand(20, 1, 8, 8), torch.arange(20) % 10)]
+        >>> options = BoardOptions(criteria=("l1",), repairs=(), budgets=(0.5,), sharing=("uniform",), seeds=1)
+        >>> subject = Subject(infoprune.zoo.build("digits").eval(), lambda seed: images, images, options)
+        >>> len(Sample.of(subject, 0).groups)
+        4
     """
 
     calibration: Calibration
@@ -150,6 +168,15 @@ def reference(subject: Subject, *, progress: Progress = silent) -> Reference:
 
     Raises:
         InputError: The images do not fit the network, or a pattern of layers names nothing.
+
+    Example:
+        >>> import torch, infoprune
+        >>> _ = torch.manual_seed(0)
+        >>> images = [(torch.rand(20, 1, 8, 8), torch.arange(20) % 10)]
+        >>> options = BoardOptions(criteria=("l1",), repairs=(), budgets=(0.5,), sharing=("uniform",), seeds=1)
+        >>> subject = Subject(infoprune.zoo.build("digits").eval(), lambda seed: images, images, options)
+        >>> reference(subject).images
+        20
     """
     model = subject.model
     calibration = Calibration.of(model, subject.sample(0))
@@ -179,6 +206,15 @@ def measured(
         known: Scores that are there already, by unit; they are not yielded again.
         done: Cells whose rows are there already.
         progress: Called in every stage.
+
+    Example:
+        >>> import torch, infoprune
+        >>> _ = torch.manual_seed(0)
+        >>> images = [(torch.rand(20, 1, 8, 8), torch.arange(20) % 10)]
+        >>> options = BoardOptions(criteria=("l1",), repairs=(), budgets=(0.5,), sharing=("uniform",), seeds=1)
+        >>> subject = Subject(infoprune.zoo.build("digits").eval(), lambda seed: images, images, options)
+        >>> [type(one).__name__ for one in measured(subject, [("l1", 0)])]
+        ['Scored', 'Row']
     """
     there, known = set(done), known or {}
     sample, of_seed = None, -1

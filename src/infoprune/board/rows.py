@@ -13,7 +13,12 @@ from infoprune.declarations.validation import validated
 
 
 class Cell(NamedTuple):
-    """What identifies a row."""
+    """What identifies a row.
+
+    Example:
+        >>> Cell("l1", 0, "uniform", 0.5, "bn").repair
+        'bn'
+    """
 
     criterion: str
     seed: int
@@ -80,6 +85,10 @@ class Scored:
         passes: Processor time over that of one forward pass of the network over the same images.
         memory_mib: Peak of memory above what was in use before, where the system reports it.
         reason: Why it could not run; empty where it could.
+
+    Example:
+        >>> Scored("l1", 0, seconds=0.5, passes=1.2).reason
+        ''
     """
 
     criterion: str
@@ -167,6 +176,11 @@ def from_json(values: Any) -> Row | Scored | Reference:
 
     Raises:
         InputError: They are no record of a board.
+
+    Example:
+        >>> cell = {"criterion": "l1", "seed": 0, "sharing": "uniform", "budget": 0.5, "repair": "bn"}
+        >>> from_json({"kind": "row", **cell}).cell.criterion
+        'l1'
     """
     found = validated(dict[str, Any], values, "the record of a board")
     kind = found.pop("kind", None)

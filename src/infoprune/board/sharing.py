@@ -38,6 +38,18 @@ def plan_of_cell(
 
     Raises:
         InputError: The budget cannot be met.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.criteria import find
+        >>> from infoprune.criteria.scoring import score
+        >>> images = [torch.rand(8, 1, 8, 8)]
+        >>> known = Calibration.of(infoprune.zoo.build("digits").eval(), images)
+        >>> groups = known.groups.groups
+        >>> scores = score(known.model, groups, images, find("l1"))
+        >>> plan = plan_of_cell(known, groups, scores, BoardOptions(), "uniform", 0.5).plan
+        >>> known.costs.cost(plan.kept).macs <= 0.5 * known.costs.base.macs
+        True
     """
     # The criterion's name is not needed any more: a function of the user's may have no name that is found again.
     words: dict[str, Any] = {"criterion": "l1", "layers": options.layers, "skip": options.skip}

@@ -91,7 +91,12 @@ def mean_of(values: Iterable[float]) -> Mean | None:
 
 @dataclass(frozen=True)
 class View:
-    """One budget, shared out in one way."""
+    """One budget, shared out in one way.
+
+    Example:
+        >>> View("global", 0.3).budget
+        0.3
+    """
 
     sharing: str
     budget: float
@@ -122,6 +127,10 @@ class Line:
         passes: The same in forward passes over the images.
         memory_mib: Peak of memory of scoring.
         reason: Why nothing was measured.
+
+    Example:
+        >>> Line("l1", {"bn": Mean(91.0)}).accuracy["bn"].text()
+        '91.00'
     """
 
     criterion: str
@@ -138,7 +147,15 @@ class Line:
 
 
 def views_of(board: Board) -> list[View]:
-    """Return the budgets and ways to share them out, in the order of the rows."""
+    """Return the budgets and ways to share them out, in the order of the rows.
+
+    Example:
+        >>> from infoprune.board.rows import Reference, Row
+        >>> rows = (Row("l1", 0, "uniform", 0.5, "bn", 91.0), Row("random", 0, "uniform", 0.5, "bn", 60.0))
+        >>> board = Board(Reference(93.0, 0.3, 1000, 10, 10, 1.0, {}), (), rows)
+        >>> views_of(board)
+        [View(sharing='uniform', budget=0.5)]
+    """
     return list(dict.fromkeys(View(row.sharing, row.budget) for row in board.rows))
 
 
@@ -157,14 +174,28 @@ def stages_of(board: Board) -> list[str]:
 
 
 def accuracy_at(row: Row, stage: str) -> float | None:
-    """Return the accuracy of a row at a stage, ``None`` where the row is of another stage."""
+    """Return the accuracy of a row at a stage, ``None`` where the row is of another stage.
+
+    Example:
+        >>> row = Row("l1", 0, "uniform", 0.5, "bn", 91.0, tuned=92.0)
+        >>> accuracy_at(row, "bn"), accuracy_at(row, "bn, tuned"), accuracy_at(row, "none")
+        (91.0, 92.0, None)
+    """
     if stage == row.repair:
         return row.accuracy
     return row.tuned if stage == f"{row.repair}, {TUNED}" else None
 
 
 def accuracies(board: Board, view: View, stage: str) -> dict[str, dict[int, float]]:
-    """Return the accuracy by criterion and seed."""
+    """Return the accuracy by criterion and seed.
+
+    Example:
+        >>> from infoprune.board.rows import Reference, Row
+        >>> rows = (Row("l1", 0, "uniform", 0.5, "bn", 91.0), Row("random", 0, "uniform", 0.5, "bn", 60.0))
+        >>> board = Board(Reference(93.0, 0.3, 1000, 10, 10, 1.0, {}), (), rows)
+        >>> accuracies(board, View("uniform", 0.5), "bn")
+        {'l1': {0: 91.0}, 'random': {0: 60.0}}
+    """
     found: dict[str, dict[int, float]] = {}
     for row in board.rows:
         value = accuracy_at(row, stage)
@@ -174,7 +205,15 @@ def accuracies(board: Board, view: View, stage: str) -> dict[str, dict[int, floa
 
 
 def ranks(board: Board, view: View, stage: str) -> dict[str, list[float]]:
-    """Return the ranks of every criterion, one for each seed that all of them have; ties share the mean rank."""
+    """Return the ranks of every criterion, one for each seed that all of them have; ties share the mean rank.
+
+    Example:
+        >>> from infoprune.board.rows import Reference, Row
+        >>> rows = (Row("l1", 0, "uniform", 0.5, "bn", 91.0), Row("random", 0, "uniform", 0.5, "bn", 60.0))
+        >>> board = Board(Reference(93.0, 0.3, 1000, 10, 10, 1.0, {}), (), rows)
+        >>> ranks(board, View("uniform", 0.5), "bn")
+        {'l1': [1.0], 'random': [2.0]}
+    """
     by_criterion = accuracies(board, view, stage)
     if not by_criterion:
         return {}
@@ -188,7 +227,15 @@ def ranks(board: Board, view: View, stage: str) -> dict[str, list[float]]:
 
 
 def lines(board: Board, view: View) -> list[Line]:
-    """Return the criteria of one view, the best at the last stage first, those that could not run last."""
+    """Return the criteria of one view, the best at the last stage first, those that could not run last.
+
+    Example:
+        >>> from infoprune.board.rows import Reference, Row
+        >>> rows = (Row("l1", 0, "uniform", 0.5, "bn", 91.0), Row("random", 0, "uniform", 0.5, "bn", 60.0))
+        >>> board = Board(Reference(93.0, 0.3, 1000, 10, 10, 1.0, {}), (), rows)
+        >>> [line.criterion for line in lines(board, View("uniform", 0.5))]
+        ['l1', 'random']
+    """
     stages = stages_of(board)
     accuracy = {stage: accuracies(board, view, stage) for stage in stages}
     ranked = {stage: ranks(board, view, stage) for stage in stages}
@@ -264,6 +311,13 @@ def against(board: Board, view: View, stage: str, baseline: str) -> dict[str, Di
     The noise is the root of the sum of two squares: the 95 % interval of the paired differences over the seeds, where
     there are several; and two standard errors of the difference of two accuracies on that number of test images, taken
     as independent, which they are not: the bound is on the safe side.
+
+    Example:
+        >>> from infoprune.board.rows import Reference, Row
+        >>> rows = (Row("l1", 0, "uniform", 0.5, "bn", 91.0), Row("random", 0, "uniform", 0.5, "bn", 60.0))
+        >>> board = Board(Reference(93.0, 0.3, 1000, 10, 10, 1.0, {}), (), rows)
+        >>> against(board, View("uniform", 0.5), "bn", "random")["l1"].verdict
+        'better'
     """
     found = accuracies(board, view, stage)
     ours = found.pop(baseline, {})
@@ -367,7 +421,15 @@ class Verdicts:
 
 
 def verdicts(board: Board, stage: str, baseline: str) -> dict[str, Verdicts]:
-    """Return for every criterion how it compares with a baseline over all budgets and ways to share them out."""
+    """Return for every criterion how it compares with a baseline over all budgets and ways to share them out.
+
+    Example:
+        >>> from infoprune.board.rows import Reference, Row
+        >>> rows = (Row("l1", 0, "uniform", 0.5, "bn", 91.0), Row("random", 0, "uniform", 0.5, "bn", 60.0))
+        >>> board = Board(Reference(93.0, 0.3, 1000, 10, 10, 1.0, {}), (), rows)
+        >>> verdicts(board, "bn", "random")["l1"].text()
+        'better in 1 of 1'
+    """
     counts: dict[str, list[str]] = {}
     for view in views_of(board):
         for name, found in against(board, view, stage, baseline).items():

@@ -123,6 +123,11 @@ def read_board(folder: Path) -> Board:
 
     Raises:
         InputError: There is no board in the folder.
+
+    Example:
+        >>> read_board(Path("nowhere"))
+        Traceback (most recent call last):
+        infoprune.errors.InputError: 'nowhere' holds no board: run infoprune bench --out nowhere
     """
     return board_files.read(folder).board(folder)
 
@@ -132,6 +137,14 @@ def write_page(job: Job, board: Board) -> Path:
 
     Raises:
         InputError: Jinja2 or Plotly is not installed, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from infoprune.board.rows import Reference
+        >>> job = Job(NetworkOptions("digits"), DataOptions("digits"), BoardOptions(), Path(tempfile.mkdtemp()))
+        >>> rows = (Row("l1", 0, "uniform", 0.5, "none", 55.0, None, 1.2, 50, 5, 6.0, 0, 0.0),)
+        >>> write_page(job, Board(Reference(93.4, 0.3, 2000, 100, 10, 9.1, {}), (), rows)).name
+        'board.html'
     """
     name = job.network.model or (job.network.weights.stem if job.network.weights else "")
     page = job.folder / board_files.PAGE

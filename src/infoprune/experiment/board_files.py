@@ -22,7 +22,14 @@ ROWS, SETTINGS, PAGE = "rows.jsonl", "settings.json", "board.html"
 
 @dataclass
 class Found:
-    """What the folder of a board holds: of several records of one cell the last one."""
+    """What the folder of a board holds: of several records of one cell the last one.
+
+    Example:
+        >>> found = Found()
+        >>> found.add(Row("l1", 0, "uniform", 0.5, "bn", 91.0))
+        >>> len(found.rows)
+        1
+    """
 
     base: Reference | None = None
     scored: dict[tuple[str, int], Scored] = field(default_factory=dict)
@@ -58,6 +65,12 @@ def check_folder(folder: Path, conditions: Mapping[str, Any]) -> None:
 
     Raises:
         InputError: It was not, the folder holds other files, or it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_settings(folder, {"conditions": {"batch size": 64}})
+        >>> check_folder(folder, {"batch size": 64})
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"'{folder}' is a file: name a folder")
@@ -74,12 +87,29 @@ def check_folder(folder: Path, conditions: Mapping[str, Any]) -> None:
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a board beside its rows."""
+    """Write the settings of a board beside its rows.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_settings(folder, {"conditions": {}})
+        >>> [path.name for path in folder.iterdir()]
+        ['settings.json']
+    """
     write_text(folder / SETTINGS, json.dumps(settings, indent=1, default=str) + "\n", force=True)
 
 
 def remove(folder: Path) -> None:
-    """Remove the files of a board from its folder; no other file is touched."""
+    """Remove the files of a board from its folder; no other file is touched.
+
+    Example:
+        >>> import tempfile
+        >>> folder, row = Path(tempfile.mkdtemp()), Row("l1", 0, "uniform", 0.5, "bn", 91.0)
+        >>> append(folder, row)
+        >>> remove(folder)
+        >>> (folder / ROWS).exists()
+        False
+    """
     for name in (ROWS, SETTINGS, PAGE):
         (folder / name).unlink(missing_ok=True)
 
@@ -89,6 +119,13 @@ def append(folder: Path, one: Row | Scored | Reference) -> None:
 
     Raises:
         InputError: The disk is full, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder, row = Path(tempfile.mkdtemp()), Row("l1", 0, "uniform", 0.5, "bn", 91.0)
+        >>> append(folder, row)
+        >>> read(folder).rows == (row,)
+        True
     """
     path = folder / ROWS
     line = (json.dumps(to_json(one), separators=(",", ":")) + "\n").encode()
@@ -108,6 +145,10 @@ def read(folder: Path) -> Found:
 
     Raises:
         InputError: A line is no record of a board.
+
+    Example:
+        >>> read(Path("nowhere")).base is None
+        True
     """
     found = Found()
     path = folder / ROWS

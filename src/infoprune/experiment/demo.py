@@ -81,6 +81,11 @@ def board_of(out: Path) -> Board:
 
     Raises:
         InputError: There is no demo in the folder.
+
+    Example:
+        >>> board_of(Path("nowhere"))
+        Traceback (most recent call last):
+        infoprune.errors.InputError: 'nowhere/board' holds no board: run infoprune bench --out nowhere/board
     """
     return read_board(out / BOARD)
 

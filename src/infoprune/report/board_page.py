@@ -24,6 +24,12 @@ def board_page(board: Board, network: str) -> str:
 
     Raises:
         InputError: The board has no rows, or Jinja2 or Plotly is not installed.
+
+    Example:
+        >>> from infoprune.board.rows import Reference, Row
+        >>> rows = (Row("l1", 0, "uniform", 0.5, "none", 55.0, None, 1.2, 50, 5, 6.0, 0, 0.0),)
+        >>> "Criteria on digits" in board_page(Board(Reference(93.4, 0.3, 2000, 100, 10, 9.1, {}), (), rows), "digits")
+        True
     """
     if not board.rows:
         raise InputError("the board has no rows yet: run infoprune bench first")
