@@ -32,12 +32,13 @@ PICTURE = {
     "storage": "data measure network zoo",
     "automatic": "criteria cutoff data measure network options regression repair selection",
     "pipeline": "automatic criteria cutoff data measure network options repair runs selection",
-    "report": "automatic criteria data iterative measure network pipeline runs",
-    "experiment": "automatic criteria cutoff data iterative measure network options pipeline repair report runs "
+    "board": "criteria cutoff data measure network options repair selection",
+    "report": "automatic board criteria data iterative measure network pipeline runs",
+    "experiment": "automatic board criteria cutoff data iterative measure network options pipeline repair report runs "
     "selection storage training zoo",
-    "cli": "automatic criteria cutoff data experiment iterative measure network options repair report runs selection "
-    "storage training zoo",
-    "__init__": "automatic criteria cutoff data iterative measure network options pipeline repair runs selection "
+    "cli": "automatic board criteria cutoff data experiment iterative measure network options repair report runs "
+    "selection storage training zoo",
+    "__init__": "automatic board criteria cutoff data iterative measure network options pipeline repair runs selection "
     "storage training",
     "__main__": "cli",
 }

@@ -42,7 +42,12 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def place_of(model: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
-    """Return the device and the precision that a network reads, ``None`` for one without real numbers of its own."""
+    """Return the device and the precision that a network reads, ``None`` for one without real numbers of its own.
+
+    Example:
+        >>> place_of(nn.Linear(2, 2))
+        (device(type='cpu'), torch.float32)
+    """
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
@@ -50,7 +55,12 @@ def place_of(model: nn.Module) -> tuple[torch.device | None, torch.dtype | None]
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 natively, so that it is faster than float32."""
+    """Return whether a device multiplies bfloat16 natively, so that it is faster than float32.
+
+    Example:
+        >>> isinstance(multiplies_bfloat16(torch.device("cpu")), bool)
+        True
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without tile instructions bfloat16 is slower than float32 on a CPU.

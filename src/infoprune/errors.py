@@ -25,6 +25,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
         kind: What was named, such as ``"criterion"``.
         name: The word the user gave.
         known: Every word that would be right.
+
+    Example:
+        >>> str(unknown("criterion", "hrell", ["hrel", "l1"]))
+        "unknown criterion 'hrell': did you mean 'hrel'?"
     """
     choices = sorted(known)
     name = " ".join(name.split())[:60]

@@ -109,6 +109,13 @@ def write_text(path: Path, text: str, *, force: bool = False) -> None:
 
     Raises:
         InputError: As in ``written_whole``.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "record.json"
+        >>> write_text(file, "{}")
+        >>> file.read_text()
+        '{}'
     """
     with written_whole(path, force=force) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -153,13 +160,28 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def temporary_of(path: Path) -> Path:
-    """Return the temporary path beside a file that this process writes to first; it ends like the file."""
+    """Return the temporary path beside a file that this process writes to first; it ends like the file.
+
+    Example:
+        >>> temporary_of(Path("small.safetensors")).suffix
+        '.safetensors'
+    """
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX else ""
     return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.part{suffix}")
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Make sure that a temporary file is on the disk, and rename it."""
+    """Make sure that a temporary file is on the disk, and rename it.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "record.json"
+        >>> temporary = temporary_of(file)
+        >>> _ = temporary.write_text("{}")
+        >>> put_in_place(temporary, file)
+        >>> file.read_text()
+        '{}'
+    """
     _sync(temporary)
     temporary.replace(path)
     with suppress(OSError):  # not every file system can do this for a folder
@@ -167,7 +189,13 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove the temporary files of a path whose processes, on this machine, have ended."""
+    """Remove the temporary files of a path whose processes, on this machine, have ended.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "record.json"
+        >>> remove_abandoned(file)  # nothing was abandoned
+    """
     pattern = re.compile(rf"\.{re.escape(path.name)}\.{_machine()}-(\d+)\.part(\..*)?")
     for beside in path.parent.iterdir() if os.name == "posix" else ():
         found = pattern.fullmatch(beside.name)
@@ -181,6 +209,13 @@ def as_one_sentence(path: Path) -> Iterator[None]:
 
     Raises:
         InputError: There was such an error.
+
+    Example:
+        >>> with as_one_sentence(Path("record.json")):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: 'record.json' cannot be written
     """
     try:
         yield

@@ -27,6 +27,7 @@ from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import Examples
 from infoprune.network.intake import check_network
 from infoprune.network.origin import note_cut, origin_of
+from infoprune.network.several_inputs import reading_as_noted, reads_its_own, takes_several_inputs
 from infoprune.network.verify import verify as verify_cut
 from infoprune.options import (
     AUTO,
@@ -69,6 +70,13 @@ class Result:
             ``None`` where ``remove_constant`` was not set.
         automatic: What was compared where everything was chosen for the network, as JSON values; ``None`` otherwise.
         advice: What to do next, in sentences.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> result = infoprune.prune(net, torch.rand(16, 1, 8, 8), criterion="l1", ratio=0.5, repair=None)
+        >>> result.model.features[0].out_channels, result.repair
+        (8, None)
     """
 
     model: nn.Module
@@ -101,6 +109,7 @@ class Result:
         }
 
 
+@takes_several_inputs
 def plan(
     model: nn.Module,
     batches: Batches,
@@ -152,9 +161,17 @@ def apply(plan: Plan, model: nn.Module, example: Examples | None = None) -> nn.M
 
     Raises:
         InputError: The plan was made for another network; the layer is named.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> small = apply(infoprune.plan(net, [torch.rand(8, 1, 8, 8)], criterion="l1", ratio=0.5), net)
+        >>> small.features[0].out_channels, net.features[0].out_channels
+        (8, 16)
     """
-    pruned = surgery.apply(plan, model, example_for(plan, model) if example is None else example)
-    return note_cut(pruned, model, plan)
+    with reading_as_noted(model, plan):
+        pruned = surgery.apply(plan, model, example_for(plan, model) if example is None else example)
+    return note_cut(reads_its_own(pruned), model, plan)
 
 
 def verify(plan: Plan, model: nn.Module, example: Examples | None = None) -> float:
@@ -167,10 +184,18 @@ def verify(plan: Plan, model: nn.Module, example: Examples | None = None) -> flo
     Raises:
         InputError: The plan was made for another network.
         infoprune.VerificationError: The outputs differ.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> verify(infoprune.plan(net, [torch.rand(8, 1, 8, 8)], criterion="l1", ratio=0.5), net) < 1e-4
+        True
     """
-    return verify_cut(plan, model, example_for(plan, model) if example is None else example)
+    with reading_as_noted(model, plan):
+        return verify_cut(plan, model, example_for(plan, model) if example is None else example)
 
 
+@takes_several_inputs
 def prune(
     model: nn.Module,
     images: Any,
@@ -202,7 +227,8 @@ def prune(
     Args:
         model: The trained network; left as it is.
         images: A ``DataLoader``, a list of batches, one ``(n, C, H, W)`` tensor, or a folder of image files. Labels
-            are read only by criteria that need them.
+            are read only by criteria that need them. A network that takes several inputs has batches
+            ``((left, right), labels)``, or dicts of what its forward takes by keyword.
         plan: The filters that are kept, where they are known already.
         effort: ``"quick"``, ``"normal"`` or ``"thorough"``: the time that may be spent on a smaller loss.
         minutes: Minutes for the whole run, in place of the effort.
@@ -432,7 +458,11 @@ def _check_nothing_but_the_plan(choice: Mapping[str, Any]) -> None:
 
 
 def remove_states(resume: Path | None) -> None:
-    """Remove the state that ``prune`` keeps in and beside a file to resume from; no other file is touched."""
+    """Remove the state that ``prune`` keeps in and beside a file to resume from; no other file is touched.
+
+    Example:
+        >>> remove_states(None)
+    """
     remove_state(resume)
     remove_repair_state(resume)
 
@@ -481,7 +511,15 @@ def _of_what_is_left(
 
 
 def saturation_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, float]]:
-    """Return by layer how much of the labels' entropy it explains, and after how many filters its order is noise."""
+    """Return by layer how much of the labels' entropy it explains, and after how many filters its order is noise.
+
+    Example:
+        >>> import torch
+        >>> evidence = {"saturation": torch.tensor(0.9), "saturated_at": torch.tensor(2)}
+        >>> found = Importance(torch.tensor([3.0, 2.0, 1.0]), evidence=evidence)
+        >>> saturation_of({"conv1": found})["conv1"]["saturated_at"]
+        2
+    """
     return {
         layer: {
             "saturation": float(found.evidence["saturation"]),

@@ -16,7 +16,15 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress(Protocol):
-    """Called at every step of a stage with how much of it is done."""
+    """Called at every step of a stage with how much of it is done.
+
+    Example:
+        >>> def shown(stage: str, done: int, total: int) -> None:
+        ...     print(f"{stage}: {done} of {total}")
+        >>> report: Progress = shown
+        >>> report("scoring", 1, 2)
+        scoring: 1 of 2
+    """
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Take note that ``done`` of ``total`` steps of ``stage`` are done."""
@@ -53,7 +61,14 @@ def reported(progress: Progress | None) -> Iterator[Progress]:
 
 @contextmanager
 def shown_on(console: Console) -> Iterator[Progress]:
-    """Yield a function that draws bars with an estimate on a terminal, and prints a line now and then elsewhere."""
+    """Yield a function that draws bars with an estimate on a terminal, and prints a line now and then elsewhere.
+
+    Example:
+        >>> import io
+        >>> from rich.console import Console
+        >>> with shown_on(Console(file=io.StringIO())) as progress:
+        ...     progress("scoring", 1, 1)
+    """
     if not (console.is_terminal or console.is_jupyter):
         yield _Lines(console)
         return

@@ -35,6 +35,11 @@ class Level:
         plan: All cuts so far together, in the indices of the original; ``None`` for the original.
         model: The network, cut and perhaps repaired.
         importances: Scores by layer that the next cut is made by, ``None`` where they are not known yet.
+
+    Example:
+        >>> level = Level(plan=None, model=nn.Linear(2, 2))
+        >>> level.plan is None  # the original
+        True
     """
 
     plan: Plan | None
@@ -53,6 +58,18 @@ class Descent:
         copies: Changed copies of each image that a repair sees besides the image.
         progress: Called in every stage.
         quality: Which part of the output is compared with the original's.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.automatic.ways import possible_ways
+        >>> from infoprune.plan import Budget
+        >>> _ = torch.manual_seed(0)
+        >>> net, images = infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)]
+        >>> whole, choice = Calibration.of(net, images), PruneOptions("reconstruction", budget=Budget(macs=0.5))
+        >>> descent = Descent(whole, choice, possible_ways(whole, choice)[0])
+        >>> small = descent.cut(descent.start(), Budget(macs=0.5))
+        >>> whole.costs.cost(small.plan.kept).macs <= 0.5 * whole.costs.base.macs
+        True
     """
 
     whole: Calibration
@@ -115,7 +132,18 @@ class Descent:
 def scores_of(
     calibration: Calibration, choice: PruneOptions, ways: Iterable[Way], progress: Progress
 ) -> dict[str, Importance]:
-    """Score every group that some of the ways may cut, once for all of them."""
+    """Score every group that some of the ways may cut, once for all of them.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.automatic.ways import possible_ways
+        >>> from infoprune.progress import silent
+        >>> _ = torch.manual_seed(0)
+        >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
+        >>> choice = PruneOptions("reconstruction", ratio=0.5)
+        >>> sorted(scores_of(whole, choice, possible_ways(whole, choice), silent))
+        ['features.0', 'features.10', 'features.3', 'features.7']
+    """
     kept_whole = set.intersection(*(set(way.skip) for way in ways))
     chosen = choose_groups(calibration.model, calibration.groups, choice)
     some = [group for group in chosen if group.name not in kept_whole]

@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from infoprune.automatic.descent import Level
 from infoprune.automatic.effort import Allowance
 from infoprune.automatic.prune import Automatic, Setting, finish, prepare
+from infoprune.cutoff import reach
 from infoprune.data.batches import Batch, EveryNth
 from infoprune.device import place_of
 from infoprune.errors import InputError
 from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network.equivalence import copied
-from infoprune.options import chosen
+from infoprune.options import PruneOptions, chosen
 from infoprune.plan import Budget
 from infoprune.progress import Progress, silent
 from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.selection.calibration import Calibration
+from infoprune.selection.planning import choose_groups
 
 Score = Callable[[nn.Module], float]
 """What is measured of a network on held-out images, in points: higher is better."""
@@ -78,13 +80,26 @@ def prune_within(
     Raises:
         InputError: A budget is passed too, there is nothing to measure a loss by, or not even the smallest cut stays
             within the loss.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.automatic.effort import allowance
+        >>> from infoprune.selection.calibration import Calibration
+        >>> _ = torch.manual_seed(0)
+        >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
+        >>> found = prune_within(whole, 100.0, {"keep_at_least": 8}, allowance("quick", None))
+        >>> found.repair
+        'least-squares'
     """
     for way in ("budget", "macs", "parameters", "ratio", "keep"):
         if words.get(way) is not None:
             raise InputError(f"max_loss finds how much is removed: leave out {way}")
+    if words.get("keep_share"):
+        raise InputError(
+            "max_loss removes filters step by step, each from the last: give keep_at_least, not keep_share"
+        )
     begun = time.perf_counter()
-    # The way to divide the budget is chosen at a size where ways differ.
-    choice = chosen(**words, macs=_COMPARED_AT)
+    choice = _compared_at_a_size_where_ways_differ(calibration, chosen(**words, macs=_COMPARED_AT))
     judges = list(EveryNth(calibration.batches, HELD_OUT_EVERY, chosen=True))
     others = EveryNth(calibration.batches, HELD_OUT_EVERY, chosen=False)
     fitted = replace(calibration, batches=others, count=calibration.count - sum(map(len, judges)))
@@ -93,6 +108,13 @@ def prune_within(
     left = None if spend.minutes is None else spend.minutes - (time.perf_counter() - begun) / 60
     found, tried = smallest_within(setting, max_loss, score, spend, left)
     return replace(found, tried=tuple(asdict(one) for one in tried))
+
+
+def _compared_at_a_size_where_ways_differ(calibration: Calibration, choice: PruneOptions) -> PruneOptions:
+    """Return the choice with the smallest size that its limits and layers allow, where this is above its budget."""
+    groups = choose_groups(calibration.model, calibration.groups, choice)
+    least = reach(groups, calibration.costs, limits=choice.limits()).macs
+    return replace(choice, budget=Budget(macs=max(_COMPARED_AT, least)))
 
 
 def smallest_within(
@@ -111,6 +133,18 @@ def smallest_within(
 
     Raises:
         InputError: Not even the smallest cut stays within the loss.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.automatic.effort import allowance
+        >>> from infoprune.selection.calibration import Calibration
+        >>> _ = torch.manual_seed(0)
+        >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
+        >>> spend = allowance("quick", None)
+        >>> setting = prepare(whole, PruneOptions("reconstruction", budget=Budget(macs=0.7), keep_at_least=12), spend)
+        >>> found, tried = smallest_within(setting, 1.0, lambda model: 99.0, spend)
+        >>> all(one.allowed for one in tried)
+        True
     """
     whole = score(setting.descent.original)
     level, reached, step = setting.start, 1.0, _FIRST_STEP

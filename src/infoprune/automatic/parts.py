@@ -25,6 +25,12 @@ class Parts:
         fit: Batches for short repairs.
         held_out: Batches that nothing is fitted to while ways are compared.
         judges: The same batches with what came with their images, for a metric.
+
+    Example:
+        >>> import torch
+        >>> parts = Parts.of([torch.rand(10, 1, 8, 8)], nn.Conv2d(1, 2, 3))
+        >>> sum(map(len, parts.fit)), sum(map(len, parts.held_out))
+        (8, 2)
     """
 
     fit: tuple[Tensor, ...]

@@ -41,6 +41,11 @@ class Automatic:
         repairs: Divergence on held-out images after each repair that was tried, in order.
         repair: Name of the repair whose result was kept.
         tried: Where a loss is allowed in place of a budget: every size that was judged, as JSON values.
+
+    Example:
+        >>> found = Automatic(Plan({}), nn.Linear(2, 2), {}, ways=())
+        >>> found.repair
+        'least-squares'
     """
 
     plan: Plan
@@ -73,6 +78,15 @@ class Setting:
         parts: The images that judge.
         ways: The ways, the one that was chosen first.
         start: The original with its scores.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.automatic.effort import allowance
+        >>> _ = torch.manual_seed(0)
+        >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
+        >>> setting = prepare(whole, PruneOptions("reconstruction", ratio=0.5), allowance("quick", None))
+        >>> setting.start.plan is None
+        True
     """
 
     descent: Descent
@@ -102,6 +116,14 @@ def prepare(
 
     Raises:
         InputError: The budget cannot be met.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.automatic.effort import allowance
+        >>> _ = torch.manual_seed(0)
+        >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
+        >>> len(prepare(whole, PruneOptions("reconstruction", ratio=0.5), allowance("quick", None)).ways)
+        1
     """
     choice = replace(choice, criterion=CRITERION, budget_by=CRITERION if choice.budget is not None else None)
     whole = replace(calibration, model=copied(calibration.model))
@@ -127,6 +149,15 @@ def prune_automatically(
     """Meet a budget with the smallest loss within the allowance.
 
     Args and errors are those of :func:`prepare`.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.automatic.effort import allowance
+        >>> _ = torch.manual_seed(0)
+        >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
+        >>> found = prune_automatically(whole, PruneOptions("reconstruction", ratio=0.5), allowance("quick", None))
+        >>> found.model.features[0].out_channels
+        8
     """
     begun = time.perf_counter()
     setting = prepare(calibration, choice, spend, quality=quality, progress=progress, on_reach=on_reach)
@@ -147,6 +178,15 @@ def finish(setting: Setting, level: Level, spend: Allowance, minutes: float | No
         level: The last cut.
         spend: What the run may spend.
         minutes: Minutes left for the whole end; without, no gradient.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.automatic.effort import allowance
+        >>> _ = torch.manual_seed(0)
+        >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
+        >>> setting = prepare(whole, PruneOptions("reconstruction", ratio=0.5), allowance("quick", None))
+        >>> finish(setting, setting.descent.cut(setting.start, None), allowance("quick", None), None).repair
+        'least-squares'
     """
     descent = replace(setting.descent, copies=spend.copies)
     found: dict[str, Divergence] = {}

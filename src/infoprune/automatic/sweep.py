@@ -16,6 +16,7 @@ from infoprune.measure.divergence import Divergence
 from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network.cost import Cost, count
 from infoprune.network.origin import note_cut
+from infoprune.network.several_inputs import takes_several_inputs
 from infoprune.options import Effort, chosen
 from infoprune.plan import Budget, Plan
 from infoprune.progress import Progress, reported
@@ -33,6 +34,13 @@ class Point:
         cost: What it really costs.
         held_out: How far its outputs are from the original's on held-out images.
         metric: Value of the metric on held-out images, in its own unit; ``None`` where none was passed.
+
+    Example:
+        >>> import torch, infoprune
+        >>> _ = torch.manual_seed(0)
+        >>> found = infoprune.sweep(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)], (0.5,))
+        >>> found[0].macs
+        0.5
     """
 
     macs: float
@@ -43,6 +51,7 @@ class Point:
     metric: float | None = None
 
 
+@takes_several_inputs
 def sweep(
     model: nn.Module,
     images: Batches,

@@ -57,6 +57,12 @@ def possible_ways(calibration: Calibration, choice: PruneOptions) -> tuple[Way, 
     Args:
         calibration: The network, and what is known of it.
         choice: The budget, and the layers that may lose filters.
+
+    Example:
+        >>> import torch, infoprune
+        >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(4, 1, 8, 8)])
+        >>> len(possible_ways(whole, PruneOptions("reconstruction", ratio=0.5)))  # no residual connections: one way
+        1
     """
     chosen = choose_groups(calibration.model, calibration.groups, choice)
     unscored = tuple(group.name for group in chosen if not _is_read(calibration.model, group))
@@ -70,7 +76,13 @@ def possible_ways(calibration: Calibration, choice: PruneOptions) -> tuple[Way, 
 
 
 def with_way(choice: PruneOptions, way: Way) -> PruneOptions:
-    """Return a choice whose way keeps these layers whole."""
+    """Return a choice whose way keeps these layers whole.
+
+    Example:
+        >>> choice = with_way(PruneOptions("l1", ratio=0.5), Way("blocks", ("conv1",)))
+        >>> choice.skip
+        ('conv1',)
+    """
     return replace(choice, skip=(*choice.skip, *(name for name in way.skip if name not in choice.skip)))
 
 
@@ -93,6 +105,19 @@ def nearest_way(
         parts: The images that the short repair fits, and those that judge.
         progress: Called after every way.
         quality: Which part of the output is compared with the original's.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.automatic.descent import scores_of
+        >>> from infoprune.progress import silent
+        >>> _ = torch.manual_seed(0)
+        >>> images = [torch.rand(16, 1, 8, 8)]
+        >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), images)
+        >>> choice = PruneOptions("reconstruction", ratio=0.5)
+        >>> ways = possible_ways(whole, choice)
+        >>> scores = scores_of(whole, choice, ways, silent)
+        >>> len(nearest_way(ways, whole, choice, scores, Parts.of(images, whole.model), silent))
+        1
     """
     model, groups = calibration.model, calibration.groups
     tried = []

@@ -35,9 +35,16 @@ def evaluate(
     choice = network.build(weights=network.given.get("weights", checkpoint))
     console = messages()
     with shown_progress(console, quiet=quiet) as progress:
-        record = evaluate_network(choice, images, metric=metric, device=device, devices=devices, nodes=nodes,
-                                  progress=progress,
-                                  tell=lambda line: None if quiet else console.print(line, soft_wrap=True))  # fmt: skip
+        record = evaluate_network(
+            choice,
+            images,
+            metric=metric,
+            device=device,
+            devices=devices,
+            nodes=nodes,
+            progress=progress,
+            tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
+        )
     write_record(record, json_out, force=force)
     if not quiet:
         results().print(figures_table(record["figures"], str(choice.model or checkpoint or choice.weights)))
@@ -75,6 +82,10 @@ def export(
     network: Annotated[NetworkOptions, But("weights", "mean", "std", "resize", "crop", "interpolation", "input_shape")],
     onnx: Annotated[Path | None, Option("The ONNX file to write.")] = None,
     program: Annotated[Path | None, Option("The file of torch.export to write.")] = None,
+    state: Annotated[
+        Path | None,
+        Option("The state dict to write, as safetensors, with the widths of the layers beside it as JSON."),
+    ] = None,
     tolerance: Annotated[
         float | None, Option("Share of the largest output by which outputs may differ.", ge=0, default="1e-4")
     ] = None,
@@ -98,6 +109,7 @@ def export(
             build=build,
             onnx=onnx,
             program=program,
+            state=state,
             tolerance=TOLERANCE if tolerance is None else tolerance,
             force=force,
             progress=progress,

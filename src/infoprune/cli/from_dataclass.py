@@ -63,6 +63,11 @@ class Given(Generic[_T]):
         kind: The dataclass.
         given: What the user passed, by field.
         defaults: The command's own defaults, by field.
+
+    Example:
+        >>> from infoprune.training.recipe import Recipe
+        >>> Given(Recipe, {"epochs": 3}, {"epochs": 10, "clip": 1.0}).build().epochs
+        3
     """
 
     kind: type[_T]
@@ -86,6 +91,13 @@ class Flag:
         parameter: The parameter of the command's function that it is for, or that its dataclass is.
         field: The field or parameter that declares it, with the command's own default.
         of: The dataclass, ``None`` for a plain parameter.
+
+    Example:
+        >>> from infoprune.training.recipe import Recipe
+        >>> def train(recipe: Recipe) -> None:
+        ...     print(recipe.epochs)
+        >>> flags_of(from_dataclasses(train))[1].flag
+        '--lr'
     """
 
     parameter: str
@@ -232,7 +244,15 @@ def from_dataclasses(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def flags_of(command: Callable[..., None]) -> tuple[Flag, ...]:
-    """Return the flags of a command made by ``from_dataclasses``, in their order."""
+    """Return the flags of a command made by ``from_dataclasses``, in their order.
+
+    Example:
+        >>> from infoprune.training.recipe import Recipe
+        >>> def train(recipe: Recipe) -> None:
+        ...     print(recipe.epochs)
+        >>> [flag.flag for flag in flags_of(from_dataclasses(train))][:2]
+        ['--epochs', '--lr']
+    """
     return command.flags  # type: ignore[attr-defined, no-any-return]
 
 
@@ -299,7 +319,15 @@ def _metavar(flag: Flag) -> str:
 
 
 def help_of(flag: Flag) -> str:
-    """Return the help of a flag: what it decides, its range and its default."""
+    """Return the help of a flag: what it decides, its range and its default.
+
+    Example:
+        >>> from infoprune.training.recipe import Recipe
+        >>> def train(recipe: Recipe) -> None:
+        ...     print(recipe.epochs)
+        >>> help_of(flags_of(from_dataclasses(train))[0]).startswith("Passes over the training images.")
+        True
+    """
     allowed = flag.option.range()
     unit = flag.option.unit
     notes = [" ".join(part for part in (allowed, unit) if part), default_of(flag)]
@@ -308,7 +336,15 @@ def help_of(flag: Flag) -> str:
 
 
 def default_of(flag: Flag) -> str:
-    """Return the default of a flag in words, empty where it is just not given."""
+    """Return the default of a flag in words, empty where it is just not given.
+
+    Example:
+        >>> from infoprune.training.recipe import Recipe
+        >>> def train(recipe: Recipe) -> None:
+        ...     print(recipe.epochs)
+        >>> default_of(flags_of(from_dataclasses(train))[0])
+        'default: 10'
+    """
     default = flag.field.default
     if flag.option.default is not None and default in (None, (), {}, ""):
         return f"default: {flag.option.default}"

@@ -33,7 +33,14 @@ def figures_table(figures: dict[str, Any], title: str) -> Table:
 
 
 def reach_table(found: Reach) -> Table:
-    """Return what a budget can reach, and which layers limit it."""
+    """Return what a budget can reach, and which layers limit it.
+
+    Example:
+        >>> from infoprune.cutoff.feasible import Potential, Reach
+        >>> layer = Potential("conv1", 16, least=1, macs=0.2, parameters=0.1, held_macs=0.01, held_parameters=0.0)
+        >>> reach_table(Reach(macs=0.2, parameters=0.1, groups=(layer,))).row_count
+        1
+    """
     table = Table(
         title=f"smallest network: down to {found.macs:.2%} of the MACs, {found.parameters:.2%} of the parameters"
     )
@@ -46,7 +53,13 @@ def reach_table(found: Reach) -> Table:
 
 
 def saturation_table(record: dict[str, Any]) -> Table | None:
-    """Return how much of the labels' entropy each layer explains, and how far its order is resolved, if known."""
+    """Return how much of the labels' entropy each layer explains, and how far its order is resolved, if known.
+
+    Example:
+        >>> found = {"saturation": 0.9, "saturated_at": 2, "filters": 4}
+        >>> saturation_table({"saturation": {"conv1": found}, "plan": {"conv1": [0, 2]}}).row_count
+        1
+    """
     if "saturation" not in record:
         return None
     table = Table(title="information with the labels")
@@ -61,7 +74,12 @@ def saturation_table(record: dict[str, Any]) -> Table | None:
 
 
 def stability_table(record: dict[str, Any]) -> Table | None:
-    """Return how similar the plans from several samples of images are, where requested."""
+    """Return how similar the plans from several samples of images are, where requested.
+
+    Example:
+        >>> stability_table({"stability": {"conv1": {"kept": [8, 9], "overlap": 0.7}}}).row_count
+        1
+    """
     if "stability" not in record:
         return None
     table = Table(title="stability of the plan over samples of images")
@@ -124,7 +142,12 @@ def sweep_table(record: dict[str, Any]) -> Table:
 
 
 def plan_table(plan: dict[str, Any]) -> Table:
-    """Return a plan, layer by layer."""
+    """Return a plan, layer by layer.
+
+    Example:
+        >>> plan_table({"layers": {"conv1": {"filters": 4, "kept": [0, 2]}}}).row_count
+        1
+    """
     table = Table(title="plan")
     for column in ("layer", "filters", "kept", "coupled with", "why"):
         table.add_column(column, justify="right" if column in ("filters", "kept") else "left")
@@ -135,18 +158,32 @@ def plan_table(plan: dict[str, Any]) -> Table:
 
 
 def export_table(record: dict[str, Any]) -> Table:
-    """Return the exported files and how far their outputs are from PyTorch's."""
+    """Return the exported files and how far their outputs are from PyTorch's.
+
+    Example:
+        >>> onnx = {"file": "small.onnx", "bytes": 1000, "max_abs_difference": 1e-6, "largest_output": 8.0}
+        >>> export_table({"checkpoint": "small.safetensors", "architecture": "digits", "onnx": onnx}).row_count
+        1
+    """
     table = Table(title=f"{record['checkpoint']}: {record['architecture']}")
     for column in ("file", "bytes", "max abs difference", "largest output"):
         table.add_column(column, justify="left" if column == "file" else "right")
     for one in (record[kind] for kind in ("onnx", "program") if kind in record):
         difference, largest = f"{one['max_abs_difference']:.2g}", f"{one['largest_output']:.3g}"
         table.add_row(one["file"], f"{one['bytes']:,}", difference, largest)
+    if "state" in record:
+        table.add_row(record["state"]["file"], f"{record['state']['bytes']:,}", "0", "")
+        table.add_row(record["state"]["widths"], "", "", "")
     return table
 
 
 def latency_table(times: dict[str, dict[str, float]]) -> Table:
-    """Return latencies in milliseconds, by network and runtime."""
+    """Return latencies in milliseconds, by network and runtime.
+
+    Example:
+        >>> latency_table({"base": {"PyTorch": 2.0}, "network": {"PyTorch": 1.0}}).row_count
+        2
+    """
     table = Table(title="latency of one image, one thread of the CPU (ms)")
     runtimes = list(times["network"])
     for column in ("", *runtimes):

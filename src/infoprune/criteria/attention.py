@@ -38,7 +38,13 @@ def agreement(maps: Tensor) -> Tensor:
 
 
 def like_the_others(mean: Tensor, dead: Tensor) -> Importance:
-    """Return the importance: the mean agreement with the other live filters; 1 for the only one."""
+    """Return the importance: the mean agreement with the other live filters; 1 for the only one.
+
+    Example:
+        >>> agreement = torch.tensor([[1.0, 0.8, 0.0], [0.8, 1.0, 0.2], [0.0, 0.2, 1.0]], dtype=torch.float64)
+        >>> like_the_others(agreement, torch.zeros(3, dtype=torch.bool)).order
+        (1, 0, 2)
+    """
     found = mean_over_others(mean, dead)
     if int((~dead).sum()) == 1:
         found = torch.where(dead, found, 1.0)
@@ -62,7 +68,12 @@ def change_of_attention(maps: Tensor) -> Tensor:
 
 
 def by_change(mean: Tensor, dead: Tensor) -> Importance:
-    """Return the importance from ``(C,)`` mean changes."""
+    """Return the importance from ``(C,)`` mean changes.
+
+    Example:
+        >>> by_change(torch.tensor([0.1, 0.4], dtype=torch.float64), torch.zeros(2, dtype=torch.bool)).order
+        (1, 0)
+    """
     return dead_last(mean, dead, bound_of_maps(mean, 1.0))
 
 

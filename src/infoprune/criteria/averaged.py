@@ -26,6 +26,12 @@ class Averaged:
         measure: From ``(n, C, H, W)`` maps to ``(n, ...)``, each image for itself.
         finish: From the mean over images and ``(C,)`` booleans of dead filters to the importance.
         name: The layer that names the group, for messages.
+
+    Example:
+        >>> mean = Averaged(lambda maps: maps.mean((2, 3)), lambda mean, dead: Importance(mean))
+        >>> mean.update(torch.tensor([[[[1.0, 3.0]], [[5.0, 7.0]]]]), torch.tensor([0]))
+        >>> mean.compute().scores.tolist()
+        [2.0, 6.0]
     """
 
     def __init__(self, measure: Callable[[Tensor], Tensor], finish: Callable[[Tensor, Tensor], Importance],
@@ -100,6 +106,12 @@ def check_spatial(maps: Tensor, criterion: str) -> Tensor:
     Raises:
         InputError: They have one row or one position only: maps of a linear layer or of a layer that runs several
             times.
+
+    Example:
+        >>> check_spatial(torch.rand(2, 3, 1, 1), "hrank")
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the criterion 'hrank' compares maps as pictures
     """
     if maps.shape[2] == 1 or maps.shape[3] == 1:
         raise InputError(

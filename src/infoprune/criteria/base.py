@@ -34,6 +34,10 @@ class Importance:
             the mean of their group.
         rounding: What each score may be out by, in the unit of the scores, ``(C,)``; by default the rounding of a
             float64 sum of 65,536 terms, as a share of the score.
+
+    Example:
+        >>> Importance(torch.tensor([0.1, 0.5, 0.3])).order
+        (1, 2, 0)
     """
 
     scores: Tensor
@@ -66,6 +70,10 @@ class Filters:
         name: The layer that names the group, for messages and for seeds.
         shapes: Of one filter of each layer, inputs first, such as ``(16, 3, 3)``, to which a row of its weights can be
             reshaped; where none are given, the rows have their shapes.
+
+    Example:
+        >>> Filters((torch.rand(4, 3, 3, 3),), (torch.ones(4),), name="conv1").name
+        'conv1'
     """
 
     weights: tuple[Tensor, ...]
@@ -78,6 +86,12 @@ class Criterion(Protocol):
     """Scores the filters of one coupled group from a stream of batches; any split into batches scores alike.
 
     One that has seen enough says so by an attribute ``settled``: no more images are read once all have.
+
+    Example:
+        >>> instance = create(find("variance"), Filters((torch.rand(2, 1, 3, 3),)))
+        >>> instance.update(torch.rand(8, 2, 4, 4), torch.zeros(8).long())
+        >>> instance.compute().scores.shape
+        torch.Size([2])
     """
 
     def update(self, maps: Tensor, labels: Tensor) -> None:
@@ -121,6 +135,10 @@ class CriterionInfo:
         cost: How its time grows, in words.
         score_network: Of a criterion that sees the network: ``score_network(model, groups, batches, options,
             progress)`` returns the importance by group. Without ``needs_maps`` there may be no batches.
+
+    Example:
+        >>> find("variance").kind, find("variance").needs_labels
+        ('maps', False)
     """
 
     name: str
@@ -157,6 +175,12 @@ def register(info: CriterionInfo) -> CriterionInfo:
 
     Raises:
         InputError: The name is taken.
+
+    Example:
+        >>> info = CriterionInfo("first-filters", lambda filters, seed=0: None, "keeps the first filters")
+        >>> register(info).name
+        'first-filters'
+        >>> del _REGISTRY["first-filters"]
     """
     return enter(_REGISTRY, "criterion", info)
 
@@ -166,6 +190,14 @@ def find(name: str) -> CriterionInfo:
 
     Raises:
         InputError: There is none.
+
+    Example:
+        >>> find("l1").name
+        'l1'
+        >>> find("l3")
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: unknown criterion 'l3'
     """
     return look_up(_REGISTRY, "criterion", name)
 
@@ -184,6 +216,10 @@ def create(
     Raises:
         InputError: The criterion has no such option, a value is of a wrong type, it cannot score such a group, or it
             sees whole networks only.
+
+    Example:
+        >>> create(find("l1"), Filters((torch.tensor([[1.0, -2.0], [0.5, 0.0]]),))).compute().scores.tolist()
+        [3.0, 0.5]
     """
     if info.factory is None:
         raise InputError(f"the criterion '{info.name}' sees the whole network: score it by infoprune.prune or plan")
@@ -193,5 +229,10 @@ def create(
 
 
 def all_criteria() -> tuple[CriterionInfo, ...]:
-    """Return every registered criterion, by name."""
+    """Return every registered criterion, by name.
+
+    Example:
+        >>> {"cmi", "hrel", "l1"} <= {info.name for info in all_criteria()}
+        True
+    """
     return in_order(_REGISTRY)

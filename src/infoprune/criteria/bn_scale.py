@@ -19,6 +19,11 @@ class BatchNormScale:
 
     Raises:
         InputError: No norm with a scale follows the group's layers.
+
+    Example:
+        >>> import torch
+        >>> BatchNormScale(Filters((torch.rand(2, 1, 3, 3),), (torch.tensor([-0.5, 0.1]),))).compute().order
+        (0, 1)
     """
 
     def __init__(self, filters: Filters, *, seed: int = 0) -> None:

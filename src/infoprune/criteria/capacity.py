@@ -116,7 +116,12 @@ def magnitude_capacity(weights: Tensor, *, scaled: bool) -> Tensor:
 
 
 def independence_of(rows: Tensor) -> Tensor:
-    """Return ``(C,)``: 1 minus the mean absolute cosine with the other rows; 0 for a row of zeros."""
+    """Return ``(C,)``: 1 minus the mean absolute cosine with the other rows; 0 for a row of zeros.
+
+    Example:
+        >>> independence_of(torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)).tolist()
+        [1.0, 1.0]
+    """
     if len(rows) == 1:
         return rows.new_ones(1) * bool((rows != 0).any())
     alike = cosines(rows).abs().fill_diagonal_(0)

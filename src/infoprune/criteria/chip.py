@@ -79,7 +79,12 @@ def channel_independence(maps: Tensor, *, fast: bool | None = None, unit: bool =
 
 
 def by_independence(mean: Tensor, dead: Tensor) -> Importance:
-    """Return the importance from ``(C,)`` mean independences."""
+    """Return the importance from ``(C,)`` mean independences.
+
+    Example:
+        >>> by_independence(torch.tensor([0.1, 0.4], dtype=torch.float64), torch.zeros(2, dtype=torch.bool)).order
+        (1, 0)
+    """
     return dead_last(mean, dead, bound_of_maps(mean))
 
 

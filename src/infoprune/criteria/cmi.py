@@ -63,6 +63,14 @@ def conditional_mutual_information_order(
 
     Raises:
         InputError: The labels are all of one class, or an option is unknown.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> labels = torch.arange(32) % 2
+        >>> maps = torch.rand(32, 3, 2, 2)
+        >>> maps[:, 1] += 3 * labels[:, None, None]
+        >>> conditional_mutual_information_order(maps, labels).order[0]
+        1
     """
     if score not in SCORES:
         raise unknown("score of the criterion 'cmi'", score, SCORES)
@@ -134,6 +142,14 @@ def permutation_p_value(
         permutations: How often a map is shuffled over the images.
         seed: Of the shuffles.
         **_: Options of the order that the test has no use for.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> labels = torch.arange(32) % 2
+        >>> maps = torch.rand(32, 3, 2, 2)
+        >>> maps[:, 1] += 3 * labels[:, None, None]
+        >>> permutation_p_value(maps, labels, (1, 0, 2), permutations=19)(1) < 0.1
+        True
     """
     dead = dead_filters(maps)
     place = {filter_: i for i, filter_ in enumerate((~dead).nonzero().flatten().tolist())}

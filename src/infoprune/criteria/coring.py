@@ -69,6 +69,11 @@ def in_order_of_removal(
         magnitude: ``(C,)``: of a pair whose sums of distances are equal, the smaller goes, then the later.
         dead: ``(C,)`` booleans: filters that are removed before all others.
         share: What distances and magnitudes may be out by, as a share: nearer is equal.
+
+    Example:
+        >>> distance = torch.tensor([[0.0, 0.1, 0.9], [0.1, 0.0, 0.8], [0.9, 0.8, 0.0]], dtype=torch.float64)
+        >>> in_order_of_removal(distance, torch.ones(3).double(), torch.zeros(3, dtype=torch.bool)).order[-1]
+        1
     """
     live = (~dead).nonzero().flatten()
     removed = eliminate(-distance[live][:, live], magnitude[live], share)
@@ -98,6 +103,10 @@ def first_vectors(tensors: Tensor, mode: int) -> Tensor:
     """Return ``(C, length)``: the first left singular vector of each filter's unfolding along one axis.
 
     Its entry of the largest modulus, the first of equal ones, is positive.
+
+    Example:
+        >>> first_vectors(torch.rand(4, 3, 5, 5).double(), 1).shape[0]
+        4
     """
     unfolded = tensors.movedim(mode, 1).flatten(2) if tensors.ndim > 2 else tensors[:, :, None]
     vectors = torch.linalg.svd(unfolded, full_matrices=False)[0][..., 0]

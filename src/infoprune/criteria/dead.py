@@ -18,6 +18,12 @@ def dead_filters(maps: Tensor) -> Tensor:
 
     Returns:
         ``(C,)`` booleans.
+
+    Example:
+        >>> maps = torch.rand(4, 2, 3, 3)
+        >>> maps[:, 1] = 0.5
+        >>> dead_filters(maps).tolist()
+        [False, True]
     """
     flat = maps.movedim(1, 0).flatten(1)
     return flat.amin(dim=1) == flat.amax(dim=1)
@@ -31,6 +37,11 @@ def dead_last(scores: Tensor, dead: Tensor, rounding: Tensor, **evidence: Tensor
         dead: ``(C,)`` booleans.
         rounding: What each score may be out by, ``(C,)``.
         **evidence: Goes with the answer.
+
+    Example:
+        >>> scores = torch.tensor([0.3, 0.9, 0.5], dtype=torch.float64)
+        >>> dead_last(scores, torch.tensor([False, True, False]), torch.zeros(3).double()).order
+        (2, 0, 1)
     """
     scores, dead, rounding = (each.detach().cpu() for each in (scores.double(), dead, rounding))
     live = (~dead).nonzero().flatten()

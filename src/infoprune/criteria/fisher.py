@@ -59,6 +59,15 @@ def fisher(
     Raises:
         InputError: A group is read by no layer, an option is unknown, or as for
             :func:`infoprune.network.gradients.gate_gradients`.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> _ = torch.manual_seed(0)
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(8, 1, 8, 8)
+        >>> found = fisher(net, find_groups(net, images).groups, [(images, torch.arange(8))])
+        >>> found["features.0"].scores.shape
+        torch.Size([16])
     """
     if normalise not in get_args(Normalise):
         raise unknown("normalise of the criterion 'fisher'", str(normalise), get_args(Normalise))

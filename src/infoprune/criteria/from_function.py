@@ -35,6 +35,14 @@ def register_criterion(
 
     Raises:
         InputError: The name is taken, or the function takes other arguments.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.criteria import base
+        >>> info = register_criterion("energy", lambda maps: maps.square().mean((0, 2, 3)))
+        >>> info.needs_labels
+        False
+        >>> del base._REGISTRY["energy"]
     """
     return register(_info(name, function, description=description, tap=tap, paper=paper))
 
@@ -47,6 +55,12 @@ def resolve(spec: str) -> CriterionInfo:
 
     Raises:
         InputError: There is no such criterion, module or function.
+
+    Example:
+        >>> resolve("l1").name
+        'l1'
+        >>> resolve("statistics:mean").name
+        'statistics:mean'
     """
     if ":" not in spec or any(info.name == spec for info in all_criteria()):
         return find(spec)

@@ -103,7 +103,12 @@ def gradient_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def scharr(maps: Tensor) -> Tensor:
-    """Return the lengths of the Scharr gradients of ``(C, H, W)`` maps, their borders replicated."""
+    """Return the lengths of the Scharr gradients of ``(C, H, W)`` maps, their borders replicated.
+
+    Example:
+        >>> scharr(torch.ones(1, 4, 4).double()).abs().max().item()
+        0.0
+    """
     across = torch.tensor([[3.0, 0, -3], [10, 0, -10], [3, 0, -3]], dtype=maps.dtype, device=maps.device) / 16
     padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="replicate")
     both = F.conv2d(padded, torch.stack([across, across.T])[:, None])
@@ -116,6 +121,11 @@ def phase_congruency(maps: Tensor) -> Tensor:
     As Kovesi's (1999) of the published FSIM: per orientation the sum over scales of amplitude times cos - abs(sin) of
     the deviation from the mean phase, minus the response to noise that the smallest scale suggests, never below 0;
     summed over orientations and divided by the sum of all amplitudes.
+
+    Example:
+        >>> found = phase_congruency(torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0)).double())
+        >>> found.shape, bool(((found >= 0) & (found <= 1)).all())
+        (torch.Size([2, 8, 8]), True)
     """
     spectrum = torch.fft.fft2(maps)
     energy, amplitude = torch.zeros_like(maps), torch.zeros_like(maps)
@@ -146,7 +156,12 @@ def _noise(smallest: Tensor, bank: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def log_gabor(height: int, width: int) -> Tensor:
-    """Return ``(orientations, scales, H, W)`` filters in the frequency plane, 0 at the mean."""
+    """Return ``(orientations, scales, H, W)`` filters in the frequency plane, 0 at the mean.
+
+    Example:
+        >>> log_gabor(8, 8)[..., 0, 0].abs().max().item()
+        0.0
+    """
     down, right = (torch.fft.fftfreq(size, dtype=torch.float64) for size in (height, width))
     radius = (down[:, None].square() + right.square()).sqrt()
     angle = torch.atan2(-down[:, None].expand(height, width), right.expand(height, width))

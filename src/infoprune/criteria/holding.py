@@ -22,6 +22,12 @@ class Holding:
     Args:
         function: ``function(maps, labels)`` with all ``(n, C, H, W)`` maps and ``(n,)`` labels.
         name: The layer that names the group, for messages.
+
+    Example:
+        >>> mean = Holding(lambda maps, labels: Importance(maps.double().mean((0, 2, 3))))
+        >>> mean.update(torch.ones(2, 3, 4, 4), torch.tensor([0, 1]))
+        >>> mean.compute().scores.tolist()
+        [1.0, 1.0, 1.0]
     """
 
     def __init__(self, function: Scoring, name: str = "") -> None:
@@ -60,6 +66,13 @@ def holding(function: Callable[..., Importance]) -> Factory:
     """Make a criterion of a function ``function(maps, labels, **options)``.
 
     Its keyword-only arguments are the options of the criterion.
+
+    Example:
+        >>> factory = holding(lambda maps, labels: Importance(maps.double().mean((0, 2, 3))))
+        >>> criterion = factory(Filters((torch.ones(3, 1),)), seed=0)
+        >>> criterion.update(torch.ones(2, 3, 4, 4), torch.tensor([0, 1]))
+        >>> criterion.compute().order
+        (0, 1, 2)
     """
     options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 

@@ -74,7 +74,13 @@ def ranks(maps: Tensor, *, tolerance: float | None = None, soft: bool = False) -
 
 
 def by_rank(mean: Tensor, dead: Tensor, *, soft: bool = False) -> Importance:
-    """Return the importance from ``(2, C)`` mean ranks and nuclear norms; equal ranks by nuclear norm."""
+    """Return the importance from ``(2, C)`` mean ranks and nuclear norms; equal ranks by nuclear norm.
+
+    Example:
+        >>> mean = torch.tensor([[4.0, 4.0, 2.0], [1.0, 3.0, 9.0]], dtype=torch.float64)
+        >>> by_rank(mean, torch.zeros(3, dtype=torch.bool)).order
+        (1, 0, 2)
+    """
     ranks, nuclear = mean
     if soft:
         return dead_last(ranks, dead, bound_of_maps(ranks), rank=ranks)

@@ -49,6 +49,16 @@ class Relevance:
 
     Raises:
         InputError: The batch is too small, a rule is unknown, or ``stable`` is no correlation.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> labels = torch.arange(40) % 2
+        >>> maps = torch.rand(40, 3, 2, 2)
+        >>> maps[:, 1] += 3 * labels[:, None, None]
+        >>> relevance = Relevance(Filters((torch.rand(3, 1, 3, 3),)), batch=40)
+        >>> relevance.update(maps, labels)
+        >>> relevance.compute().order[0]
+        1
     """
 
     def __init__(
@@ -211,7 +221,12 @@ class Relevance:
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Return the Spearman correlation of two ``(C,)`` scores; 1 where either ranks nothing."""
+    """Return the Spearman correlation of two ``(C,)`` scores; 1 where either ranks nothing.
+
+    Example:
+        >>> rank_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 4.0, 9.0]))
+        1.0
+    """
     ranks = torch.stack([torch.from_numpy(rankdata(scores.double().cpu().numpy())) for scores in (one, other)])
     return float(torch.corrcoef(ranks)[0, 1]) if bool((ranks.std(dim=1) > 0).all()) else 1.0
 

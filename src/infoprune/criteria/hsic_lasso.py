@@ -68,6 +68,15 @@ def hsic_lasso(
 
     Raises:
         InputError: A group is read by no layer, there are fewer than 2 images, or an option is out of range.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> _ = torch.manual_seed(0)
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(16, 1, 8, 8)
+        >>> found = hsic_lasso(net, find_groups(net, images).groups[:1], [images], images=16)
+        >>> found["features.0"].scores.shape
+        torch.Size([16])
     """
     if target not in get_args(Target):
         raise unknown("target of the criterion 'hsic-lasso'", str(target), get_args(Target))

@@ -40,6 +40,13 @@ def next_layer(
 
     Raises:
         InputError: A group is read by no convolution or linear layer.
+
+    Example:
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 3, 1))
+        >>> _ = nn.init.constant_(net[1].weight[:, 0], 2.0), nn.init.constant_(net[1].weight[:, 1], 0.1)
+        >>> next_layer(net, find_groups(net, torch.rand(2, 1, 4, 4)).groups)["0"].order
+        (0, 1)
     """
     found = {}
     for done, group in enumerate(groups, 1):

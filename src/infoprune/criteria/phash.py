@@ -69,6 +69,11 @@ def hash_similarity(maps: Tensor, *, threshold: Threshold = "mean") -> Tensor:
 
     Raises:
         InputError: The maps are single rows or columns, or the threshold is unknown.
+
+    Example:
+        >>> found = hash_similarity(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+        >>> found.shape, found[0, 0, 0].item()
+        (torch.Size([2, 3, 3]), 1.0)
     """
     bits = hashes(check_spatial(maps, "phash"), threshold)
     return (bits @ bits.mT + (1 - bits) @ (1 - bits).mT) / bits.shape[-1]
@@ -86,6 +91,12 @@ def by_hash(mean: Tensor, dead: Tensor, filters: Filters, *, rule: Rule = "elimi
 
     Raises:
         InputError: The rule is unknown, or ``t`` is out of range.
+
+    Example:
+        >>> similarity = torch.tensor([[1.0, 0.9, 0.1], [0.9, 1.0, 0.1], [0.1, 0.1, 1.0]], dtype=torch.float64)
+        >>> filters = Filters((torch.tensor([[2.0], [1.0], [1.0]]),))
+        >>> by_hash(similarity, torch.zeros(3, dtype=torch.bool), filters).order[-1]
+        1
     """
     if rule not in get_args(Rule):
         raise unknown("rule of the criterion 'phash'", str(rule), get_args(Rule))

@@ -30,6 +30,12 @@ class Pooled:
 
     Raises:
         InputError: The pooling is unknown.
+
+    Example:
+        >>> largest = Pooled(lambda values, labels, dead: Importance(values.mean(0)), pool="max")
+        >>> largest.update(torch.tensor([[[[1.0, 3.0]], [[5.0, 7.0]]]]), torch.tensor([0]))
+        >>> largest.compute().scores.tolist()
+        [3.0, 7.0]
     """
 
     def __init__(self, function: Scoring, pool: Pool = "mean", name: str = "") -> None:

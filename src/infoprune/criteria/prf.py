@@ -60,6 +60,10 @@ def clusters_of(weights: Tensor, similarity: float) -> list[int]:
     Args:
         weights: One row per filter; a row of zeros is a cluster of its own.
         similarity: No two filters of one cluster have a cosine below this.
+
+    Example:
+        >>> clusters_of(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]]), similarity=0.9)
+        [0, 1, 0]
     """
     if len(weights) == 1:
         return [0]

@@ -39,6 +39,10 @@ class Moments:
     Args:
         mean: ``(n, C)`` float64.
         covariance: ``(n, C, C)`` float64.
+
+    Example:
+        >>> Moments(torch.zeros(1, 2).double(), torch.eye(2).double()[None]).mean.shape
+        torch.Size([1, 2])
     """
 
     mean: Tensor
@@ -46,7 +50,12 @@ class Moments:
 
 
 def moments(maps: Tensor) -> Moments:
-    """Return the moments over the positions of ``(n, C, S)`` maps."""
+    """Return the moments over the positions of ``(n, C, S)`` maps.
+
+    Example:
+        >>> moments(torch.tensor([[[1.0, 3.0]]])).mean.tolist()
+        [[2.0]]
+    """
     x = maps.double()
     mean = x.mean(dim=2)
     centred = x - mean[..., None]
@@ -62,6 +71,10 @@ def windowed_moments(maps: Tensor, window: int) -> Moments:
     Args:
         maps: ``(n, C, H, W)``, no smaller than the window.
         window: Its side, in positions.
+
+    Example:
+        >>> windowed_moments(torch.rand(2, 3, 12, 12), window=11).mean.shape
+        torch.Size([8, 3])
     """
     places = maps.double().unfold(2, window, 1).unfold(3, window, 1).permute(0, 2, 3, 1, 4, 5)
     x = places.reshape(-1, maps.shape[1], window * window)
@@ -74,7 +87,13 @@ def windowed_moments(maps: Tensor, window: int) -> Moments:
 
 
 def ssim(found: Moments, value_range: float) -> Tensor:
-    """Return the ``(n, C, C)`` structural similarities of all pairs of maps, in [-1, 1]."""
+    """Return the ``(n, C, C)`` structural similarities of all pairs of maps, in [-1, 1].
+
+    Example:
+        >>> maps = torch.rand(1, 2, 16, generator=torch.Generator().manual_seed(0))
+        >>> round(ssim(moments(maps), value_range=1.0)[0, 0, 0].item(), 6)
+        1.0
+    """
     mean, covariance = found.mean, found.covariance
     variance = covariance.diagonal(dim1=1, dim2=2)
     c1, c2 = (0.01 * value_range) ** 2, (0.03 * value_range) ** 2
@@ -84,7 +103,13 @@ def ssim(found: Moments, value_range: float) -> Tensor:
 
 
 def psnr(found: Moments, value_range: float) -> Tensor:
-    """Return the ``(n, C, C)`` peak signal-to-noise ratios of all pairs of maps, in dB, from 0 to 100."""
+    """Return the ``(n, C, C)`` peak signal-to-noise ratios of all pairs of maps, in dB, from 0 to 100.
+
+    Example:
+        >>> maps = torch.tensor([[[0.0, 0.0], [1.0, 1.0]]])
+        >>> psnr(moments(maps), value_range=1.0)[0].abs().tolist()
+        [[100.0, 0.0], [0.0, 100.0]]
+    """
     mean, covariance = found.mean, found.covariance
     variance = covariance.diagonal(dim1=1, dim2=2)
     difference = variance[:, :, None] + variance[:, None, :] - 2 * covariance
@@ -100,6 +125,10 @@ class Measure:
         similarity: From moments and the value range to ``(n, C, C)``.
         largest: Of two equal maps.
         least: Below which no similarity lies.
+
+    Example:
+        >>> Measure(psnr, largest=100.0, least=0.0).largest
+        100.0
     """
 
     similarity: Callable[[Moments, float], Tensor]
@@ -125,6 +154,14 @@ class Similarity:
 
     Raises:
         InputError: The window is no side of a square of positions, or the measure has none.
+
+    Example:
+        >>> maps = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+        >>> maps[:, 2] = maps[:, 0]
+        >>> similarity = Similarity(Filters((torch.tensor([[2.0], [1.0], [1.0]]),)), Measure(ssim, 1.0, -1.0))
+        >>> similarity.update(maps, torch.zeros(4).long())
+        >>> similarity.compute().order[-1]
+        2
     """
 
     def __init__(self, filters: Filters, measure: Measure, *, window: int | None = None, seed: int = 0) -> None:
@@ -254,6 +291,11 @@ def eliminate(similarity: Tensor, magnitude: Tensor, share: float = _TIE) -> lis
     Returns:
         The filters in the order in which they go, each with its partner and their similarity, which never rises; the
         last one has no partner.
+
+    Example:
+        >>> similarity = torch.tensor([[1.0, 0.9, 0.1], [0.9, 1.0, 0.2], [0.1, 0.2, 1.0]], dtype=torch.float64)
+        >>> [(dropped, partner) for dropped, partner, _ in eliminate(similarity, torch.ones(3).double())]
+        [(1, 0), (2, 0), (0, None)]
     """
     filters = len(similarity)
     if not filters:

@@ -16,6 +16,11 @@ class Random:
     Args:
         filters: The group.
         seed: Another seed, another draw.
+
+    Example:
+        >>> filters = Filters((torch.rand(8, 3),), name="conv1")
+        >>> Random(filters, seed=1).compute().order == Random(filters, seed=1).compute().order
+        True
     """
 
     def __init__(self, filters: Filters, *, seed: int = 0) -> None:

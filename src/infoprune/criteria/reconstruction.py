@@ -79,7 +79,7 @@ class _Alike:
 
     def of_each(self, values: Tensor) -> Tensor:
         """Return ``(n, f, ...)``, the rows of each unit, without a copy."""
-        return values[self.rows].unflatten(0, self.blocks.shape[:2])
+        return values[self.rows].view(*self.blocks.shape[:2], -1)
 
 
 class Share:
@@ -90,6 +90,12 @@ class Share:
         weights: ``(F, O)`` float64, Z.
         rows: By unit, which of the F features are its own.
         worth: By which squared errors are divided.
+
+    Example:
+        >>> eye = torch.eye(2, dtype=torch.float64)
+        >>> share = Share(eye, torch.tensor([[2.0], [1.0]]).double(), [torch.tensor([0]), torch.tensor([1])], worth=1.0)
+        >>> share.costs().tolist()
+        [4.0, 1.0]
     """
 
     def __init__(self, inverse: Tensor, weights: Tensor, rows: Sequence[Tensor], worth: float) -> None:
@@ -169,6 +175,12 @@ def eliminate(shares: Sequence[Share], units: int) -> Iterator[tuple[int, float]
 
     Costs tie within what they may be out by: the rounding of the features, single precision, as a share of the least,
     and that of the normal equations as a share of the largest.
+
+    Example:
+        >>> eye = torch.eye(2, dtype=torch.float64)
+        >>> share = Share(eye, torch.tensor([[2.0], [1.0]]).double(), [torch.tensor([0]), torch.tensor([1])], worth=1.0)
+        >>> list(eliminate([share], units=2))
+        [(1, 1.0), (0, 4.0)]
     """
     features = max((len(share.weights) for share in shares), default=1)
     gone = torch.zeros(units, dtype=torch.bool)
@@ -209,6 +221,15 @@ def reconstruction(
 
     Raises:
         InputError: A group is read by no convolution or linear layer, or there are no images.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> _ = torch.manual_seed(0)
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(16, 1, 8, 8)
+        >>> found = reconstruction(net, find_groups(net, images).groups[:1], [images])
+        >>> found["features.0"].scores.shape
+        torch.Size([16])
     """
     model = copied(model)
     probe = next(images_of(batches, model))[:_PROBE]
@@ -329,7 +350,15 @@ def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
 
     By as much as so few samples ask for (oracle approximating shrinkage, Chen et al. 2010, equation 23), and by
     ``ridge``, relative to the mean diagonal. Where features outnumber samples, each could be computed exactly from the
-    others on those samples, and all of them would look free to go.
+    others on those samples, and all of them would look free to go. The ridge grows by tens where rounding makes the
+    matrix indefinite, as for maps that hardly depend on the image.
+
+    Raises:
+        InputError: The moments are not finite.
+
+    Example:
+        >>> inverse_of(torch.eye(2, dtype=torch.float64), count=10**6, ridge=0.0).round(decimals=6).abs().tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
     """
     features = len(gram)
     size = gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
@@ -337,8 +366,13 @@ def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
     apart = (count + 1) * (spread - size.square() / features)
     drawn = min(1.0, float((spread + size.square()) / apart)) if apart > 0 else 1.0
     eye = torch.eye(features, dtype=gram.dtype, device=gram.device)
-    shrunk = (1 - drawn) * gram + (drawn + ridge) * size * eye
-    return torch.cholesky_inverse(torch.linalg.cholesky(shrunk))
+    added = (drawn + ridge) * size
+    for _ in range(30):
+        factor, failed = torch.linalg.cholesky_ex((1 - drawn) * gram + added * eye)
+        if not failed:
+            return torch.cholesky_inverse(factor)
+        added = 10 * added
+    raise InputError("the filters cannot be scored: the feature maps may hold values that are not finite")
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,14 @@ def score(
     Raises:
         InputError: There are no images or no labels though the criterion needs them, the maps are not finite, or the
             criterion refuses a group or an option.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.criteria.base import find
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(16, 1, 8, 8)
+        >>> sorted(score(net, find_groups(net, images).groups, [images], find("variance")))[:2]
+        ['features.0', 'features.10']
     """
     if info.by_layer:
         parts = _by_layer(groups)
@@ -145,6 +153,17 @@ def score_shards(
 
     Raises:
         InputError: There are no parts, the criterion sees the network, or as for ``score``.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.criteria.base import find
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(16, 1, 8, 8)
+        >>> groups = find_groups(net, images).groups[:1]
+        >>> parts = score_shards(net, groups, [[images[:8]], [images[8:]]], find("variance"))
+        >>> whole = score(net, groups, [images], find("variance"))
+        >>> parts["features.0"].order == whole["features.0"].order
+        True
     """
     if not shards or info.score_network is not None:
         raise InputError(
@@ -179,6 +198,15 @@ def create_states(
 
     Raises:
         InputError: The criterion refuses a group or an option.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.criteria.base import find
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> states = create_states(net, find_groups(net, torch.rand(2, 1, 8, 8)).groups, find("variance"))
+        >>> type(states["features.0"]).__name__
+        'Variance'
     """
     return {group.name: create(info, filters_of(model, group), seed=seed, options=options) for group in groups}
 
@@ -189,6 +217,15 @@ def merge_states(first: States, *others: States) -> States:
     Args:
         first: Taken as the result: these criteria change.
         others: Of the same groups; left as they are, but for what their criteria hand over.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.criteria.base import Filters, create, find
+        >>> states = [{"conv1": create(find("variance"), Filters((torch.rand(2, 1),)))} for _ in range(2)]
+        >>> for state in states:
+        ...     state["conv1"].update(torch.rand(4, 2, 3, 3), torch.zeros(4).long())
+        >>> merge_states(*states)["conv1"].compute().scores.shape
+        torch.Size([2])
     """
     for states in others:
         for name, criterion in first.items():
@@ -197,7 +234,15 @@ def merge_states(first: States, *others: States) -> States:
 
 
 def filters_of(model: nn.Module, group: CoupledGroup) -> Filters:
-    """Return the weights of a coupled group, one row per filter of the group."""
+    """Return the weights of a coupled group, one row per filter of the group.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> filters_of(net, find_groups(net, torch.rand(2, 1, 8, 8)).by_name()["features.3"]).weights[0].shape
+        torch.Size([32, 144])
+    """
     return Filters(*weights_of(model, group), group.name, shapes_of(model, group))
 
 

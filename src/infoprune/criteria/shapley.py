@@ -70,6 +70,15 @@ def shapley(
 
     Raises:
         InputError: An option is unknown or out of range, or labels are missing.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> _ = torch.manual_seed(0)
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(8, 1, 8, 8)
+        >>> found = shapley(net, find_groups(net, images).groups[:1], [(images, torch.arange(8))], permutations=2)
+        >>> found["features.0"].scores.shape
+        torch.Size([16])
     """
     if value not in get_args(Value):
         raise unknown("value of the criterion 'shapley'", str(value), get_args(Value))
@@ -219,6 +228,11 @@ def concentrated(mean: Tensor, dead: Tensor, *, fusion: Fusion = "mean", balance
 
     Raises:
         InputError: The fusion is unknown, or the balance is out of range.
+
+    Example:
+        >>> mean = torch.tensor([[0.9, 0.2], [0.8, 0.1]], dtype=torch.float64)
+        >>> sorted(concentrated(mean, torch.zeros(2, dtype=torch.bool)).order)
+        [0, 1]
     """
     if fusion not in get_args(Fusion):
         raise unknown("fusion of the criterion 'concentration'", str(fusion), get_args(Fusion))

@@ -63,6 +63,15 @@ def taylor(
 
     Raises:
         InputError: An option is unknown or out of range, or as for :func:`infoprune.network.gradients.gate_gradients`.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> _ = torch.manual_seed(0)
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(8, 1, 8, 8)
+        >>> found = taylor(net, find_groups(net, images).groups, [(images, torch.arange(8))])
+        >>> found["features.0"].scores.shape
+        torch.Size([16])
     """
     if form not in get_args(Form):
         raise unknown("form of the criterion 'taylor'", str(form), get_args(Form))

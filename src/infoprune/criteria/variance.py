@@ -21,6 +21,12 @@ class Variance:
     Args:
         filters: The group.
         seed: Not used.
+
+    Example:
+        >>> variance = Variance(Filters((torch.rand(2, 1),)))
+        >>> variance.update(torch.tensor([[[[0.0, 2.0]], [[1.0, 1.0]]]]), torch.tensor([0]))
+        >>> variance.compute().scores.tolist()
+        [1.0, 0.0]
     """
 
     def __init__(self, filters: Filters, *, seed: int = 0) -> None:

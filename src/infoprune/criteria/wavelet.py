@@ -45,6 +45,11 @@ def likeness(maps: Tensor) -> Tensor:
 
     Raises:
         InputError: The maps are single rows or columns.
+
+    Example:
+        >>> found = likeness(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+        >>> found.shape
+        torch.Size([2, 3, 3])
     """
     maps = check_spatial(maps, "wavelet").double()
     height, width = maps.shape[2:]
@@ -56,7 +61,13 @@ def likeness(maps: Tensor) -> Tensor:
 
 
 def unlike_the_others(mean: Tensor, dead: Tensor) -> Importance:
-    """Return the importance 1 - the mean likeness to the other live filters; 1 for the only one."""
+    """Return the importance 1 - the mean likeness to the other live filters; 1 for the only one.
+
+    Example:
+        >>> mean = torch.tensor([[1.0, 0.9, 0.1], [0.9, 1.0, 0.3], [0.1, 0.3, 1.0]], dtype=torch.float64)
+        >>> unlike_the_others(mean, torch.zeros(3, dtype=torch.bool)).order
+        (2, 0, 1)
+    """
     found = 1 - mean_over_others(mean, dead)
     return dead_last(found, dead, bound_of_maps(found, 1.0), likeness=mean)
 

@@ -19,6 +19,10 @@ class WeightNorm:
         filters: The group; its ``weights`` are ``(C, ...)`` each.
         power: 1 or 2.
         seed: Not used.
+
+    Example:
+        >>> WeightNorm(Filters((torch.tensor([[3.0, -4.0], [1.0, 0.0]]),)), power=2).compute().scores.tolist()
+        [5.0, 1.0]
     """
 
     def __init__(self, filters: Filters, power: int, *, seed: int = 0) -> None:

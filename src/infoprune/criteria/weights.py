@@ -19,6 +19,10 @@ class OfWeights:
 
     Args:
         function: Returns the importance.
+
+    Example:
+        >>> OfWeights(lambda: Importance(torch.tensor([1.0, 2.0]))).compute().order
+        (1, 0)
     """
 
     def __init__(self, function: Callable[[], Importance]) -> None:
@@ -59,6 +63,10 @@ def flat_weights(filters: Filters) -> Tensor:
     """Return all weights of each filter side by side, ``(C, d)`` float64 on the CPU.
 
     Those of a group of several layers are concatenated, so that squared distances add over the layers.
+
+    Example:
+        >>> flat_weights(Filters((torch.ones(2, 3, 1, 1), torch.ones(2, 4)))).shape
+        torch.Size([2, 7])
     """
     return torch.cat([weight.detach().to("cpu", torch.float64).flatten(1) for weight in filters.weights], dim=1)
 
@@ -76,7 +84,12 @@ def cosines(rows: Tensor) -> Tensor:
 
 
 def centred(rows: Tensor) -> Tensor:
-    """Return ``(C, d)`` rows minus their means; a constant row becomes exactly 0."""
+    """Return ``(C, d)`` rows minus their means; a constant row becomes exactly 0.
+
+    Example:
+        >>> centred(torch.tensor([[1.0, 3.0], [2.0, 2.0]])).tolist()
+        [[-1.0, 1.0], [0.0, 0.0]]
+    """
     away = rows - rows.mean(dim=-1, keepdim=True)
     constant = rows.amin(dim=-1, keepdim=True) == rows.amax(dim=-1, keepdim=True)
     return torch.where(constant, 0, away)

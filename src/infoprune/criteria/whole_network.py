@@ -28,6 +28,15 @@ def register_network_criterion(name: str, function: ScoreNetwork, description: s
 
     Raises:
         InputError: The name is taken.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.criteria import base
+        >>> def flat(model, groups, batches, *, progress):
+        ...     return {group.name: Importance(torch.ones(group.filters)) for group in groups}
+        >>> register_network_criterion("flat", flat, "all filters are equal").kind
+        'network'
+        >>> del base._REGISTRY["flat"]
     """
 
     def score_network(

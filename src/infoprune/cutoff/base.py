@@ -15,7 +15,16 @@ Units = tuple[tuple[int, ...], ...]
 
 
 class Group(Protocol):
-    """A coupled group, as far as a rule needs it; see :class:`infoprune.network.coupled_groups.CoupledGroup`."""
+    """A coupled group, as far as a rule needs it; see :class:`infoprune.network.coupled_groups.CoupledGroup`.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> group: Group = find_groups(net, torch.rand(2, 1, 8, 8)).groups[0]
+        >>> group.name, group.filters
+        ('features.0', 16)
+    """
 
     @property
     def name(self) -> str:
@@ -35,7 +44,15 @@ class Group(Protocol):
 
 
 class Cost(Protocol):
-    """What a network costs."""
+    """What a network costs.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network import cost
+        >>> found: Cost = cost.count(torch.nn.Conv2d(1, 2, 3), torch.rand(1, 1, 5, 5))
+        >>> found.macs, found.parameters
+        (162, 20)
+    """
 
     @property
     def macs(self) -> float:
@@ -47,7 +64,17 @@ class Cost(Protocol):
 
 
 class CostModel(Protocol):
-    """The cost of a network of which only some filters are kept, without building it."""
+    """The cost of a network of which only some filters are kept, without building it.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.network import cost
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(2, 1, 8, 8)
+        >>> model: CostModel = cost.CostModel(net, images, find_groups(net, images))
+        >>> model.cost({"features.0": (0, 1)}).macs < model.base.macs
+        True
+    """
 
     @property
     def base(self) -> Cost:
@@ -114,6 +141,14 @@ def importance_of(group: Group, importances: Mapping[str, Importance]) -> Import
 
     Raises:
         InputError: There is none, or it is of another number of filters.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = infoprune.zoo.build("digits").eval()
+        >>> group = find_groups(net, torch.rand(2, 1, 8, 8)).groups[0]
+        >>> importance_of(group, {"features.0": Importance(torch.rand(16))}).scores.shape
+        torch.Size([16])
     """
     importance = importances.get(group.name)
     if importance is None:

@@ -18,7 +18,19 @@ NAMES = {"macs": "MACs", "parameters": "parameters"}
 
 @dataclass(frozen=True)
 class Allowance:
-    """A cost model and the shares of its cost that may remain."""
+    """A cost model and the shares of its cost that may remain.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.cost import CostModel
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> images = torch.rand(2, 1, 4, 4)
+        >>> found = find_groups(net, images)
+        >>> costs = CostModel(net, images, found)
+        >>> Allowance(costs, {"macs": 0.5}).met_by({"0": (0, 1)})
+        True
+    """
 
     cost: CostModel
     shares: Mapping[str, float]
@@ -97,6 +109,19 @@ def levels_within(ranking: Ranking, allowance: Allowance, budget: Budget, limits
 
     Raises:
         InputError: It cannot be met.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.cost import CostModel
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> images = torch.rand(2, 1, 4, 4)
+        >>> found = find_groups(net, images)
+        >>> costs = CostModel(net, images, found)
+        >>> from infoprune.criteria.base import Importance
+        >>> ranking = rank(found.groups, {"0": Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))})
+        >>> levels_within(ranking, Allowance(costs, {"macs": 0.5}), Budget(macs=0.5), NO_LIMITS)
+        [2]
     """
     count = steps_needed(ranking, allowance, budget, limits)
     return _filled(ranking, count, allowance)
@@ -107,6 +132,19 @@ def steps_needed(ranking: Ranking, allowance: Allowance, budget: Budget, limits:
 
     Raises:
         InputError: It cannot be met.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.cost import CostModel
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> images = torch.rand(2, 1, 4, 4)
+        >>> found = find_groups(net, images)
+        >>> costs = CostModel(net, images, found)
+        >>> from infoprune.criteria.base import Importance
+        >>> ranking = rank(found.groups, {"0": Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))})
+        >>> steps_needed(ranking, Allowance(costs, {"macs": 0.5}), Budget(macs=0.5), NO_LIMITS)
+        2
     """
     total = len(ranking.steps)
 
@@ -126,7 +164,13 @@ def _reached(ranking: Ranking, cost: CostModel, limits: Limits) -> Reach:
 
 
 def share_of(found: Cost, base: Cost, what: str) -> float:
-    """Return the share of ``"macs"`` or ``"parameters"`` that remains."""
+    """Return the share of ``"macs"`` or ``"parameters"`` that remains.
+
+    Example:
+        >>> from infoprune.network.cost import Cost
+        >>> share_of(Cost(50, 10), Cost(100, 40), "macs")
+        0.5
+    """
     return float(getattr(found, what) / getattr(base, what))
 
 

@@ -29,6 +29,10 @@ class Potential:
         held_macs: Share of the multiply-adds that would go besides, everything being cut as far as it may, if this
             group had no limits; above 0 where the group binds the budget.
         held_parameters: Share of the parameters likewise.
+
+    Example:
+        >>> Potential("conv1", 16, least=1, macs=0.2, parameters=0.1, held_macs=0.01, held_parameters=0.0).least
+        1
     """
 
     layer: str
@@ -48,6 +52,10 @@ class Reach:
         macs: Share of the multiply-adds that remains when every group is cut as far as it may.
         parameters: Share of the parameters likewise.
         groups: What each group can give.
+
+    Example:
+        >>> Reach(macs=0.2, parameters=0.1, groups=()).macs
+        0.2
     """
 
     macs: float
@@ -67,6 +75,17 @@ def reach(groups: Sequence[Group], cost: CostModel, *, limits: Limits = NO_LIMIT
         groups: What can be cut.
         cost: What the network costs with only some filters kept.
         limits: How far each group may be cut.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.cost import CostModel
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> images = torch.rand(2, 1, 4, 4)
+        >>> found = find_groups(net, images)
+        >>> costs = CostModel(net, images, found)
+        >>> reach(found.groups, costs).macs
+        0.25
     """
     least = {group.name: _least(group, limits) for group in groups}
     free = {group.name: _least(group, NO_LIMITS) for group in groups}
@@ -94,6 +113,12 @@ def check_reach(found: Reach, budget: Budget) -> None:
 
     Raises:
         InputError: It says the nearest share that can be met, and the layers that stand in the way.
+
+    Example:
+        >>> check_reach(Reach(macs=0.2, parameters=0.1, groups=()), Budget(macs=0.1))
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the budget cannot be met
     """
     for what, words, least in (
         ("macs", "MACs", found.macs),

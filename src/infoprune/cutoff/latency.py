@@ -44,6 +44,17 @@ def cut_to_latency(
 
     Raises:
         InputError: The budget names no latency, or cannot be met (the nearest that was measured is named).
+
+    Example:
+        >>> import torch
+        >>> from infoprune.criteria.base import Importance
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> group = find_groups(net, torch.rand(2, 1, 4, 4)).groups[0]
+        >>> importance = Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))
+        >>> milliseconds = lambda kept: 1.0 * len(kept.get("0", range(4)))  # measured, in earnest
+        >>> cut_to_latency([group], {group.name: importance}, milliseconds, Budget(latency=0.5))["0"].kept
+        (1, 2)
     """
     if budget.latency is None:
         raise InputError("the budget names no latency: give the share of the time that may remain")

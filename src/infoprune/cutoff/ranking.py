@@ -24,6 +24,10 @@ class Rung:
     Args:
         filters: Their indices.
         importance: Mean of their scores; never less than on the rung before.
+
+    Example:
+        >>> Rung((3, 7), importance=0.2).filters
+        (3, 7)
     """
 
     filters: tuple[int, ...]
@@ -31,7 +35,17 @@ class Rung:
 
 
 def units_by_importance(group: Group, importance: Importance) -> Units:
-    """Return the units of a group, the least important first; ties by the order, then the later one first."""
+    """Return the units of a group, the least important first; ties by the order, then the later one first.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> group = find_groups(net, torch.rand(2, 1, 4, 4)).groups[0]
+        >>> importance = Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))
+        >>> units_by_importance(group, importance)
+        ((0,), (3,), (2,), (1,))
+    """
     place = {filter_: i for i, filter_ in enumerate(importance.order)}
     scores, out_by = importance.scores.tolist(), importance.out_by.tolist()
     means = [_mean([scores[f] for f in unit]) for unit in group.units]
@@ -49,6 +63,15 @@ def ladder(group: Group, importance: Importance, limits: Limits = NO_LIMITS) -> 
     After every step the number of filters that stay is a multiple of ``limits.multiple``, and at least one filter of
     each of the group's parts stays. The step that makes the first multiple of a width that is none is always taken:
     its importance is minus infinity.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> group = find_groups(net, torch.rand(2, 1, 4, 4)).groups[0]
+        >>> importance = Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))
+        >>> [rung.filters for rung in ladder(group, importance)]
+        [(0,), (3,), (2,)]
     """
     scores = importance.scores.tolist()
     left = group.filters
@@ -75,12 +98,27 @@ def ladder(group: Group, importance: Importance, limits: Limits = NO_LIMITS) -> 
 
 
 def forced(rungs: Sequence[Rung]) -> int:
-    """Return how many of these steps are always taken, 0 or 1."""
+    """Return how many of these steps are always taken, 0 or 1.
+
+    Example:
+        >>> forced([Rung((3,), importance=0.2)]), forced([Rung((3,), importance=-float("inf"))])
+        (0, 1)
+    """
     return int(bool(rungs) and rungs[0].importance == -float("inf"))
 
 
 def kept_after(group: Group, rungs: Sequence[Rung]) -> tuple[int, ...]:
-    """Return what stays, ascending, once the filters of these rungs are gone."""
+    """Return what stays, ascending, once the filters of these rungs are gone.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> group = find_groups(net, torch.rand(2, 1, 4, 4)).groups[0]
+        >>> importance = Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))
+        >>> kept_after(group, ladder(group, importance)[:2])
+        (1, 2)
+    """
     gone = set(chain.from_iterable(rung.filters for rung in rungs))
     return tuple(i for i in range(group.filters) if i not in gone)
 
@@ -89,6 +127,15 @@ def fewest_from(group: Group, rungs: Sequence[Rung], count: int) -> tuple[int, .
     """Return the fewest filters that can stay, ascending, if it is to be ``count`` or more.
 
     A step that is always taken is taken even where fewer than ``count`` filters stay after it.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> group = find_groups(net, torch.rand(2, 1, 4, 4)).groups[0]
+        >>> importance = Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))
+        >>> fewest_from(group, ladder(group, importance), count=3)
+        (1, 2, 3)
     """
     taken = forced(rungs)
     left = group.filters - sum(len(rung.filters) for rung in rungs[:taken])
@@ -105,6 +152,16 @@ class Ranking:
         groups: What is ranked.
         ladders: Of each group, its steps.
         steps: Index of the group that takes its next step.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> group = find_groups(net, torch.rand(2, 1, 4, 4)).groups[0]
+        >>> importance = Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))
+        >>> ranking = rank([group], {group.name: importance})
+        >>> ranking.kept(ranking.levels(2))
+        {'0': (1, 2)}
     """
 
     groups: tuple[Group, ...]
@@ -151,6 +208,15 @@ def rank(
 
     Raises:
         InputError: A group has no importances, or the normalisation is unknown.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> group = find_groups(net, torch.rand(2, 1, 4, 4)).groups[0]
+        >>> importance = Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))
+        >>> rank([group], {group.name: importance}).steps
+        (0, 0, 0)
     """
     if normalise not in ("mean", "none"):
         raise unknown("normalisation", normalise, ("mean", "none"))

@@ -27,6 +27,16 @@ def cut_by_ratio(
 
     Raises:
         InputError: The ratio is out of range, or a group has no importances.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.criteria.base import Importance
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> group = find_groups(net, torch.rand(2, 1, 4, 4)).groups[0]
+        >>> importance = Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))
+        >>> cut_by_ratio([group], {group.name: importance}, 0.5)["0"].kept
+        (1, 2)
     """
     if not 0 <= ratio < 1:
         raise InputError(f"the ratio is the share of filters to remove, from 0 to below 1, not {ratio}")

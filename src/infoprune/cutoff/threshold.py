@@ -31,6 +31,16 @@ def cut_by_threshold(
 
     Raises:
         InputError: The threshold is not finite, or a group has no importances.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.criteria.base import Importance
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> group = find_groups(net, torch.rand(2, 1, 4, 4)).groups[0]
+        >>> importance = Importance(torch.tensor([1.0, 4.0, 3.0, 2.0]))
+        >>> cut_by_threshold([group], {group.name: importance}, 2.5)["0"].kept
+        (1, 2)
     """
     if not math.isfinite(threshold):
         raise InputError(f"the threshold is a score below which filters go, not {threshold}")

@@ -25,7 +25,7 @@ Chosen: TypeAlias = Callable[[int], bool]
 """Whether the batch of a number, from 0, is read."""
 
 _IMAGES = ("pixel_values", "images", "image", "inputs", "input", "x")
-_LABELS = ("labels", "label", "targets", "target", "y")
+LABELS = ("labels", "label", "targets", "target", "y")
 # Networks are traced with one batch of each shape: of these shapes at most.
 _SHAPES = 8
 
@@ -372,6 +372,11 @@ def images_of(batches: Batches, model: nn.Module) -> Iterator[Tensor]:
 
     Raises:
         InputError: A batch has another form, or there are none.
+
+    Example:
+        >>> batches = [(torch.zeros(4, 1, 8, 8), torch.arange(4))]
+        >>> [tuple(images.shape) for images in images_of(batches, nn.Conv2d(1, 2, 3))]
+        [(4, 1, 8, 8)]
     """
     device, dtype = place_of(model)
     for batch in parsed(batches):
@@ -383,6 +388,10 @@ def example_of(batches: Batches, model: nn.Module, count: int = 2) -> Tensor:
 
     Raises:
         InputError: There are no batches, the first has another form, or they can be read only once.
+
+    Example:
+        >>> example_of([torch.zeros(4, 1, 8, 8)], nn.Conv2d(1, 2, 3)).shape
+        torch.Size([2, 1, 8, 8])
     """
     check_repeatable(batches)
     return next(images_of(batches, model))[:count]
@@ -397,6 +406,11 @@ def examples_of(batches: Batches, model: nn.Module) -> list[Tensor]:
 
     Raises:
         InputError: There are no batches, one has another form, or they can be read only once.
+
+    Example:
+        >>> batches = [torch.zeros(3, 1, 8, 8), torch.zeros(4, 1, 6, 6)]
+        >>> [tuple(one.shape) for one in examples_of(batches, nn.Conv2d(1, 2, 3))]
+        [(2, 1, 8, 8), (2, 1, 6, 6)]
     """
     return surveyed(batches, model)[0]
 
@@ -436,7 +450,12 @@ def shapes_of(examples: Sequence[Tensor]) -> dict[str, Any]:
 
 
 def is_repeatable(batches: Batches) -> bool:
-    """Return whether batches can be read more than once."""
+    """Return whether batches can be read more than once.
+
+    Example:
+        >>> is_repeatable([torch.zeros(4, 1, 8, 8)]), is_repeatable(iter([torch.zeros(4, 1, 8, 8)]))
+        (True, False)
+    """
     return not isinstance(batches, Iterator)
 
 
@@ -445,6 +464,12 @@ def check_repeatable(batches: Batches) -> None:
 
     Raises:
         InputError: They can be.
+
+    Example:
+        >>> check_repeatable(iter([torch.zeros(4, 1, 8, 8)]))
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the images must be iterable more than once: give a DataLoader or a list of batches
     """
     if not is_repeatable(batches):
         raise InputError("the images must be iterable more than once: give a DataLoader or a list of batches")
@@ -454,7 +479,7 @@ def _parts(batch: Any) -> list[Any]:
     """Return the images, the labels and the rest of a batch, the first of them that are there."""
     if isinstance(batch, Mapping):
         images = [batch[name] for name in _IMAGES if isinstance(batch.get(name), Tensor)]
-        return [*images[:1], *[batch[name] for name in _LABELS if name in batch][:1]] if images else []
+        return [*images[:1], *[batch[name] for name in LABELS if name in batch][:1]] if images else []
     return list(batch) if isinstance(batch, (tuple, list)) else [batch]
 
 

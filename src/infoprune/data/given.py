@@ -26,6 +26,16 @@ class FileBatches:
         images: The files.
         preprocessing: What the network's weights expect.
         batch_size: Images in a batch.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for number in range(3):
+        ...     Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
+        >>> batches = FileBatches(unlabelled(folder), Preprocessing((0.5,) * 3, (0.5,) * 3), batch_size=2)
+        >>> [tuple(images.shape) for images in batches]
+        [(2, 3, 8, 8), (1, 3, 8, 8)]
     """
 
     images: FolderImages

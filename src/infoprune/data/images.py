@@ -22,7 +22,14 @@ IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff
 
 
 class Images(Protocol):
-    """Labelled images of known classes."""
+    """Labelled images of known classes.
+
+    Example:
+        >>> pixels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+        >>> images: Images = StoredImages(pixels, torch.arange(4) % 2, ("cat", "dog"))
+        >>> len(images.subset(torch.tensor([0, 2])))
+        2
+    """
 
     @property
     def labels(self) -> Tensor:
@@ -53,6 +60,11 @@ class StoredImages:
 
     Raises:
         InputError: Shapes, types or labels do not fit together.
+
+    Example:
+        >>> images = StoredImages(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4) % 2, ("cat", "dog"))
+        >>> images.read([0, 1], Preprocessing((0.5,), (0.5,))).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     images: Tensor
@@ -89,6 +101,10 @@ class FolderImages:
         paths: One file an image.
         labels: ``(N,)`` int64.
         classes: Names of the classes, which are the names of their folders.
+
+    Example:
+        >>> FolderImages((Path("cat/1.png"), Path("dog/1.png")), torch.tensor([0, 1]), ("cat", "dog")).classes
+        ('cat', 'dog')
     """
 
     paths: tuple[Path, ...]
@@ -125,6 +141,13 @@ def unlabelled(folder: Path) -> FolderImages:
 
     Raises:
         InputError: There is no such folder, or no image in it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (8, 8)).save(folder / "1.png")
+        >>> len(unlabelled(folder))
+        1
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder '{folder}': name a folder with image files")
@@ -139,6 +162,10 @@ def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
     Raises:
         InputError: The images have another number of channels than the preprocessing.
+
+    Example:
+        >>> normalise(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), Preprocessing((0.5,), (0.5,))).item()
+        1.0
     """
     return preprocessing.normalise(images.float() / 255)
 
@@ -148,6 +175,12 @@ def check_labels(labels: Tensor, classes: int) -> None:
 
     Raises:
         InputError: A label lies outside 0 to ``classes - 1``.
+
+    Example:
+        >>> check_labels(torch.tensor([0, 2]), classes=2)
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: label 2 names no class
     """
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
@@ -175,6 +208,11 @@ def loader(
 
     Raises:
         InputError: There are no images.
+
+    Example:
+        >>> images = StoredImages(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5) % 2, ("cat", "dog"))
+        >>> [len(labels) for _, labels in loader(images, Preprocessing((0.5,), (0.5,)), batch_size=2)]
+        [2, 2, 1]
     """
     if not len(images):
         raise InputError("there are no images to load")
@@ -193,6 +231,10 @@ class ReadingError(InputError):
     """Images that cannot be read, in the one sentence it was in the process that read them.
 
     PyTorch's loader hands over a worker's error as its type, called with the worker's whole traceback.
+
+    Example:
+        >>> str(ReadingError("a worker failed; ReadingError: the image '1.png' is damaged"))
+        "the image '1.png' is damaged"
     """
 
     def __init__(self, message: str) -> None:

@@ -127,7 +127,16 @@ class Field:
 
 @functools.cache
 def fields_of(cls: type) -> Mapping[str, Field]:
-    """Return the fields of an options dataclass, by name, in their order."""
+    """Return the fields of an options dataclass, by name, in their order.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Blur:
+        ...     width: Annotated[float, Option("Width of the blur.", gt=0)] = 1.0
+        >>> list(fields_of(Blur))
+        ['width']
+    """
     hints = get_type_hints(cls, include_extras=True)
     return {one.name: field_of(one.name, hints[one.name], _default(one)) for one in dataclasses.fields(cls) if one.init}
 
@@ -162,7 +171,12 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def nested_in(kind: Any) -> type | None:
-    """Return the dataclass that a type is, ``None`` beside it or not; ``None`` for any other type."""
+    """Return the dataclass that a type is, ``None`` beside it or not; ``None`` for any other type.
+
+    Example:
+        >>> nested_in(Option), nested_in(int)
+        (<class 'infoprune.declarations.option.Option'>, None)
+    """
     only = alternatives(kind)
     return only[0] if len(only) == 1 and dataclasses.is_dataclass(only[0]) and isinstance(only[0], type) else None
 

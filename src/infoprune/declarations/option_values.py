@@ -62,6 +62,19 @@ def check_fields(instance: Any) -> None:
 
     Raises:
         InputError: The value of a field is of a wrong type or out of range.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from typing import Annotated
+        >>> @dataclass(frozen=True)
+        ... class Blur:
+        ...     width: Annotated[float, Option("Width of the blur.", gt=0)] = 1.0
+        ...     def __post_init__(self):
+        ...         check_fields(self)
+        >>> Blur(width=-1)
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: width takes a number above 0, not -1
     """
     kind: type = type(instance)
     for name, field in fields_of(kind).items():
@@ -99,7 +112,14 @@ def check_keywords(
 
 
 def keywords_of(function: Callable[..., Any]) -> dict[str, Field]:
-    """Return the keyword-only parameters of a function, without those that a partial has settled."""
+    """Return the keyword-only parameters of a function, without those that a partial has settled.
+
+    Example:
+        >>> def rule(curve, *, share: float = 0.5):
+        ...     return [1]
+        >>> list(keywords_of(rule))
+        ['share']
+    """
     settled = getattr(function, "keywords", {})
     inner = getattr(function, "func", function)
     module = sys.modules.get(inner.__module__)
@@ -124,7 +144,13 @@ def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
 
 
 def words_of(cls: type) -> tuple[str, ...]:
-    """Return the names of the options of a dataclass, those of the dataclasses in it in their place."""
+    """Return the names of the options of a dataclass, those of the dataclasses in it in their place.
+
+    Example:
+        >>> from infoprune.options import PruneOptions
+        >>> {"criterion", "ratio", "macs", "cutoff"} <= set(words_of(PruneOptions))
+        True
+    """
     words: list[str] = []
     for field in fields_of(cls).values():
         inner = nested_in(field.type) if field.option is None else None
@@ -166,7 +192,18 @@ def assembled(cls: type[_T], words: Mapping[str, Any]) -> _T:
 
 
 def strict(kind: Any, option: Option) -> Any:
-    """Return a type whose leaves are checked strictly and against the range of an option: no text is a number."""
+    """Return a type whose leaves are checked strictly and against the range of an option: no text is a number.
+
+    Example:
+        >>> from pydantic import TypeAdapter, ValidationError
+        >>> wanted = TypeAdapter(strict(float, Option("A share.", ge=0, le=1)))
+        >>> wanted.validate_python(0.5)
+        0.5
+        >>> wanted.validate_python("0.5")
+        Traceback (most recent call last):
+            ...
+        pydantic_core._pydantic_core.ValidationError: 1 validation error
+    """
     if kind is bool:
         return StrictBool
     if kind is str:
@@ -187,7 +224,12 @@ def strict(kind: Any, option: Option) -> Any:
 
 
 def shown(value: object) -> str:
-    """Return a value for a message: short, on one line."""
+    """Return a value for a message: short, on one line.
+
+    Example:
+        >>> shown(0.5)
+        '0.5'
+    """
     try:
         text = repr(value)
     except Exception:  # whatever a stranger's __repr__ raises

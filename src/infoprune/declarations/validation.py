@@ -80,6 +80,13 @@ def read_json(path: str | Path, what: str = "the file") -> Any:
 
     Raises:
         InputError: The file is missing, not a regular file, too large, or not JSON.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "keep.json"
+        >>> _ = file.write_text('{"conv1": 8}')
+        >>> read_json(file)
+        {'conv1': 8}
     """
     path = Path(path)
     check_regular(path, what)
@@ -102,6 +109,15 @@ def read_object(path: str | Path, what: str = "the file") -> dict[str, Any]:
 
     Raises:
         InputError: As in ``read_json``, or the file holds something else than an object.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "keep.json"
+        >>> _ = file.write_text("[1, 2]")
+        >>> read_object(file, "the counts")
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the counts must hold a JSON object
     """
     values = read_json(path, what)
     if not isinstance(values, dict):
@@ -118,6 +134,10 @@ def parsed_object(text: str, what: str) -> dict[str, Any]:
 
     Raises:
         InputError: The text is no JSON object.
+
+    Example:
+        >>> parsed_object('{"conv1": 8}', "the counts")
+        {'conv1': 8}
     """
     try:
         values = json.loads(text)
@@ -135,6 +155,12 @@ def check_regular(path: Path, what: str = "the file") -> None:
 
     Raises:
         InputError: The file is missing, a folder, a pipe or a device, or its name cannot be a file's.
+
+    Example:
+        >>> check_regular(Path("no_such_file.json"))
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the file 'no_such_file.json' does not exist
     """
     try:
         path.stat()

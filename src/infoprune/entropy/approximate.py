@@ -107,6 +107,11 @@ def random_trace_entropy(
     Raises:
         InputError: ``K`` is not square, ``rank``, ``probes`` or ``steps`` is too small or large, or ``alpha`` is
             infinite or not positive.
+
+    Example:
+        >>> K = torch.eye(8, dtype=torch.float64)
+        >>> round(random_trace_entropy(K, alpha=2.0, rank=4).value, 3)
+        3.0
     """
     A = _normalised(K, alpha)
     n = len(A)

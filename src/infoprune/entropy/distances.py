@@ -47,6 +47,12 @@ def check_variables(x: Tensor) -> None:
 
     Raises:
         InputError: It is not.
+
+    Example:
+        >>> check_variables(torch.rand(2, 5))
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the variables have the shape (2, 5): they must be (C, n, d), none of them 0
     """
     if x.ndim != 3 or 0 in x.shape:
         raise InputError(f"the variables have the shape {tuple(x.shape)}: they must be (C, n, d), none of them 0")
@@ -59,6 +65,12 @@ def check_finite(norms: Tensor) -> None:
 
     Raises:
         InputError: Some are not.
+
+    Example:
+        >>> check_finite(torch.tensor([1.0, float("nan")]))
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the variables hold values that are not finite
     """
     if not bool(torch.isfinite(norms).all()):
         raise InputError("the variables hold NaN, infinity or numbers too large to square: did the network diverge?")
@@ -99,6 +111,11 @@ def unit_distances(x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor,
 
     Raises:
         InputError: The variables are not finite.
+
+    Example:
+        >>> distances, unit = unit_distances(torch.tensor([[[0.0], [2.0]]]))
+        >>> (distances * unit)[0].tolist()
+        [[0.0, 4.0], [4.0, 0.0]]
     """
     samples = _centred(x, dtype or x.dtype)
     unit = samples.norms.amax(dim=-1)
@@ -129,6 +146,11 @@ def exponents(x: Tensor, rates: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
 
     Raises:
         InputError: The variables are not finite.
+
+    Example:
+        >>> found, norms = exponents(torch.tensor([[[0.0], [2.0]]]), torch.tensor([0.5]), torch.float64)
+        >>> found[0, 0, 1].item()
+        -2.0
     """
     samples = _centred(x, dtype)
     rates = rates.to(dtype)[:, None]
@@ -147,12 +169,23 @@ def exponents(x: Tensor, rates: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
 
 
 def is_wide(x: Tensor) -> bool:
-    """Return whether ``(..., n, d)`` samples hold more numbers than their distances."""
+    """Return whether ``(..., n, d)`` samples hold more numbers than their distances.
+
+    Example:
+        >>> is_wide(torch.zeros(4, 10, 64)), is_wide(torch.zeros(4, 100, 64))
+        (True, False)
+    """
     return x.shape[-1] >= x.shape[-2]
 
 
 def symmetric(matrices: Tensor) -> Tensor:
-    """Return ``(..., n, n)`` matrices that are symmetric but for rounding, symmetric to the bit."""
+    """Return ``(..., n, n)`` matrices that are symmetric but for rounding, symmetric to the bit.
+
+    Example:
+        >>> found = symmetric(torch.tensor([[1.0, 0.5], [0.5000001, 1.0]]))
+        >>> bool((found == found.mT).all())
+        True
+    """
     return (matrices + matrices.mT) / 2
 
 
@@ -200,7 +233,12 @@ def _expanded(samples: _Centred, across: Tensor, factor: Tensor) -> Tensor:
 
 
 def upper_pairs(matrices: Tensor) -> Tensor:
-    """Return the entries i < j of ``(B, n, n)`` matrices, row by row, as ``(B, n (n - 1) / 2)``."""
+    """Return the entries i < j of ``(B, n, n)`` matrices, row by row, as ``(B, n (n - 1) / 2)``.
+
+    Example:
+        >>> upper_pairs(torch.arange(9.0).reshape(1, 3, 3)).tolist()
+        [[1.0, 2.0, 5.0]]
+    """
     return matrices.flatten(-2).index_select(-1, _upper(matrices.shape[-1], matrices.device))
 
 

@@ -43,6 +43,20 @@ class Layer:
         given: Joint of what the layer is conditioned on.
         given_rows: The same, over the pairs.
         alpha: Order of the entropies.
+
+    Example:
+        >>> from infoprune.entropy.kernels import KernelRule, gram_of
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> from infoprune.entropy.joint import empty_joint
+        >>> _ = torch.manual_seed(0)
+        >>> maps, blocks = torch.rand(3, 8, 4), class_blocks(torch.arange(8) % 2)
+        >>> index = pairs.pair_index(blocks, maps.device)
+        >>> grams = gram_of(maps, KernelRule(), order=blocks.order)
+        >>> rows = pairs.pack(grams, maps.shape, index, "product")
+        >>> nothing = empty_joint("product", 8, maps.device)
+        >>> layer = Layer(grams, (0, 1, 2), rows, index, nothing, pairs.start(index, "product"), alpha=2.0)
+        >>> layer.count, layer.gram(0).shape
+        (3, torch.Size([8, 8]))
     """
 
     grams: GramOf
@@ -76,6 +90,10 @@ class Prefix:
         picks: The maps chosen.
         left: H(Y | given, the picks up to each) in nats, None where the choice did not need it.
         evaluations: Candidates whose entropies were computed for the choice.
+
+    Example:
+        >>> Prefix(picks=(3, 1), left=(0.7, None), evaluations=8).picks
+        (3, 1)
     """
 
     picks: tuple[int, ...] = ()
@@ -97,6 +115,20 @@ def by_entropy(layer: Layer, steps: int, resolution: float, screen: int | None, 
 
     Returns:
         The resolved picks.
+
+    Example:
+        >>> from infoprune.entropy.kernels import KernelRule, gram_of
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> from infoprune.entropy.joint import empty_joint
+        >>> _ = torch.manual_seed(0)
+        >>> maps, blocks = torch.rand(3, 8, 4), class_blocks(torch.arange(8) % 2)
+        >>> index = pairs.pair_index(blocks, maps.device)
+        >>> grams = gram_of(maps, KernelRule(), order=blocks.order)
+        >>> rows = pairs.pack(grams, maps.shape, index, "product")
+        >>> nothing = empty_joint("product", 8, maps.device)
+        >>> layer = Layer(grams, (0, 1, 2), rows, index, nothing, pairs.start(index, "product"), alpha=2.0)
+        >>> len(by_entropy(layer, 2, resolution=1e-6, screen=None, switch=0.0).picks)
+        2
     """
     joint, running = layer.given, layer.given_rows
     active = pairs.everything(layer.rows, layer.index)
@@ -146,6 +178,20 @@ def by_pairs(layer: Layer, before: Prefix, steps: int, resolution: float | None,
 
     Returns:
         ``before`` and what follows it; with a ``resolution``, the resolved picks only.
+
+    Example:
+        >>> from infoprune.entropy.kernels import KernelRule, gram_of
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> from infoprune.entropy.joint import empty_joint
+        >>> _ = torch.manual_seed(0)
+        >>> maps, blocks = torch.rand(3, 8, 4), class_blocks(torch.arange(8) % 2)
+        >>> index = pairs.pair_index(blocks, maps.device)
+        >>> grams = gram_of(maps, KernelRule(), order=blocks.order)
+        >>> rows = pairs.pack(grams, maps.shape, index, "product")
+        >>> nothing = empty_joint("product", 8, maps.device)
+        >>> layer = Layer(grams, (0, 1, 2), rows, index, nothing, pairs.start(index, "product"), alpha=2.0)
+        >>> len(by_pairs(layer, Prefix(), 2, resolution=None).picks)
+        2
     """
     running = layer.given_rows
     for pick in before.picks:
@@ -171,6 +217,20 @@ def left_along(layer: Layer, order: tuple[int, ...], known: tuple[float | None, 
 
     Once the joint is all but the identity I, its entropies are expanded around it: with K = I + E,
     S_a = log n - a |E|^2 / (2 n) + O(|E|^3), so that H_a(Y|X) is a / 2 times the order-2 value, which pairs give.
+
+    Example:
+        >>> from infoprune.entropy.kernels import KernelRule, gram_of
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> from infoprune.entropy.joint import empty_joint
+        >>> _ = torch.manual_seed(0)
+        >>> maps, blocks = torch.rand(3, 8, 4), class_blocks(torch.arange(8) % 2)
+        >>> index = pairs.pair_index(blocks, maps.device)
+        >>> grams = gram_of(maps, KernelRule(), order=blocks.order)
+        >>> rows = pairs.pack(grams, maps.shape, index, "product")
+        >>> nothing = empty_joint("product", 8, maps.device)
+        >>> layer = Layer(grams, (0, 1, 2), rows, index, nothing, pairs.start(index, "product"), alpha=2.0)
+        >>> left_along(layer, (0, 1, 2), (None, None, None)).shape
+        torch.Size([3])
     """
     joint, running = layer.given, layer.given_rows
     left = [*known, *[None] * (len(order) - len(known))]

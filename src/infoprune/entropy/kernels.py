@@ -29,7 +29,12 @@ GramOf: TypeAlias = Callable[[Which], Tensor]
 
 
 def cosine_factor(x: Tensor) -> Tensor:
-    """Return U ``(..., n, d + 1)`` with unit rows and U U^T the cosine kernel: all-zero samples get their own axis."""
+    """Return U ``(..., n, d + 1)`` with unit rows and U U^T the cosine kernel: all-zero samples get their own axis.
+
+    Example:
+        >>> cosine_factor(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).norm(dim=-1).tolist()
+        [1.0, 1.0]
+    """
     norms = x.norm(dim=-1, keepdim=True)
     check_finite(norms)
     silent = norms == 0
@@ -44,6 +49,10 @@ def cosine(x: Tensor) -> Tensor:
 
     Returns:
         ``(..., n, n)``, unit diagonal, positive semi-definite.
+
+    Example:
+        >>> cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     factor = cosine_factor(x)
     product = factor @ factor.mT
@@ -53,7 +62,12 @@ def cosine(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class KernelRule:
-    """How Gram matrices are made of variables; the words are those of :func:`gram`."""
+    """How Gram matrices are made of variables; the words are those of :func:`gram`.
+
+    Example:
+        >>> KernelRule(width=0.5).kernel
+        'gaussian'
+    """
 
     kernel: Kernel = "gaussian"
     width: Width = "median"
@@ -83,6 +97,11 @@ def gram_of(
 
     Raises:
         InputError: As for :func:`gram`, or the kernel has no logarithm.
+
+    Example:
+        >>> x = torch.tensor([[[0.0], [1.0]], [[0.0], [2.0]]])
+        >>> gram_of(x, KernelRule(width=1.0))(slice(0, 2)).shape
+        torch.Size([2, 2, 2])
     """
     check_variables(x)
 
@@ -128,7 +147,12 @@ def _indices(part: Which, count: int, device: torch.device) -> Tensor:
 
 
 def exp_(powers: Tensor) -> Tensor:
-    """Return exp of what is not positive, in place, and of nothing that gives numbers processors are slow with."""
+    """Return exp of what is not positive, in place, and of nothing that gives numbers processors are slow with.
+
+    Example:
+        >>> exp_(torch.tensor([0.0, -1000.0], dtype=torch.float64))[0].item()
+        1.0
+    """
     return powers.clamp_(min=-87.0 if powers.dtype == torch.float32 else -300.0, max=0.0).exp_()
 
 

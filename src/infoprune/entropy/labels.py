@@ -28,7 +28,12 @@ def silverman_width(samples: int, dimensions: int, h: float = 5.0) -> float:
 
 
 def exponent_scale(convention: Convention) -> float:
-    """Return the factor c of exp(-c d^2 / s^2): 1/2 for ``"2s2"`` (CMI), 1 for ``"s2"`` (HRel)."""
+    """Return the factor c of exp(-c d^2 / s^2): 1/2 for ``"2s2"`` (CMI), 1 for ``"s2"`` (HRel).
+
+    Example:
+        >>> exponent_scale("2s2"), exponent_scale("s2")
+        (0.5, 1.0)
+    """
     scales = {"2s2": 0.5, "s2": 1.0}
     if convention not in scales:
         raise unknown("convention of the Gaussian", str(convention), scales)
@@ -44,6 +49,11 @@ class ClassBlocks:
         members: ``(n, classes)`` float64, 1 where the sorted sample is of the class.
         counts: Samples of each class that occurs, in the order of the classes.
         outside: Kernel value between samples of different classes, in [0, 1); 0 is the same-class indicator.
+
+    Example:
+        >>> blocks = class_blocks(torch.tensor([1, 0, 1]))
+        >>> blocks.samples, blocks.counts
+        (3, (1, 2))
     """
 
     order: Tensor
@@ -75,6 +85,10 @@ def class_blocks(labels: Tensor, kernel: LabelKernel = "indicator", convention: 
 
     Raises:
         InputError: The labels are not ``(n,)`` non-negative integers, or the kernel is unknown.
+
+    Example:
+        >>> class_blocks(torch.tensor([1, 0, 1])).order.tolist()
+        [1, 0, 2]
     """
     _check(labels)
     if kernel == "indicator":
@@ -104,7 +118,12 @@ def label_gram(labels: Tensor, kernel: LabelKernel = "indicator", convention: Co
 
 
 def label_spectrum(counts: tuple[int, ...], outside: float) -> Tensor:
-    """Return the nonzero eigenvalues of K_Y / n, ``(classes,)`` float64, from what :class:`ClassBlocks` calls so."""
+    """Return the nonzero eigenvalues of K_Y / n, ``(classes,)`` float64, from what :class:`ClassBlocks` calls so.
+
+    Example:
+        >>> [round(value, 6) for value in label_spectrum((2, 2), outside=0.0).tolist()]
+        [0.5, 0.5]
+    """
     roots = torch.tensor(counts, dtype=torch.float64).div(sum(counts)).sqrt()
     small = torch.outer(roots, roots) * outside
     small.diagonal().copy_(roots.square())

@@ -50,6 +50,13 @@ class GreedyOrder:
         method: How the resolved ones were found.
         evaluations: Candidates whose entropies were computed from eigenvalues to find the order.
         unit: ``"bits"`` or ``"nats"``, of all that is information here.
+
+    Example:
+        >>> from infoprune.entropy import greedy_order, variables
+        >>> _ = torch.manual_seed(0)
+        >>> found = greedy_order(torch.rand(3, 16, 4), torch.arange(16) % 2)
+        >>> sorted(found.order), len(found.cmi)
+        ([0, 1, 2], 3)
     """
 
     order: tuple[int, ...]

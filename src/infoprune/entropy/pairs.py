@@ -33,6 +33,12 @@ class PairIndex:
         flat: ``(M,)`` positions i n + j, i < j, M = n (n - 1) / 2.
         within: How many of them are of one class.
         blocks: The classes.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1])), torch.device("cpu"))
+        >>> len(index.flat), index.within
+        (3, 1)
     """
 
     flat: Tensor
@@ -51,6 +57,10 @@ class Running:
         members: Number of maps in it.
         log_within: Log of the factor that was divided out within the classes.
         log_between: The same between the classes.
+
+    Example:
+        >>> Running("product", torch.ones(3)).members
+        0
     """
 
     form: JointForm
@@ -69,6 +79,10 @@ class Active:
         rows: ``(len(ids), m)`` float32 packed pairs.
         columns: ``(m,)`` positions among all M pairs, those within a class first; None for all.
         within: How many of the columns are within a class.
+
+    Example:
+        >>> Active((0, 1), torch.ones(2, 3), None, within=1).ids
+        (0, 1)
     """
 
     ids: tuple[int, ...]
@@ -87,6 +101,11 @@ class Scores:
         left: ``(B,)`` float64, ranks as H_2(Y|S,c) does however small that is.
         nats: ``(B,)`` float64, H_2(Y|S,c) itself.
         quadratic: ``(B,)`` float64, the quadratic counterpart, 2 (1 - r^2) b / n^2.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> Scores(between=one, left=one, nats=one, quadratic=one).left.item()
+        1.0
     """
 
     between: Tensor
@@ -96,7 +115,13 @@ class Scores:
 
 
 def pair_index(blocks: ClassBlocks, device: torch.device) -> PairIndex:
-    """Return the pairs of samples sorted by class."""
+    """Return the pairs of samples sorted by class.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> pair_index(class_blocks(torch.tensor([0, 1, 0, 1])), torch.device("cpu")).within
+        2
+    """
     n = blocks.samples
     of_class = blocks.members.argmax(dim=1).to(device)
     rows, columns = torch.triu_indices(n, n, 1, device=device)
@@ -106,7 +131,14 @@ def pair_index(blocks: ClassBlocks, device: torch.device) -> PairIndex:
 
 
 def packed(K: Tensor, index: PairIndex, form: JointForm) -> Tensor:
-    """Return K_ij^2 over the pairs of ``(B, n, n)`` Gram matrices, ``(B, M)`` float32; for the mean, as logarithms."""
+    """Return K_ij^2 over the pairs of ``(B, n, n)`` Gram matrices, ``(B, M)`` float32; for the mean, as logarithms.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1])), torch.device("cpu"))
+        >>> packed(torch.full((1, 3, 3), 0.5).double(), index, "product").tolist()
+        [[0.25, 0.25, 0.25]]
+    """
     pairs = K.flatten(-2).index_select(-1, index.flat)
     if form == "mean":
         return (2 * pairs).float()
@@ -114,18 +146,39 @@ def packed(K: Tensor, index: PairIndex, form: JointForm) -> Tensor:
 
 
 def pack(grams: GramOf, shape: Sequence[int], index: PairIndex, form: JointForm) -> Tensor:
-    """Return :func:`packed` of the ``(C, n, d)`` variables, ``(C, M)``; the full matrices exist only chunk by chunk."""
+    """Return :func:`packed` of the ``(C, n, d)`` variables, ``(C, M)``; the full matrices exist only chunk by chunk.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1])), torch.device("cpu"))
+        >>> pack(lambda some: torch.ones(2, 3, 3).double(), (2, 3, 4), index, "product").shape
+        torch.Size([2, 3])
+    """
     return in_chunks(lambda part: packed(grams(part), index, form), shape, index.flat.device)
 
 
 def start(index: PairIndex, form: JointForm) -> Running:
-    """Return the running joint of no variable."""
+    """Return the running joint of no variable.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1])), torch.device("cpu"))
+        >>> start(index, "product").members
+        0
+    """
     neutral = torch.ones if form == "product" else torch.zeros
     return Running(form, neutral(len(index.flat), dtype=torch.float32, device=index.flat.device))
 
 
 def join(running: Running, row: Tensor, index: PairIndex) -> Running:
-    """Return the running joint with one more variable, ``(M,)`` packed pairs."""
+    """Return the running joint with one more variable, ``(M,)`` packed pairs.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1])), torch.device("cpu"))
+        >>> join(start(index, "product"), torch.full((3,), 0.25), index).members
+        1
+    """
     members = running.members + 1
     if running.form == "mean":
         return Running("mean", running.weights + row, members)
@@ -136,12 +189,28 @@ def join(running: Running, row: Tensor, index: PairIndex) -> Running:
 
 
 def everything(rows: Tensor, index: PairIndex) -> Active:
-    """Return all candidates over all pairs."""
+    """Return all candidates over all pairs.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1])), torch.device("cpu"))
+        >>> everything(torch.ones(2, 3), index).ids
+        (0, 1)
+    """
     return Active(tuple(range(len(rows))), rows, None, index.within)
 
 
 def score(running: Running, active: Active, index: PairIndex) -> Scores:
-    """Return the scores of the candidates next to the running joint."""
+    """Return the scores of the candidates next to the running joint.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1])), torch.device("cpu"))
+        >>> rows = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+        >>> found = score(start(index, "product"), everything(rows, index), index)
+        >>> bool(found.left[0] < found.left[1])
+        True
+    """
     if running.form == "mean":
         within, between = _sums_of_means(running, active.rows, index)
     else:
@@ -155,6 +224,13 @@ def score_precisely(running: Running, active: Active, some: Tensor, index: PairI
     """Return the scores of some of the candidates, positions ``(B,)`` in ``active``, summed in double precision.
 
     The products are the same single-precision numbers on every processor; only their sums are not.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1])), torch.device("cpu"))
+        >>> rows = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+        >>> score_precisely(start(index, "product"), everything(rows, index), torch.tensor([1]), index).left.shape
+        torch.Size([1])
     """
     weights = running.weights if active.columns is None else running.weights[active.columns]
 
@@ -169,7 +245,14 @@ def score_precisely(running: Running, active: Active, some: Tensor, index: PairI
 
 
 def score_of_itself(running: Running, index: PairIndex) -> float:
-    """Return H_2(Y | the running joint) in nats."""
+    """Return H_2(Y | the running joint) in nats.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1, 1])), torch.device("cpu"))
+        >>> round(score_of_itself(start(index, "product"), index), 4)  # log 2: nothing is known yet
+        0.6931
+    """
     ones = torch.ones(1, len(running.weights), device=running.weights.device)
     if running.form == "mean":
         running = Running("mean", running.weights, running.members - 1)
@@ -185,6 +268,12 @@ def is_certified(running: Running, active: Active, least: float, index: PairInde
         active: What was scored.
         least: The smallest sum ``between`` that was found.
         index: Which pairs there are.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1, 1])), torch.device("cpu"))
+        >>> is_certified(start(index, "product"), everything(torch.ones(2, 6), index), 4.0, index)
+        True
     """
     if active.columns is None:
         return True
@@ -205,6 +294,12 @@ def chosen(rows: Tensor, running: Running, remaining: Sequence[int], least: floa
         remaining: The candidates not taken yet.
         least: No candidate's sum ``between`` is smaller than this.
         index: Which pairs there are.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1, 1])), torch.device("cpu"))
+        >>> chosen(torch.ones(3, 6), start(index, "product"), [0, 2], 4.0, index).ids
+        (0, 2)
     """
     if running.form == "mean":
         return Active(tuple(remaining), rows[list(remaining)], None, index.within)
@@ -214,7 +309,14 @@ def chosen(rows: Tensor, running: Running, remaining: Sequence[int], least: floa
 
 
 def halves(running: Running, active: Active, remaining: int, least: float, index: PairIndex) -> bool:
-    """Return whether selecting the pairs and candidates again would halve the work of a step."""
+    """Return whether selecting the pairs and candidates again would halve the work of a step.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> index = pair_index(class_blocks(torch.tensor([0, 0, 1, 1])), torch.device("cpu"))
+        >>> halves(start(index, "product"), everything(torch.ones(3, 6), index), 3, 4.0, index)
+        False
+    """
     width = active.rows.shape[1]
     if running.form == "product":
         width = min(width, len(_columns_that_count(running, least, index)))

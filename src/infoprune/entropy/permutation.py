@@ -57,6 +57,14 @@ def permutation_test(
     Raises:
         InputError: As for :func:`~infoprune.entropy.greedy_order`, or ``permutations`` is less than 1. The function
             raises it for an m that is not 1 ... C.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> labels = torch.arange(32) % 2
+        >>> maps = torch.rand(3, 32, 4)
+        >>> maps[1] += 3 * labels[:, None]
+        >>> permutation_test(maps, labels, (1, 0, 2), permutations=19)(1) < 0.1
+        True
     """
     check_order(alpha)
     check_samples(maps, labels)

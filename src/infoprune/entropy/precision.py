@@ -23,6 +23,11 @@ def full_precision() -> Iterator[None]:
 
     Both have three digits, where order 2 needs seven. The setting is one for the process: the last to leave brings
     back what was before, whether or not something was raised.
+
+    Example:
+        >>> with full_precision():
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).tolist()
+        [[2.0, 2.0], [2.0, 2.0]]
     """
     global _inside, _before
     with _lock:

@@ -102,7 +102,13 @@ def _left_of_maps(maps: Tensor, some: Tensor | None, rule: KernelRule, blocks: C
 
 
 def label_entropy(blocks: ClassBlocks, alpha: float) -> float:
-    """Return S(Y) in nats."""
+    """Return S(Y) in nats.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> round(label_entropy(class_blocks(torch.tensor([0, 0, 1, 1])), alpha=1.0), 4)
+        0.6931
+    """
     return _label_entropy(blocks.counts, blocks.outside, alpha)
 
 
@@ -122,6 +128,12 @@ def equivocation(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
 
     Returns:
         ``(B,)``.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> blocks = class_blocks(torch.tensor([0, 0, 1, 1]))
+        >>> round(equivocation(torch.ones(1, 4, 4).double(), blocks, alpha=1.0).item(), 4)
+        0.6931
     """
     if alpha == 2:
         return equivocation_of_sums(sums_of_squares(K.square(), blocks.members.to(K.dtype)), blocks.outside)
@@ -131,7 +143,14 @@ def equivocation(K: Tensor, blocks: ClassBlocks, alpha: float) -> Tensor:
 
 
 def sums_of_squares(squares: Tensor, members: Tensor) -> Tensor:
-    """Return the sums of ``(B, n, n)`` entries over the pairs of one class, and over all, ``(B, 2)`` float64."""
+    """Return the sums of ``(B, n, n)`` entries over the pairs of one class, and over all, ``(B, 2)`` float64.
+
+    Example:
+        >>> from infoprune.entropy.labels import class_blocks
+        >>> members = class_blocks(torch.tensor([0, 0, 1, 1])).members
+        >>> sums_of_squares(torch.ones(1, 4, 4).double(), members).tolist()
+        [[8.0, 16.0]]
+    """
     by_class = (members.mT.contiguous() @ squares @ members).double()
     return torch.stack([by_class.diagonal(dim1=-2, dim2=-1).sum(dim=-1), by_class.sum(dim=(-2, -1))], dim=-1)
 
@@ -141,6 +160,10 @@ def equivocation_of_sums(sums: Tensor, outside: float) -> Tensor:
 
     It is log(1 + (1-r^2) b / (a + r^2 b)), a and b the sums over all pairs of samples of one class, each with itself
     too, and of two.
+
+    Example:
+        >>> round(equivocation_of_sums(torch.tensor([[8.0, 16.0]]).double(), outside=0.0).item(), 4)
+        0.6931
     """
     own = sums[..., 0]
     between = sums[..., 1] - own
@@ -153,6 +176,12 @@ def check_samples(maps: Tensor, labels: Tensor) -> None:
 
     Raises:
         InputError: They are not.
+
+    Example:
+        >>> check_samples(torch.rand(3, 8, 4), torch.arange(9))
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the maps and the labels are not of the same samples
     """
     if maps.ndim != 3:
         raise InputError(f"the feature maps have the shape {tuple(maps.shape)}: they must be (C, n, d)")

@@ -149,6 +149,12 @@ def conditional_mutual_information(
 
     Raises:
         InputError: As for :func:`entropy`.
+
+    Example:
+        >>> K = torch.eye(4, dtype=torch.float64)
+        >>> everything = torch.ones(4, 4, dtype=torch.float64)  # a constant Z
+        >>> round(conditional_mutual_information(K, K, everything).item(), 4)
+        2.0
     """
     one_known = joint_entropy(K, given, alpha=alpha, unit=unit) + joint_entropy(L, given, alpha=alpha, unit=unit)
     return one_known - joint_entropy(K, L, given, alpha=alpha, unit=unit) - entropy(given, alpha, unit)
@@ -178,6 +184,11 @@ def pairwise_redundancy(
 
     Raises:
         InputError: As for :func:`~infoprune.entropy.gram`.
+
+    Example:
+        >>> maps = torch.rand(3, 16, 4, generator=torch.Generator().manual_seed(0))
+        >>> pairwise_redundancy(maps).shape
+        torch.Size([3, 3])
     """
     factor = in_unit(unit)
     squares = gram_of(maps, KernelRule(kernel, width, convention), torch.float32, power=2)

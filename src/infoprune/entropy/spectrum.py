@@ -24,13 +24,24 @@ def check_order(alpha: float) -> None:
 
     Raises:
         InputError: It lies outside.
+
+    Example:
+        >>> check_order(0.0)
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the order alpha lies in (0, inf], not 0.0
     """
     if not alpha > 0:
         raise InputError(f"the order alpha is {alpha}: it must lie in (0, inf]")
 
 
 def nats_of_gram(K: Tensor, alpha: float) -> Tensor:
-    """Return S_a(K / tr K) in nats of symmetric ``(B, n, n)`` matrices, as ``(B,)`` float64."""
+    """Return S_a(K / tr K) in nats of symmetric ``(B, n, n)`` matrices, as ``(B,)`` float64.
+
+    Example:
+        >>> round(nats_of_gram(torch.eye(4).double()[None], 2.0).item(), 4)  # log 4
+        1.3863
+    """
     K = K.double()
     if is_power(alpha):
         trace = K.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
@@ -39,12 +50,22 @@ def nats_of_gram(K: Tensor, alpha: float) -> Tensor:
 
 
 def is_power(alpha: float) -> bool:
-    """Whether the order is a whole number small enough to be had by matrix products."""
+    """Whether the order is a whole number small enough to be had by matrix products.
+
+    Example:
+        >>> is_power(2.0), is_power(1.01)
+        (True, False)
+    """
     return alpha in range(2, _LARGEST_POWER + 1)
 
 
 def trace_of_power(K: Tensor, alpha: int) -> Tensor:
-    """Return tr K^a of symmetric ``(..., n, n)`` matrices, as the inner product of two smaller powers."""
+    """Return tr K^a of symmetric ``(..., n, n)`` matrices, as the inner product of two smaller powers.
+
+    Example:
+        >>> trace_of_power(2 * torch.eye(3).double(), 3).item()
+        24.0
+    """
     powers = [K]
     while len(powers) < (alpha + 1) // 2:
         powers.append(powers[-1] @ K)
@@ -53,7 +74,13 @@ def trace_of_power(K: Tensor, alpha: int) -> Tensor:
 
 
 def nats_of_power(trace_of_power: Tensor, trace: Tensor, alpha: float) -> Tensor:
-    """Return S_a in nats from tr K^a and tr K."""
+    """Return S_a in nats from tr K^a and tr K.
+
+    Example:
+        >>> four = torch.tensor(4.0).double()  # the trace of the 4x4 identity, and of its square
+        >>> round(nats_of_power(four, four, 2.0).item(), 4)
+        1.3863
+    """
     return (alpha * trace.log() - trace_of_power.log()) / (alpha - 1)
 
 
@@ -66,6 +93,10 @@ def nats_of_spectrum(spectrum: Tensor, alpha: float) -> Tensor:
     Args:
         spectrum: ``(..., n)``.
         alpha: Order in (0, inf].
+
+    Example:
+        >>> round(nats_of_spectrum(torch.tensor([0.5, 0.5]).double(), 1.0).item(), 4)
+        0.6931
     """
     shares = spectrum.clamp(min=0)
     shares = shares / shares.sum(dim=-1, keepdim=True)
@@ -97,6 +128,10 @@ def eigenvalues(K: Tensor, *, overwrite: bool = False) -> Tensor:
     Args:
         K: The matrices.
         overwrite: They are not needed any more; their diagonals may be written over.
+
+    Example:
+        >>> eigenvalues(torch.diag(torch.tensor([3.0, 1.0]))).tolist()
+        [1.0, 3.0]
     """
     return _on_cpu(lambda matrices: _solved(matrices, overwrite=overwrite), K)
 
@@ -129,6 +164,10 @@ def eigenvalues_of_copies(K: Tensor, *, overwrite: bool = False) -> Tensor:
     Where a ReLU leaves m samples all zero, their rows are the same, and the spectrum is that of the matrix with one
     of them, its row and column scaled by sqrt(m), and m - 1 zeros. Only some samples are looked at: enough to find
     copies that are many.
+
+    Example:
+        >>> [round(value, 6) for value in eigenvalues_of_copies(torch.ones(1, 3, 3).double())[0].tolist()]
+        [0.0, 0.0, 3.0]
     """
     return _on_cpu(lambda matrices: _solved_with_copies(matrices, overwrite=overwrite), K)
 

@@ -28,6 +28,11 @@ def one_blas_thread() -> Iterator[int]:
 
     Its products in single precision are those of :func:`full_precision`. What it had comes back at the end, whether
     or not something was raised. Within, another call gives the same.
+
+    Example:
+        >>> with one_blas_thread() as workers:
+        ...     workers >= 1
+        True
     """
     threads = torch.get_num_threads()
     workers = _workers.get() or threads
@@ -50,6 +55,10 @@ def in_chunks(work: Callable[[slice], Tensor], shape: Sequence[int], device: tor
             cache of a core, or fill a GPU, whatever the number of workers: the result does not depend on that.
         device: Where the work is done.
         caches: On a CPU a run may be up to this factor longer, where most of the work is on one matrix after another.
+
+    Example:
+        >>> in_chunks(lambda part: torch.arange(5)[part], (5, 10, 4), torch.device("cpu")).tolist()
+        [0, 1, 2, 3, 4]
     """
     variables, samples, features = shape
     entries = caches * _ENTRIES_OF_A_CORE if device.type == "cpu" else _ENTRIES_OF_A_GPU

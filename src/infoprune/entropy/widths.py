@@ -87,6 +87,11 @@ def alignment_width(
 
     Raises:
         InputError: Shapes do not fit, or ``points`` is less than 1.
+
+    Example:
+        >>> x = torch.rand(1, 16, 4, generator=torch.Generator().manual_seed(0))
+        >>> alignment_width(x, torch.arange(16) % 2, points=20) > 0
+        True
     """
     if points < 1:
         raise InputError(f"the grid of widths has {points} points: it must have at least 1")
@@ -98,7 +103,12 @@ def alignment_width(
 
 
 def looks_at_distances(width: Width) -> bool:
-    """Return whether the width of each variable follows from its own distances."""
+    """Return whether the width of each variable follows from its own distances.
+
+    Example:
+        >>> looks_at_distances("median"), looks_at_distances(0.5)
+        (True, False)
+    """
     return isinstance(width, str) and width in _OF_DISTANCES
 
 
@@ -116,6 +126,12 @@ def squared_widths_of(width: Width, x: Tensor, convention: Convention, labels: T
 
     Raises:
         InputError: The rule is unknown, lacks the labels, or the numbers are not positive.
+
+    Example:
+        >>> x = torch.tensor([[[0.0], [2.0]]])
+        >>> find = squared_widths_of(0.5, x, "2s2", None)
+        >>> callable(find)
+        True
     """
     count = len(x)
     if isinstance(width, str):

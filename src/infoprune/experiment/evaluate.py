@@ -42,6 +42,11 @@ def evaluate(
 
     Raises:
         InputError: The network or the data cannot be used, or they do not fit.
+
+    Example:
+        >>> record = evaluate(NetworkOptions("digits"), DataOptions("digits"), device="cpu")
+        >>> 0 <= record["figures"]["accuracy"] <= 100
+        True
     """
     metric = metric or MetricOptions()
     quality = metric.quality()
@@ -61,6 +66,15 @@ def show(path: Path) -> dict[str, Any]:
 
     Raises:
         InputError: The file is not a checkpoint.
+
+    Example:
+        >>> import tempfile
+        >>> from infoprune import storage, zoo
+        >>> from infoprune.network.origin import Origin
+        >>> file = Path(tempfile.mkdtemp()) / "net.safetensors"
+        >>> storage.checkpoint.save(zoo.build("digits"), file, origin=Origin("digits", (1, 8, 8)))
+        >>> show(file)["architecture"]
+        'digits'
     """
     contents = checkpoint.describe(path)
     return {

@@ -33,6 +33,11 @@ class Parts:
         held_out: What chooses.
         calibration: What scores the filters, a class-balanced sample of ``train``.
         test: What is measured on, and chooses nothing.
+
+    Example:
+        >>> parts = open_parts(DataOptions("digits"))
+        >>> parts.source.name, len(parts.test)
+        ('digits', 359)
     """
 
     source: Source
@@ -57,7 +62,7 @@ def open_parts(choice: DataOptions, seed: int = 0, *, calibration: int = CALIBRA
     Example:
         >>> parts = open_parts(DataOptions("digits"), calibration=100)
         >>> len(parts.train), len(parts.calibration), len(parts.test)
-        (1293, 100, 359)
+        (1294, 100, 359)
     """
     source = data.open_source(choice.name, choice.directory)
     if source.train is source.test:
@@ -85,7 +90,7 @@ def open_training_parts(choice: DataOptions, seed: int = 0, *, calibration: int 
     Example:
         >>> parts = open_training_parts(DataOptions("digits"))
         >>> len(parts.train), len(parts.held_out), len(parts.test)
-        (1293, 145, 359)
+        (1294, 144, 359)
     """
     source = data.open_source(choice.name, choice.directory)
     if source.train is source.test:
@@ -106,6 +111,16 @@ def check_classes(source: Source, model: nn.Module, choice: DataOptions, quality
 
     Raises:
         InputError: There are more or fewer outputs than classes. A metric of the user's own may read other outputs.
+
+    Example:
+        >>> from infoprune.experiment.network import open_network
+        >>> from infoprune.experiment.options import NetworkOptions
+        >>> choice = DataOptions("digits")
+        >>> model = open_network(NetworkOptions("digits", arguments={"classes": 4}), "cpu")
+        >>> check_classes(data.open_source("digits"), model, choice)
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the network has 4 outputs (classes 0 to 3), but the data set 'digits' has ...
     """
     if not (quality.metric is None or isinstance(quality.metric, str)):
         return
@@ -145,7 +160,17 @@ def say_what_is_read(
 def batches(
     images: Images, model: nn.Module, choice: DataOptions, *, shuffle: bool = False, random_crop: bool = False
 ) -> DataLoader[Any]:
-    """Return batches of these images as the network expects them."""
+    """Return batches of these images as the network expects them.
+
+    Example:
+        >>> from infoprune.experiment.network import open_network
+        >>> from infoprune.experiment.options import NetworkOptions
+        >>> choice = DataOptions("digits", batch_size=64)
+        >>> model = open_network(NetworkOptions("digits"), "cpu")
+        >>> images, labels = next(iter(batches(open_parts(choice).test, model, choice)))
+        >>> images.shape
+        torch.Size([64, 1, 8, 8])
+    """
     return data.loader(
         images,
         preprocessing_of(model),

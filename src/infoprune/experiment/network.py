@@ -49,7 +49,14 @@ def open_network(choice: NetworkOptions, device: str = "auto") -> nn.Module:
 
 
 def typed_build(choice: NetworkOptions) -> checkpoint.Build | None:
-    """Return the function that builds the network that the user typed; ``None`` where no name was typed."""
+    """Return the function that builds the network that the user typed; ``None`` where no name was typed.
+
+    Example:
+        >>> typed_build(NetworkOptions("digits"))().classifier.out_features
+        10
+        >>> typed_build(NetworkOptions(weights=Path("small.safetensors"))) is None
+        True
+    """
     if choice.model is None:
         if choice.arguments:
             raise InputError("--model-args are those of the network's function: name it with --model")
@@ -63,6 +70,10 @@ def preprocessing_of(model: nn.Module) -> Preprocessing:
 
     Raises:
         InputError: It is not known.
+
+    Example:
+        >>> preprocessing_of(open_network(NetworkOptions("digits"), "cpu")).std
+        (1.0,)
     """
     origin = origin_of(model)
     if origin is None or origin.preprocessing is None:
@@ -172,7 +183,15 @@ def _input_shape(name: str, preprocessing: Preprocessing) -> tuple[int, int, int
 
 
 def stored_precision(model: nn.Module, *, half: bool) -> nn.Module:
-    """Round a network's weights, in place, to the precision they will be stored in, so that figures are of the file."""
+    """Round a network's weights, in place, to the precision they will be stored in, so that figures are of the file.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Linear(1, 1)
+        >>> _ = nn.init.constant_(net.weight, 0.1)
+        >>> float(stored_precision(net, half=True).weight) == float(torch.tensor(0.1).half())
+        True
+    """
     if half:
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():

@@ -34,7 +34,16 @@ from infoprune.storage import checkpoint
 
 @dataclass(frozen=True)
 class PruneRun:
-    """The result of a pruning command and its record."""
+    """The result of a pruning command and its record.
+
+    Example:
+        >>> import tempfile
+        >>> network, images = NetworkOptions("digits"), DataOptions("digits", calibration=64)
+        >>> out, choice = Path(tempfile.mkdtemp()) / "small.safetensors", PruneOptions("l1", ratio=0.5)
+        >>> run = prune(network, images, choice, out=out, device="cpu")
+        >>> run.record["pruned"]["macs"] == run.result.pruned.macs
+        True
+    """
 
     result: Result
     record: dict[str, Any]
@@ -96,6 +105,15 @@ def prune(
 
     Raises:
         InputError: As in ``pipeline.prune``; a plan is passed together with ``stability``. Nothing is written then.
+
+    Example:
+        >>> import tempfile
+        >>> out = Path(tempfile.mkdtemp()) / "small.safetensors"
+        >>> network, images = NetworkOptions("digits"), DataOptions("digits", calibration=64)
+        >>> choice = PruneOptions("l1", ratio=0.5)
+        >>> run = prune(network, images, choice, out=out, device="cpu")
+        >>> out.exists()
+        True
     """
     if isinstance(choice, Plan) and stability > 1:
         raise InputError("a plan that you pass depends on no images: leave out the stability, or the plan")
@@ -224,6 +242,10 @@ def choice_or_plan(
 
     Raises:
         InputError: A plan was passed together with a word that chooses filters.
+
+    Example:
+        >>> choice_or_plan({"criterion": "l1", "ratio": 0.5}).criterion
+        'l1'
     """
     if plan is None:
         return chosen(**words) if keep is None else chosen(**words, keep=keep)

@@ -26,7 +26,15 @@ from infoprune.zoo import registry
 
 
 def measured(model: nn.Module, batches: Any, progress: Progress, quality: Quality = PLAIN) -> dict[str, Any]:
-    """Return the figures of a network on these images, as JSON values."""
+    """Return the figures of a network on these images, as JSON values.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.progress import silent
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> measured(net, [(torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 1]))], silent)["images"]
+        3
+    """
     example = example_of(batches, model)
     counted, latency = cost.count(model, example), latencies((model,), example)[0]
     found = asdict(figures(model, counted, latency, batches, quality=quality, progress=progress))
@@ -34,7 +42,14 @@ def measured(model: nn.Module, batches: Any, progress: Progress, quality: Qualit
 
 
 def settings_of(network: NetworkOptions, images: DataOptions, model: nn.Module) -> dict[str, Any]:
-    """Return what repeats a run: network, preprocessing, data, versions and machine."""
+    """Return what repeats a run: network, preprocessing, data, versions and machine.
+
+    Example:
+        >>> from infoprune.experiment.network import open_network
+        >>> network = NetworkOptions("digits")
+        >>> settings_of(network, DataOptions("digits"), open_network(network, "cpu"))["data"]["name"]
+        'digits'
+    """
     origin = origin_of(model)
     return {
         "network": {**as_json(asdict(network)), "architecture": origin.architecture if origin else None},
@@ -66,7 +81,18 @@ def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_record(record: Mapping[str, Any], written: Outputs, path: Path | None) -> None:
-    """Write a record as JSON, with the other outputs of a run, where a file was asked for."""
+    """Write a record as JSON, with the other outputs of a run, where a file was asked for.
+
+    Example:
+        >>> import tempfile
+        >>> from infoprune.runs.outputs import outputs
+        >>> file = Path(tempfile.mkdtemp()) / "record.json"
+        >>> with outputs(file, run="example") as written:
+        ...     write_record({"accuracy": 99.2}, written, file)
+        ...     written.commit()
+        >>> json.loads(file.read_text())
+        {'accuracy': 99.2}
+    """
     if path is not None:
         write_text(written.staged(path), json.dumps(record, indent=1) + "\n")
 
@@ -82,7 +108,13 @@ def text_or_none(path: Path | None) -> str | None:
 
 
 def paper_tap(model: nn.Module, criterion: str) -> Any:
-    """Return where a zoo network's paper reads the maps of a criterion, ``None`` where it does not say."""
+    """Return where a zoo network's paper reads the maps of a criterion, ``None`` where it does not say.
+
+    Example:
+        >>> from infoprune.experiment.network import open_network
+        >>> paper_tap(open_network(NetworkOptions("digits"), "cpu"), "l1") is None
+        True
+    """
     origin = origin_of(model)
     if origin is None or origin.architecture not in registry.names():
         return None

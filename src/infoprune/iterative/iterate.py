@@ -50,6 +50,13 @@ class Images:
         held_out: Training images, in neither of the others, that choose the epoch to keep and decide on the floor.
         test: Measured on after every round. They choose nothing.
         augmentation: Changes a training batch at random, where the schedule wants that.
+
+    Example:
+        >>> from infoprune import data
+        >>> digits = data.open_source("digits").train
+        >>> batches = data.loader(digits, data.Preprocessing((0.0,), (1.0,)))
+        >>> Images(train=batches, calibration=batches).held_out is None
+        True
     """
 
     train: DataLoader[Any]
@@ -69,6 +76,21 @@ class Iterated:
         plan: The kept filters, in the indices of the original.
         rounds: Figures of every round; round 0 is the original.
         ended: Why it ended, in words.
+
+    Example:
+        >>> from infoprune import data, zoo
+        >>> from infoprune.iterative.schedule import LayerPace, Pace
+        >>> from infoprune.training.recipe import Recipe
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> few = data.open_source("digits").train.subset(torch.arange(64))
+        >>> batches = data.loader(few, data.Preprocessing((0.0,), (1.0,)))
+        >>> retraining = Recipe(epochs=1, precision="32-true")
+        >>> layers = (LayerPace("features.0", Pace(plus=4), 8),)
+        >>> schedule = PruningSchedule(layers, retraining, criterion="l1", rounds=1)
+        >>> found = iterate(zoo.build("digits"), Images(batches, batches), schedule)
+        >>> found.ended, sorted(found.record())[0]
+        ('all rounds are done', 'ended')
     """
 
     model: nn.Module
@@ -116,6 +138,21 @@ def iterate(
         InputError: Nothing that the schedule names can lose filters, there is a floor without held-out images, there
             is no such criterion, option or repair, the folder belongs to another run, or training diverges. All but
             the last is found before anything is trained or written.
+
+    Example:
+        >>> from infoprune import data, zoo
+        >>> from infoprune.iterative.schedule import LayerPace, Pace
+        >>> from infoprune.training.recipe import Recipe
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> few = data.open_source("digits").train.subset(torch.arange(64))
+        >>> batches = data.loader(few, data.Preprocessing((0.0,), (1.0,)))
+        >>> retraining = Recipe(epochs=1, precision="32-true")
+        >>> layers = (LayerPace("features.0", Pace(plus=4), 8),)
+        >>> schedule = PruningSchedule(layers, retraining, criterion="l1", rounds=1)
+        >>> found = iterate(zoo.build("digits"), Images(batches, batches), schedule)
+        >>> found.model.features[0].out_channels, len(found.rounds)
+        (12, 2)
     """
     example = example_of(images.calibration, model)
     check_runs(model, example)
@@ -153,6 +190,12 @@ class ScheduledLayer:
         pace: What is removed from it.
         first: Number of filters before the first round.
         together: How many filters can only be removed together.
+
+    Example:
+        >>> from infoprune.iterative.schedule import LayerPace, Pace
+        >>> layer = ScheduledLayer(LayerPace("conv1", Pace(plus=4), 8), first=16, together=1)
+        >>> layer.left(16), layer.rounds(16)
+        (12, 2)
     """
 
     pace: LayerPace
@@ -173,6 +216,16 @@ def scheduled_layers(groups: Groups, schedule: PruningSchedule) -> dict[str, Sch
 
     Raises:
         InputError: A pattern names nothing, or no filters can be removed.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.iterative.schedule import LayerPace, Pace
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> from infoprune.training.recipe import Recipe
+        >>> schedule = PruningSchedule((LayerPace("features.0", Pace(plus=4), 8),), Recipe(epochs=1))
+        >>> list(scheduled_layers(find_groups(zoo.build("digits").eval(), torch.rand(2, 1, 8, 8)), schedule))
+        ['features.0']
     """
     for one in schedule.layers:
         if not any(one.fits(group.producers) for group in groups.groups):

@@ -171,6 +171,10 @@ class NamedSchedule:
         network: Name in the zoo of the network it is for.
         data: The data set it is for.
         description: One line.
+
+    Example:
+        >>> named_schedule("hrel-lenet5").data
+        'mnist'
     """
 
     make: Callable[[], PruningSchedule]
@@ -242,6 +246,10 @@ def named_schedule(name: str) -> NamedSchedule:
 
     Raises:
         InputError: There is none.
+
+    Example:
+        >>> named_schedule("hrel-lenet5").network
+        'lenet5_hrel'
     """
     if name not in _NAMED:
         raise unknown("schedule", name, _NAMED)

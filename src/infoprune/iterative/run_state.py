@@ -44,6 +44,10 @@ class Round:
         best_epoch: The one whose weights were kept; ``None`` without training.
         seconds: Wall time by stage, without what was done before an interruption.
         stands: Whether the round was kept; the one that falls below the accuracy floor is not.
+
+    Example:
+        >>> Round(0, {"conv1": 16}, macs=200, convolution_macs=150, parameters=30).stands
+        True
     """
 
     number: int
@@ -87,6 +91,14 @@ class Rounds:
 
     Raises:
         InputError: The folder holds the state of another run, or cannot be read.
+
+    Example:
+        >>> from infoprune import zoo
+        >>> from infoprune.iterative.schedule import LayerPace, Pace
+        >>> from infoprune.training.recipe import Recipe
+        >>> schedule = PruningSchedule((LayerPace("features.0", Pace(plus=4), 8),), Recipe(epochs=1))
+        >>> Rounds(zoo.build("digits"), schedule).rounds
+        []
     """
 
     def __init__(

@@ -22,6 +22,10 @@ class Spent:
         repair: Name of the repair, ``None`` where there was none.
         effort: ``"quick"``, ``"normal"`` or ``"thorough"``; ``None`` where the user chose criterion and repair.
         classes: Number of outputs of the network, ``None`` where it is no classifier.
+
+    Example:
+        >>> Spent(images=500, repair="least-squares", effort="quick", classes=10).images
+        500
     """
 
     images: int

@@ -13,12 +13,17 @@ import torch
 from infoprune.version import __version__
 
 PACKAGES = ("torch", "torch-pruning", "numpy", "scikit-learn", "lightning-fabric")
-OTHER_PACKAGES = ("scipy", "safetensors", "pydantic", "typer", "rich", "pillow")
+OTHER_PACKAGES = ("scipy", "safetensors", "torchmetrics", "pydantic", "typer", "rich", "pillow")
 OPTIONAL_PACKAGES = ("torchvision", "timm", "onnx", "onnxruntime", "jinja2", "plotly", "matplotlib", "pyarrow")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a run depends on."""
+    """Return the versions that a run depends on.
+
+    Example:
+        >>> "torch" in versions()
+        True
+    """
     return {
         "infoprune": __version__,
         "python": platform.python_version(),
@@ -27,7 +32,13 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Return what the latency figures depend on."""
+    """Return what the latency figures depend on.
+
+    Example:
+        >>> import torch
+        >>> bool(machine(torch.device("cpu")))
+        True
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"device": str(device), "processor": name, "threads": torch.get_num_threads()}
 

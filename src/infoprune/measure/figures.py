@@ -49,6 +49,13 @@ def figures(
         quality: What is measured on the images.
         dead: How many of its filters are dead, where that is known.
         progress: Called after every batch.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Linear(4, 2)
+        >>> found = figures(net, Cost(8, 10), latencies([net], torch.rand(2, 4), rounds=1)[0], None)
+        >>> found.macs, found.accuracy is None
+        (8, True)
     """
     found = Figures(
         counted.macs,
@@ -68,7 +75,13 @@ def figures(
 
 
 def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> list[Latency]:
-    """Return each network's time for one image; the networks are measured alternately, so that drift affects all."""
+    """Return each network's time for one image; the networks are measured alternately, so that drift affects all.
+
+    Example:
+        >>> import torch
+        >>> len(latencies([nn.Linear(4, 2), nn.Linear(4, 1)], torch.rand(2, 4), rounds=1))
+        2
+    """
     processes = current()
     if not processes.is_first:
         # Measured by the first process alone, undisturbed.
@@ -80,7 +93,17 @@ def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> 
 def dead_filters(
     model: nn.Module, batches: Batches, groups: Sequence[CoupledGroup], *, progress: Progress = silent
 ) -> dict[str, set[int]]:
-    """Return, by convolution, the filters whose maps after activation are constant over all images and positions."""
+    """Return, by convolution, the filters whose maps after activation are constant over all images and positions.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(8, 2))
+        >>> _ = nn.init.constant_(net[0].weight[1], 0.0)
+        >>> images = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        >>> 1 in dead_filters(net, [images], find_groups(net, images).groups)["0"]
+        True
+    """
     modules = dict(model.named_modules())
     convolutions = [group for group in groups if is_convolution(modules[group.name])]
 
@@ -92,7 +115,13 @@ def dead_filters(
 
 
 def outputs_of(model: nn.Module, example: Tensor, quality: Quality = PLAIN) -> int | None:
-    """Return the number of classes of a network, ``None`` where what is measured of it is not ``(n, classes)``."""
+    """Return the number of classes of a network, ``None`` where its output is not ``(n, classes)``.
+
+    Example:
+        >>> import torch
+        >>> outputs_of(nn.Linear(4, 3), torch.rand(2, 4)), outputs_of(nn.Conv2d(1, 3, 1), torch.rand(2, 1, 4, 4))
+        (3, None)
+    """
     with eval_mode(model), torch.no_grad():
         output = quality.answers(model)(example)
     return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
@@ -107,6 +136,10 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
 
     Raises:
         InputError: One of these.
+
+    Example:
+        >>> import torch
+        >>> check_runs(nn.Linear(4, 3), torch.rand(2, 4))
     """
     check_network(model)
     placed = equivalence.placed(example, model)
@@ -127,6 +160,12 @@ def example_for(plan: Plan, model: nn.Module) -> Tensor | list[Tensor]:
 
     Raises:
         InputError: The plan does not say it, and nothing is known of the network.
+
+    Example:
+        >>> from infoprune.plan import LayerDecision
+        >>> plan = Plan({"0": LayerDecision("0", 4, (0, 2))}, settings={"input_shape": [1, 8, 8]})
+        >>> example_for(plan, nn.Sequential(nn.Conv2d(1, 4, 3))).shape[1:]
+        torch.Size([1, 8, 8])
     """
     origin = origin_of(model)
     shape = plan.settings.get("input_shape") or (origin.input_shape if origin else None)

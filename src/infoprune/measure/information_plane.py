@@ -42,6 +42,10 @@ class PlanePoint:
         input_bits: I(X;L), information of the layer's output about the images.
         label_bits: I(L;Y), its information about the labels.
         width: Of the layer's Gaussian exp(-d^2 / s^2), smoothed.
+
+    Example:
+        >>> PlanePoint(round=0, step=10, layer="conv1", input_bits=6.1, label_bits=2.4, width=0.5).label_bits
+        2.4
     """
 
     round: int
@@ -66,6 +70,16 @@ class InformationPlane:
     Attributes:
         round: Noted with every point; a pruning in rounds counts it up.
         points: All that was noted, in the order of the steps.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> plane = InformationPlane(("conv",), images=16)
+        >>> net = nn.Sequential()
+        >>> net.add_module("conv", nn.Conv2d(1, 2, 3))
+        >>> plane(net, torch.rand(16, 1, 8, 8), torch.arange(16) % 2, step=0)
+        >>> plane.points[0].layer, 0 <= plane.points[0].label_bits <= 1
+        ('conv', True)
     """
 
     def __init__(
@@ -148,6 +162,11 @@ def averaged(points: Sequence[PlanePoint], window: int) -> list[PlanePoint]:
 
     Raises:
         InputError: The window is below 1.
+
+    Example:
+        >>> points = [PlanePoint(0, step, "conv1", 6.0 + step, 2.0, 0.5) for step in range(4)]
+        >>> [(one.step, one.input_bits) for one in averaged(points, 2)]
+        [(1, 6.5), (3, 8.5)]
     """
     if window < 1:
         raise InputError(f"a window holds at least 1 point, not {window}")
@@ -164,6 +183,13 @@ def check_points_file(path: Path) -> None:
 
     Raises:
         InputError: The ending is neither .csv nor .parquet, or pyarrow is missing.
+
+    Example:
+        >>> check_points_file(Path("plane.csv"))
+        >>> check_points_file(Path("plane.txt"))
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: points are written as .csv or .parquet
     """
     if _kind(path) == ".parquet":
         _arrow(path)
@@ -174,6 +200,13 @@ def write_points(points: Iterable[PlanePoint], path: Path, *, force: bool = Fals
 
     Raises:
         InputError: The ending is neither, pyarrow is missing, or the path cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "plane.csv"
+        >>> write_points([PlanePoint(0, 10, "conv1", 6.1, 2.4, 0.5)], file)
+        >>> len(file.read_text().splitlines())
+        2
     """
     if _kind(path) == ".csv":
         text = io.StringIO()
@@ -192,6 +225,13 @@ def read_points(path: Path) -> list[PlanePoint]:
 
     Raises:
         InputError: The file does not exist or holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "plane.csv"
+        >>> write_points([PlanePoint(0, 10, "conv1", 6.1, 2.4, 0.5)], file)
+        >>> read_points(file)[0].layer
+        'conv1'
     """
     check_regular(path)
     if _kind(path) == ".parquet":

@@ -164,7 +164,10 @@ class Quality:
             for _, some in some_batches(batches, processes.share):
                 batch = parse(some)
                 if batch.labels is None:
-                    raise InputError(f"the metric '{self.name}' needs targets: each batch must be (images, targets)")
+                    raise InputError(
+                        f"the metric '{self.name}' needs targets: each batch must be (images, targets), "
+                        "with a target for every image"
+                    )
                 yield self.of(model(batch.placed(device, dtype))), moved(batch.labels, device), len(batch)
 
         with eval_mode(model):
@@ -191,7 +194,7 @@ class Quality:
         """Return an accumulating metric of its own for one measurement."""
         found: Any = named_metric(self.metric, outputs) if isinstance(self.metric, str) else copy.deepcopy(self.metric)
         found.reset()
-        if hasattr(found, "sync_on_compute"):
+        if hasattr(found, "sync_on_compute"):  # every process sees the outputs for all images
             found.sync_on_compute = False
         return found.to(device) if device is not None and hasattr(found, "to") else found  # type: ignore[no-any-return]
 
@@ -241,7 +244,7 @@ def named_metric(name: str, outputs: Any) -> Accumulating:
     classes = outputs.shape[1]
     if "top_k" in settings:
         settings = {**settings, "top_k": min(settings["top_k"], classes)}
-    return getattr(classification, kind)(num_classes=classes, **settings).to(outputs.device)  # type: ignore[no-any-return]
+    return getattr(classification, kind)(num_classes=classes, sync_on_compute=False, **settings).to(outputs.device)  # type: ignore[no-any-return]
 
 
 def moved(value: Any, device: torch.device | None) -> Any:

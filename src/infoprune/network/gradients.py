@@ -36,6 +36,10 @@ class Place:
     Args:
         layer: Dotted name of the module.
         side: ``"in"`` for its input, ``"out"`` for its output.
+
+    Example:
+        >>> Place("conv1", "out").layer
+        'conv1'
     """
 
     layer: str

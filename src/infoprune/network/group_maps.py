@@ -180,7 +180,15 @@ def weights_of(model: nn.Module, group: CoupledGroup) -> tuple[tuple[Tensor, ...
 
 
 def shapes_of(model: nn.Module, group: CoupledGroup) -> tuple[tuple[int, ...], ...]:
-    """Return by layer of a coupled group the shape of one filter's weights, inputs first, such as ``(16, 3, 3)``."""
+    """Return by layer of a coupled group the shape of one filter's weights, inputs first, such as ``(16, 3, 3)``.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1), nn.Flatten(), nn.Linear(8, 2))
+        >>> shapes_of(net, find_groups(net, torch.rand(2, 1, 4, 4)).by_name()["0"])
+        ((1, 3, 3),)
+    """
     rows = [
         weight_rows(module, cast(Tensor, module.weight).detach(), group, layer)
         for layer in group.producers

@@ -82,6 +82,12 @@ def check_record(record: Mapping[str, Any], what: str) -> None:
 
     Raises:
         InputError: An entry that a report shows is missing, of another type or out of range.
+
+    Example:
+        >>> check_record({"plan": {}}, "record.json")
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: record.json is not the record of a pruning
     """
     if not isinstance(record.get("base"), dict) or not isinstance(record.get("pruned"), dict):
         raise InputError(f"{what} is not the record of a pruning: it has no figures of base and pruned")
@@ -106,6 +112,12 @@ def check_export(record: Mapping[str, Any], what: str) -> None:
 
     Raises:
         InputError: An entry that a report shows is missing or of another type.
+
+    Example:
+        >>> check_export({}, "export.json")
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: export.json is not the record of an export
     """
     found = validated(_Export, _chosen(_Export, record), what)
     if any(record.get(kind, found) is None for kind in ("onnx", "program")):
@@ -115,7 +127,13 @@ def check_export(record: Mapping[str, Any], what: str) -> None:
 
 
 def by_layer(tensors: Mapping[str, Tensor], separator: str) -> dict[str, dict[str, Tensor]]:
-    """Return tensors named ``layer|name`` by layer and name."""
+    """Return tensors named ``layer|name`` by layer and name.
+
+    Example:
+        >>> import torch
+        >>> list(by_layer({"conv1|similarity": torch.eye(2)}, "|")["conv1"])
+        ['similarity']
+    """
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         layer, _, name = key.rpartition(separator)
@@ -128,6 +146,15 @@ def check_evidence(evidence: Mapping[str, Mapping[str, Tensor]], plan: Plan, wha
 
     Raises:
         InputError: A matrix is not ``(filters, filters)``, or a number is not one.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.plan import LayerDecision
+        >>> plan = Plan({"conv1": LayerDecision("conv1", 3, (0,))})
+        >>> check_evidence({"conv1": {"similarity": torch.eye(2)}}, plan, "evidence.safetensors")
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: a matrix is of another size
     """
     for layer, decision in plan.decisions.items():
         found = evidence.get(layer, {})
@@ -149,6 +176,10 @@ def check_pictures(tensors: Mapping[str, Tensor], what: str) -> None:
 
     Raises:
         InputError: One is of another shape or type, empty, or too large.
+
+    Example:
+        >>> import torch
+        >>> check_pictures({"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "pictures.safetensors")
     """
     for name, tensor in tensors.items():
         if tensor.ndim != 4 or tensor.dtype != torch.uint8 or not 0 < tensor.numel() <= _LARGEST_PICTURE:

@@ -22,6 +22,10 @@ def pareto_front(points: Sequence[tuple[float, float | None]]) -> tuple[int, ...
     Returns:
         Indices of the points for which no other has both at most the cost and at least the accuracy, and one of them
         strictly; of equal points all.
+
+    Example:
+        >>> pareto_front([(0.5, 90.0), (0.4, 91.0), (0.9, 93.0)])
+        (1, 2)
     """
     known = [(cost, accuracy, index) for index, (cost, accuracy) in enumerate(points) if accuracy is not None]
     front = [
@@ -39,6 +43,15 @@ def comparison_page(runs: Sequence[Run]) -> str:
 
     Raises:
         InputError: There are no runs, or Jinja2 or Plotly is not installed.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> "l1" in comparison_page([run])
+        True
     """
     if not runs:
         raise InputError("there is nothing to compare: name the folders of two or more runs")
@@ -54,7 +67,13 @@ def comparison_page(runs: Sequence[Run]) -> str:
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs under names that differ: equal ones are numbered."""
+    """Return the runs under names that differ: equal ones are numbered.
+
+    Example:
+        >>> from infoprune.plan import Plan
+        >>> [run.name for run in distinct([Run({}, Plan({}), name="l1"), Run({}, Plan({}), name="l1")])]
+        ['l1 1', 'l1 2']
+    """
     names = [run.name for run in runs]
     seen: dict[str, int] = {}
     found = []

@@ -30,6 +30,16 @@ def run_figures(run: Run, folder: Path, *, force: bool = False, progress: Progre
 
     Raises:
         InputError: A file exists and ``force`` is not set, or cannot be written, or Matplotlib is not installed.
+
+    Example:
+        >>> import tempfile, torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> files = run_figures(run, Path(tempfile.mkdtemp()) / "figures")
+        >>> sorted({file.suffix for file in files})
+        ['.png', '.svg']
     """
     layers = layer_views(run)
     drawings: dict[str, Callable[[Any], None]] = {"filters": lambda axes: _widths(axes, layers)}
@@ -47,6 +57,16 @@ def comparison_figures(runs: Sequence[Run], folder: Path, *, force: bool = False
 
     Raises:
         InputError: As in :func:`run_figures`.
+
+    Example:
+        >>> import tempfile, torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> files = comparison_figures([run], Path(tempfile.mkdtemp()) / "figures")
+        >>> all(file.exists() for file in files)
+        True
     """
     rows = [row for row in comparison_rows(distinct(runs)) if row["accuracy"] is not None]
     return write_drawings({f"accuracy_against_{cost}": _tradeoff(rows, cost) for cost in COSTS}, folder, force, silent)
@@ -78,6 +98,14 @@ def write_drawings(
 
     Raises:
         InputError: As in :func:`run_figures`.
+
+    Example:
+        >>> import tempfile
+        >>> from infoprune.progress import silent
+        >>> drawings = {"line": lambda axes: axes.plot([1, 2])}
+        >>> files = write_drawings(drawings, Path(tempfile.mkdtemp()) / "figures", False, silent)
+        >>> sorted(file.name for file in files)
+        ['line.png', 'line.svg']
     """
     figure = package("matplotlib.figure")
     files = []

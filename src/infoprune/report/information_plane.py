@@ -32,6 +32,12 @@ def plane_figures(
 
     Raises:
         InputError: There are no points, a file exists and ``force`` is not set, or Matplotlib is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> points = [PlanePoint(0, step, "conv1", 6.0, 2.0, 0.5) for step in range(3)]
+        >>> len(plane_figures(points, Path(tempfile.mkdtemp()) / "figures"))
+        6
     """
     if not points:
         raise InputError("there are no points to draw: was the plane noted at any step?")

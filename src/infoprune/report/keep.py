@@ -25,6 +25,14 @@ def kept_run(model: nn.Module, result: Result, record: Mapping[str, Any], batche
         record: The record of the command.
         batches: The calibration images.
         name: What the run is called in tables.
+
+    Example:
+        >>> import torch, infoprune
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> run.name, sorted(run.pictures.maps)[:1]
+        ('l1', ['features.0'])
     """
     example = example_of(batches, model)
     before, after = (cost.macs_by_layer(network, example) for network in (model, result.model))

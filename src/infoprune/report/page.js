@@ -250,8 +250,36 @@
       yaxis: { title: { text: over ? names[what] : names.label } } }), config);
   }
 
+  function ranks() {
+    const view = Number(at("board-view").value), stage = Number(at("board-stage").value);
+    document.querySelectorAll("[data-view]").forEach((one) => { one.hidden = Number(one.dataset.view) !== view; });
+    const some = data.board.views[view][stage].slice().sort((a, b) => b.value - a.value);
+    const baselines = ["random", "l1"];
+    at("ranks").style.height = `${110 + 19 * some.length}px`;
+    Plotly.react(at("ranks"), [{ type: "scatter", mode: "markers", x: some.map((one) => one.value), y: some.map((one) => one.name),
+      error_x: { type: "data", symmetric: false, array: some.map((one) => one.worst - one.value),
+        arrayminus: some.map((one) => one.value - one.best), color: color("--soft"), thickness: 1.5 },
+      marker: { size: 9, color: some.map((one) => color(baselines.includes(one.name) ? "--gone" : "--kept")),
+        symbol: some.map((one) => baselines.includes(one.name) ? "diamond" : "circle") },
+      text: some.map((one) => `${one.accuracy.toFixed(2)} %`), hovertemplate: "%{y}: rank %{x:.1f}, %{text}<extra></extra>" }],
+      layout({ showlegend: false, xaxis: { title: { text: `rank ${data.board.words[stage]}, 1 is best` } },
+        yaxis: { dtick: 1, tickfont: { size: 11 } } }), config);
+  }
+  function agreement() {
+    const { names, rows } = data.board.agreement;
+    at("correlation").style.height = `${160 + (phone() ? 11 : 19) * names.length}px`;
+    const font = { size: phone() ? 8 : 11 };
+    Plotly.react(at("correlation"), [{ type: "heatmap", x: names, y: names, z: rows, zmin: -1, zmax: 1, hoverongaps: false,
+      colorscale: [[0, color("--gone")], [0.5, color("--panel")], [1, color("--kept")]], xgap: 1, ygap: 1,
+      colorbar: { thickness: 10, outlinewidth: 0 }, hovertemplate: "%{y} and %{x}: %{z:.2f}<extra></extra>" }],
+      layout({ xaxis: { tickangle: -90, tickfont: font, dtick: 1, showgrid: false },
+        yaxis: { autorange: "reversed", tickfont: font, dtick: 1, showgrid: false } }), config);
+  }
+  function board() { ranks(); agreement(); }
+
   function redraw() {
     if (at("cost")) { comparison(); return; }
+    if (at("board-view")) { board(); return; }
     if (data.layers.length) show(chosen);
     if (at("plane-view")) plane();
   }
@@ -263,6 +291,10 @@
     redraw();
   });
   nameTheme();
-  if (at("cost")) { at("cost").addEventListener("change", comparison); comparison(); } else page();
+  if (at("cost")) { at("cost").addEventListener("change", comparison); comparison(); }
+  else if (at("board-view")) {
+    for (const id of ["board-view", "board-stage"]) at(id).addEventListener("change", ranks);
+    board();
+  } else page();
   if (at("plane-view")) { at("plane-view").addEventListener("change", plane); plane(); }
 })();

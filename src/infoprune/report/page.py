@@ -38,6 +38,15 @@ def page(run: Run, against: Sequence[Run] = ()) -> str:
 
     Raises:
         InputError: Jinja2 or Plotly is not installed.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> "features.0" in page(run)
+        True
     """
     layers = layer_views(run)
     return rendered(
@@ -63,6 +72,12 @@ def rendered(template: str, **values: Any) -> str:
 
     Raises:
         InputError: Jinja2 or Plotly is not installed.
+
+    Example:
+        >>> rendered("no_such_template.j2")
+        Traceback (most recent call last):
+            ...
+        jinja2.exceptions.TemplateNotFound: no_such_template.j2
     """
     jinja2, plotly = package("jinja2"), package("plotly.offline")
     environment = jinja2.Environment(
@@ -87,6 +102,9 @@ def check_pages(path: Path | None) -> None:
 
     Raises:
         InputError: A page is asked for, and Jinja2 or Plotly is not installed.
+
+    Example:
+        >>> check_pages(None)
     """
     for name in () if path is None else ("jinja2", "plotly.offline"):
         package(name)
@@ -97,6 +115,10 @@ def package(name: str) -> Any:
 
     Raises:
         InputError: It is not installed.
+
+    Example:
+        >>> package("jinja2").__name__
+        'jinja2'
     """
     try:
         return import_module(name)
@@ -106,7 +128,17 @@ def package(name: str) -> Any:
 
 
 def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return one row of figures for every run."""
+    """Return one row of figures for every run.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> comparison_rows([run])[0]["name"]
+        'l1'
+    """
     found = []
     for run in runs:
         base, pruned = run.record["base"], run.record["pruned"]
@@ -125,7 +157,18 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def layer_values(view: LayerView) -> dict[str, Any]:
-    """Return what the script of the page needs to draw one layer, as JSON values."""
+    """Return what the script of the page needs to draw one layer, as JSON values.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> from infoprune.report.views import layer_views
+        >>> isinstance(layer_values(layer_views(run)[0]), dict)
+        True
+    """
     decision = view.decision
     return {
         "name": decision.layer,
@@ -148,7 +191,13 @@ def layer_values(view: LayerView) -> dict[str, Any]:
 
 
 def plane_values(points: Sequence[PlanePoint]) -> list[dict[str, Any]]:
-    """Return the paths of the layers in the information plane, a few dozen points each, as JSON values."""
+    """Return the paths of the layers in the information plane, a few dozen points each, as JSON values.
+
+    Example:
+        >>> from infoprune.measure.information_plane import PlanePoint
+        >>> len(plane_values([PlanePoint(0, step, "conv1", 6.0, 2.0, 0.5) for step in range(3)]))
+        1
+    """
     if not points:
         return []
     moments = len({(point.round, point.step) for point in points})
@@ -170,7 +219,13 @@ def plane_values(points: Sequence[PlanePoint]) -> list[dict[str, Any]]:
 
 
 def sprite(maps: Tensor) -> dict[str, Any]:
-    """Return ``(images, C, h, w)`` uint8 maps as one picture: a tile per filter, its images one above the other."""
+    """Return ``(images, C, h, w)`` uint8 maps as one picture: a tile per filter, its images one above the other.
+
+    Example:
+        >>> import torch
+        >>> sorted(sprite(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)))[-1]
+        'width'
+    """
     images, filters, height, width = maps.shape
     columns = min(_COLUMNS, filters)
     rows = -(-filters // columns)
@@ -188,7 +243,13 @@ def sprite(maps: Tensor) -> dict[str, Any]:
 
 
 def picture(image: Tensor) -> str:
-    """Return a ``(C, H, W)`` uint8 image as a data address; with other than one or three channels, its first."""
+    """Return a ``(C, H, W)`` uint8 image as a data address; with other than one or three channels, its first.
+
+    Example:
+        >>> import torch
+        >>> picture(torch.zeros(1, 8, 8, dtype=torch.uint8))[:21]
+        'data:image/png;base64'
+    """
     pixels = image.movedim(0, 2).numpy() if image.shape[0] == 3 else image[0].numpy()
     return _png(Image.fromarray(pixels))
 

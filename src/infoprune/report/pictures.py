@@ -42,6 +42,12 @@ def take_pictures(
 
     Raises:
         InputError: The images do not fit the network.
+
+    Example:
+        >>> import infoprune
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> take_pictures(net, batches, ["features.0"], count=3).maps["features.0"].shape
+        torch.Size([3, 16, 8, 8])
     """
     images = _different(batches, count)
     found: dict[str, Tensor] = {}
@@ -58,7 +64,12 @@ def take_pictures(
 
 
 def as_bytes(maps: Tensor) -> Tensor:
-    """Return ``(images, C, h, w)`` maps as uint8, every filter from its least to its largest value; constant ones 0."""
+    """Return ``(images, C, h, w)`` maps as uint8, every filter from its least to its largest value; constant ones 0.
+
+    Example:
+        >>> as_bytes(torch.tensor([[[[0.0, 0.5, 1.0]]]])).tolist()
+        [[[[0, 128, 255]]]]
+    """
     low, high = maps.amin(dim=(0, 2, 3), keepdim=True), maps.amax(dim=(0, 2, 3), keepdim=True)
     span = torch.where(high > low, high - low, torch.ones_like(high))
     return ((maps - low) / span * 255).round().to(torch.uint8)

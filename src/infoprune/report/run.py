@@ -41,6 +41,12 @@ class Pictures:
     Args:
         images: ``(images, C, H, W)`` uint8, as they are before any normalisation.
         maps: By layer ``(images, filters, h, w)`` uint8, each filter from its least to its largest value.
+
+    Example:
+        >>> import torch
+        >>> images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+        >>> Pictures(images, {"conv1": torch.zeros(2, 16, 8, 8, dtype=torch.uint8)}).images.shape
+        torch.Size([2, 1, 8, 8])
     """
 
     images: Tensor
@@ -59,6 +65,11 @@ class Run:
         export: The record of ``infoprune export``, where one lies in the folder.
         name: What the run is called in tables.
         plane: What every layer knew while the network was trained or pruned, where that was recorded.
+
+    Example:
+        >>> from infoprune.plan import LayerDecision
+        >>> Run({}, Plan({"conv1": LayerDecision("conv1", 4, (0, 2))}), name="l1").name
+        'l1'
     """
 
     record: Mapping[str, Any]
@@ -71,7 +82,14 @@ class Run:
 
 
 def evidence_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, Tensor]]:
-    """Return by layer the tensors that a criterion gave as its reasons, on the CPU."""
+    """Return by layer the tensors that a criterion gave as its reasons, on the CPU.
+
+    Example:
+        >>> import torch
+        >>> found = Importance(torch.tensor([2.0, 1.0]), evidence={"similarity": torch.eye(2)})
+        >>> list(evidence_of({"conv1": found})["conv1"])
+        ['similarity']
+    """
     return {
         layer: {name: tensor.detach().cpu() for name, tensor in found.evidence.items()}
         for layer, found in importances.items()
@@ -79,7 +97,12 @@ def evidence_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, Te
 
 
 def run_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files of a run in a folder; the record comes last, so that a folder with a record is whole."""
+    """Return the files of a run in a folder; the record comes last, so that a folder with a record is whole.
+
+    Example:
+        >>> run_files(Path("runs/a"))[-1].name
+        'record.json'
+    """
     return tuple(folder / name for name in (EVIDENCE, PICTURES, PLANE, PLAN, RECORD))
 
 
@@ -88,6 +111,17 @@ def write_run(run: Run, folder: Path, *, force: bool = False) -> None:
 
     Raises:
         InputError: A file exists and ``force`` is not set, or cannot be written.
+
+    Example:
+        >>> import tempfile, torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> folder = Path(tempfile.mkdtemp()) / "run"
+        >>> write_run(run, folder)
+        >>> (folder / "record.json").exists()
+        True
     """
     with outputs(*run_files(folder), run="report", force=force) as written:
         stage_run(run, folder, written)
@@ -95,7 +129,22 @@ def write_run(run: Run, folder: Path, *, force: bool = False) -> None:
 
 
 def stage_run(run: Run, folder: Path, written: Outputs) -> None:
-    """Write a run beside its places in a folder, as part of the outputs of a command."""
+    """Write a run beside its places in a folder, as part of the outputs of a command.
+
+    Example:
+        >>> import tempfile, torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> from infoprune.runs.outputs import outputs
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with outputs(*run_files(folder), run="example") as written:
+        ...     stage_run(run, folder, written)
+        ...     written.commit()
+        >>> (folder / "record.json").exists()
+        True
+    """
     tensors = {
         f"{layer}{_SEPARATOR}{name}": _stored(tensor)
         for layer, some in run.evidence.items()
@@ -118,6 +167,17 @@ def read_run(folder: Path) -> Run:
 
     Raises:
         InputError: The folder holds no whole run.
+
+    Example:
+        >>> import tempfile, torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> folder = Path(tempfile.mkdtemp()) / "run"
+        >>> write_run(run, folder)
+        >>> read_run(folder).plan == run.plan
+        True
     """
     try:
         for name in (RECORD, PLAN):

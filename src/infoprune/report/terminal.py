@@ -16,7 +16,12 @@ WIDTH_OF_FILES = 120
 
 @contextmanager
 def shown_progress(console: Console, *, quiet: bool = False) -> Iterator[Progress]:
-    """Yield a progress function that draws on the console, or on nothing when quiet."""
+    """Yield a progress function that draws on the console, or on nothing when quiet.
+
+    Example:
+        >>> with shown_progress(messages(), quiet=True) as progress:
+        ...     progress("scoring", 1, 2)
+    """
     if quiet or not is_first_process():
         yield silent
         return
@@ -25,7 +30,12 @@ def shown_progress(console: Console, *, quiet: bool = False) -> Iterator[Progres
 
 
 def messages() -> Console:
-    """Return the console for everything that is not the result: standard error, wide in a file."""
+    """Return the console for everything that is not the result: standard error, wide in a file.
+
+    Example:
+        >>> messages().stderr
+        True
+    """
     return _console(stderr=True, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
 
 

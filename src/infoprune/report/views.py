@@ -19,7 +19,12 @@ PAIRS = 6
 
 @dataclass(frozen=True)
 class Pair:
-    """A removed filter, the kept one it is most like, and how much."""
+    """A removed filter, the kept one it is most like, and how much.
+
+    Example:
+        >>> Pair(removed=3, kept=1, alike=0.97).kept
+        1
+    """
 
     removed: int
     kept: int
@@ -28,7 +33,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A number of filters that a cut-off rule proposed to keep, and its held-out accuracy in percent."""
+    """A number of filters that a cut-off rule proposed to keep, and its held-out accuracy in percent.
+
+    Example:
+        >>> Candidate(count=8, accuracy=91.5).count
+        8
+    """
 
     count: int
     accuracy: float | None
@@ -51,6 +61,15 @@ class LayerView:
         maps: ``(images, filters, h, w)`` uint8, where there are pictures.
         pairs: The removed filters most like a kept one, most alike first.
         pairs_by: What the likeness is.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> layer_views(run)[0].decision.layer, layer_views(run)[0].figure
+        ('features.0', 'scores')
     """
 
     decision: LayerDecision
@@ -68,12 +87,29 @@ class LayerView:
 
 
 def layer_views(run: Run) -> list[LayerView]:
-    """Return what there is to see of every layer of the plan, in the order of the network."""
+    """Return what there is to see of every layer of the plan, in the order of the network.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> len(layer_views(run))
+        4
+    """
     return [_view(run, decision) for decision in run.plan.decisions.values()]
 
 
 def likeness(maps: Tensor) -> Tensor:
-    """Return the ``(C, C)`` correlations of ``(images, C, h, w)`` maps over images and positions; 0 if constant."""
+    """Return the ``(C, C)`` correlations of ``(images, C, h, w)`` maps over images and positions; 0 if constant.
+
+    Example:
+        >>> import torch
+        >>> maps = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        >>> likeness(maps).shape
+        torch.Size([3, 3])
+    """
     flat = maps.movedim(1, 0).flatten(1).double()
     centred = flat - flat.mean(dim=1, keepdim=True)
     length = centred.norm(dim=1, keepdim=True)
@@ -82,7 +118,14 @@ def likeness(maps: Tensor) -> Tensor:
 
 
 def closest_pairs(similarity: Tensor, kept: Sequence[int], gone: Sequence[int], count: int = PAIRS) -> tuple[Pair, ...]:
-    """Return the removed filters that are most like a kept one, most alike first, equal ones by index."""
+    """Return the removed filters that are most like a kept one, most alike first, equal ones by index.
+
+    Example:
+        >>> import torch
+        >>> similarity = torch.tensor([[1.0, 0.9, 0.2], [0.9, 1.0, 0.1], [0.2, 0.1, 1.0]])
+        >>> [(pair.removed, pair.kept) for pair in closest_pairs(similarity, kept=(0, 2), gone=(1,))]
+        [(1, 0)]
+    """
     if not gone:
         return ()
     values, places = similarity[list(gone)][:, list(kept)].double().max(dim=1)
@@ -91,7 +134,17 @@ def closest_pairs(similarity: Tensor, kept: Sequence[int], gone: Sequence[int], 
 
 
 def summary_rows(run: Run) -> list[dict[str, str]]:
-    """Return base value, pruned value and change of every figure that was measured."""
+    """Return base value, pruned value and change of every figure that was measured.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> isinstance(summary_rows(run)[0], dict)
+        True
+    """
     base, pruned, weights = run.record["base"], run.record["pruned"], run.record.get("weight_bytes", {})
     found = (
         _difference("Accuracy", base.get("accuracy"), pruned.get("accuracy"), "{:.2f} %", "{:+.2f} points"),
@@ -119,12 +172,32 @@ def short(number: float) -> str:
 
 
 def criterion_of(run: Run) -> str:
-    """Return the name of what chose the filters."""
+    """Return the name of what chose the filters.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> criterion_of(run)
+        'l1'
+    """
     return str(run.record.get("settings", {}).get("criterion") or "a given plan")
 
 
 def network_of(run: Run) -> str:
-    """Return the name of the network."""
+    """Return the name of the network.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.report.keep import kept_run
+        >>> net, batches = infoprune.zoo.build("digits").eval(), [(torch.rand(8, 1, 8, 8), torch.arange(8))]
+        >>> result = infoprune.prune(net, batches, criterion="l1", ratio=0.5, repair=None)
+        >>> run = kept_run(net, result, result.record(), batches, name="l1")
+        >>> isinstance(network_of(run), str)
+        True
+    """
     network = run.record.get("settings", {}).get("network") or {}
     return str(run.record.get("architecture") or network.get("architecture") or "network")
 

@@ -32,6 +32,15 @@ class Outputs:
     Args:
         files: Where they will be.
         run: What kind of run writes them.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "record.json"
+        >>> written = Outputs((file,), run="example")
+        >>> _ = written.staged(file).write_text("{}")
+        >>> written.discard()
+        >>> file.exists()
+        False
     """
 
     files: tuple[Path, ...]

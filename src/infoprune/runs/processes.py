@@ -26,6 +26,11 @@ def launched_processes_end_with_this_one() -> Iterator[None]:
 
     In such a process, which the launcher numbers by ``LOCAL_RANK``, this starts the watch: a process that waits for
     one that was killed would otherwise wait for half an hour.
+
+    Example:
+        >>> with launched_processes_end_with_this_one():
+        ...     1 + 1
+        2
     """
     parent = os.environ.get(_PARENT)
     if parent is not None and os.environ.get("LOCAL_RANK", "0") != "0":
@@ -55,6 +60,11 @@ def side_by_side(function: Callable[..., Any], arguments: Sequence[tuple[Any, ..
 
     Raises:
         InputError: A process ended before it had an answer. What the function raises is raised here.
+
+    Example:
+        >>> import math
+        >>> side_by_side(math.gcd, [(12, 8), (9, 6)])
+        [4, 3]
     """
     context = multiprocessing.get_context("spawn")
     started, answers = [], []

@@ -37,6 +37,13 @@ class Planned:
         importances: The criterion's answer by layer; empty where no criterion was asked.
         groups: Everything that could have been removed, and why the rest could not.
         model: The smaller network of the iterative form, which a plan alone does not give; ``None`` otherwise.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> planned = make_plan(zoo.build("digits").eval(), [torch.rand(8, 1, 8, 8)], PruneOptions("l1", ratio=0.5))
+        >>> sorted(planned.importances) == sorted(planned.plan.decisions)
+        True
     """
 
     plan: Plan
@@ -69,6 +76,13 @@ def make_plan(
 
     Raises:
         InputError: As in ``plan``.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> planned = make_plan(zoo.build("digits").eval(), [torch.rand(8, 1, 8, 8)], PruneOptions("l1", ratio=0.5))
+        >>> {layer: len(kept) for layer, kept in planned.plan.kept.items()}
+        {'features.0': 8, 'features.3': 16, 'features.7': 32, 'features.10': 32}
     """
     return plan_for(
         Calibration.of(model, batches), choice, held_out=held_out, resume=resume, progress=progress, on_reach=on_reach
@@ -92,6 +106,15 @@ def plan_for(
 
     Raises:
         InputError: As in ``plan``.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> calibration = Calibration.of(zoo.build("digits").eval(), [torch.rand(8, 1, 8, 8)])
+        >>> first = plan_for(calibration, PruneOptions("l1", ratio=0.5))
+        >>> again = plan_for(calibration, PruneOptions("l1", ratio=0.75), importances=first.importances)
+        >>> len(again.plan.kept["features.0"])
+        4
     """
     model, groups = calibration.model, calibration.groups
     if choice.keep is not None:
@@ -141,6 +164,17 @@ def check_feasible(
 
     Raises:
         InputError: The budget cannot be met.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.plan import Budget
+        >>> calibration = Calibration.of(zoo.build("digits").eval(), [torch.rand(8, 1, 8, 8)])
+        >>> choice = PruneOptions("l1", budget=Budget(macs=0.01), keep_at_least=8)
+        >>> check_feasible(calibration, calibration.groups.groups, choice)
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the budget cannot be met
     """
     if choice.budget is None:
         return
@@ -155,6 +189,16 @@ def choose_groups(model: nn.Module, groups: Groups, choice: PruneOptions) -> tup
 
     Raises:
         InputError: The network has no convolutions, nothing can be removed, or a pattern names nothing.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = zoo.build("digits").eval()
+        >>> choice = PruneOptions("l1", ratio=0.5, skip=("*.0",))
+        >>> found = choose_groups(net, find_groups(net, torch.rand(2, 1, 8, 8)), choice)
+        >>> [group.name for group in found]
+        ['features.3', 'features.7', 'features.10']
     """
     modules = dict(model.named_modules())
     wanted = choice.layers or (tuple(choice.keep) if choice.keep is not None else ())
@@ -197,6 +241,14 @@ def named_counts(keep: Keep, groups: Groups) -> Keep:
 
     Raises:
         InputError: Two entries are about one group and differ, or a layer does not have all filters of its group.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = zoo.build("digits").eval()
+        >>> named_counts({"features.1*": 8}, find_groups(net, torch.rand(2, 1, 8, 8)))
+        {'features.10': 8}
     """
     found: dict[str, int | Sequence[int]] = {}
     asked: dict[str, str] = {}

@@ -48,6 +48,15 @@ def reselect(
 
     Raises:
         InputError: The plan is for another network, there are no images, or they can be read only once.
+
+    Example:
+        >>> import torch, infoprune
+        >>> _ = torch.manual_seed(0)
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(32, 1, 8, 8)
+        >>> first = infoprune.plan(net, [images], criterion="l1", ratio=0.5)
+        >>> again = reselect(first, net, [images])
+        >>> all(len(again.kept[layer]) == len(kept) for layer, kept in first.kept.items())
+        True
     """
     check_repeatable(batches)
     groups = find_groups(model, examples_of(batches, model))
@@ -68,6 +77,15 @@ def reselected(
 
     Raises:
         InputError: As for ``reselect``.
+
+    Example:
+        >>> import torch, infoprune
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> _ = torch.manual_seed(0)
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(32, 1, 8, 8)
+        >>> first = infoprune.plan(net, [images], criterion="l1", ratio=0.5)
+        >>> len(reselected(first, net, [images], find_groups(net, images)).kept["features.0"])
+        8
     """
     whole = copied(model)
     removal = surgery.removal_of(plan, groups, whole)

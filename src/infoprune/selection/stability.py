@@ -38,6 +38,14 @@ def further_plans(
         held_out: As for ``plan``, the same for all.
         resume: File of the plan that these are compared with; theirs lie beside it and are removed with it.
         progress: Receives the progress of each plan.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> _ = torch.manual_seed(0)
+        >>> samples = [[torch.rand(8, 1, 8, 8)], [torch.rand(8, 1, 8, 8)]]
+        >>> len(further_plans(zoo.build("digits").eval(), samples, PruneOptions("variance", ratio=0.5)))
+        2
     """
     return [
         make_plan(model, sample, choice, held_out=held_out, resume=state_of_sample(resume, number), progress=progress)
@@ -59,6 +67,12 @@ def spread(plans: Sequence[Plan]) -> dict[str, dict[str, Any]]:
 
     Raises:
         InputError: There are fewer than two plans, or they are of different layers.
+
+    Example:
+        >>> from infoprune.plan import LayerDecision
+        >>> plans = [Plan({"conv1": LayerDecision("conv1", 4, kept)}) for kept in ((0, 1), (0, 2))]
+        >>> spread(plans)["conv1"]["kept"]
+        [2, 2]
     """
     if len(plans) < 2:
         raise InputError(f"the spread is that of at least two plans, not of {len(plans)}")

@@ -40,6 +40,10 @@ class Contents:
         settings: What made it.
         figures: What was measured.
         version: The infoprune that wrote it.
+
+    Example:
+        >>> Contents(Origin("digits", (1, 8, 8))).origin.architecture
+        'digits'
     """
 
     origin: Origin
@@ -83,6 +87,14 @@ def save(
     Raises:
         InputError: Nothing is known of the network, the plan is not that of this network, a value is no JSON, or the
             path cannot be written. What ``load`` could not read is not written.
+
+    Example:
+        >>> import tempfile
+        >>> from infoprune import zoo
+        >>> file = Path(tempfile.mkdtemp()) / "net.safetensors"
+        >>> save(zoo.build("digits"), file, origin=Origin("digits", (1, 8, 8)))
+        >>> load(file).classifier.out_features
+        10
     """
     origin = _with_cuts(origin or origin_of(model), model)
     header = {
@@ -147,6 +159,14 @@ def describe(path: str | Path) -> Contents:
 
     Raises:
         InputError: The file is missing, damaged, or not a checkpoint of this or an older version.
+
+    Example:
+        >>> import tempfile
+        >>> from infoprune import zoo
+        >>> file = Path(tempfile.mkdtemp()) / "net.safetensors"
+        >>> save(zoo.build("digits"), file, origin=Origin("digits", (1, 8, 8)), figures={"accuracy": 99.2})
+        >>> describe(file).figures["accuracy"]
+        99.2
     """
     path = Path(path)
     with _opened(path) as file:

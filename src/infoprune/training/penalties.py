@@ -36,6 +36,10 @@ class Parting:
     Args:
         removed: By dotted name of a layer, the output channels that will be cut.
         important: The filters of the largest L1 norms, of the number that is kept in the end.
+
+    Example:
+        >>> Parting(removed={"conv1": (3, 7)}).removed["conv1"]
+        (3, 7)
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -52,6 +56,10 @@ class PenaltyInfo:
             keyword-only arguments are its options.
         description: One line.
         paper: Where it was published.
+
+    Example:
+        >>> check_penalty("ufkt").name
+        'ufkt'
     """
 
     name: str
@@ -68,12 +76,23 @@ def register_penalty(info: PenaltyInfo) -> PenaltyInfo:
 
     Raises:
         InputError: The name is taken.
+
+    Example:
+        >>> info = PenaltyInfo("none", lambda model, parting: torch.zeros(()), "adds nothing")
+        >>> register_penalty(info).name
+        'none'
+        >>> del _REGISTRY["none"]
     """
     return enter(_REGISTRY, "penalty", info)
 
 
 def all_penalties() -> tuple[PenaltyInfo, ...]:
-    """Return every registered penalty, by name."""
+    """Return every registered penalty, by name.
+
+    Example:
+        >>> "ufkt" in {info.name for info in all_penalties()}
+        True
+    """
     return in_order(_REGISTRY)
 
 
@@ -100,6 +119,12 @@ def check_penalty(name: str, options: Mapping[str, Any] | None = None) -> Penalt
 
     Raises:
         InputError: There is no such penalty, or it has no such option.
+
+    Example:
+        >>> check_penalty("uftk")
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: unknown penalty 'uftk': did you mean 'ufkt'?
     """
     info = look_up(_REGISTRY, "penalty", name)
     check_keywords(info.function, options or {}, f"the penalty '{name}'")
@@ -117,6 +142,11 @@ def ufkt(model: nn.Module, parting: Parting, *, strength: float = 1e-3, form: Fo
 
     Raises:
         InputError: The strength is not a number from 0 up, or the form is unknown.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3))
+        >>> ufkt(net, Parting({"0": (1, 3)}, {"0": (0,)})).requires_grad
+        True
     """
     if form not in get_args(Form):
         raise unknown("form of the penalty 'ufkt'", str(form), get_args(Form))
@@ -134,7 +164,12 @@ def ufkt(model: nn.Module, parting: Parting, *, strength: float = 1e-3, form: Fo
 
 
 def output_norms(module: nn.Module) -> Tensor:
-    """Return the L1 norm of the weights of each output channel of a convolution or linear layer, differentiable."""
+    """Return the L1 norm of the weights of each output channel of a convolution or linear layer, differentiable.
+
+    Example:
+        >>> output_norms(nn.Conv2d(1, 4, 3)).shape
+        torch.Size([4])
+    """
     weight: Tensor = module.weight  # type: ignore[assignment]
     if not getattr(module, "transposed", False):
         return weight.abs().flatten(1).sum(dim=1)

@@ -18,6 +18,11 @@ class DigitsNetwork(nn.Module):
     """Four 3x3 convolutions with batch norm and ReLU, a max-pool in the middle, the mean over space, ``classifier``.
 
     Images are ``(n, C, H, W)``, 8x8 for the digits; logits are ``(n, classes)``.
+
+    Example:
+        >>> import torch
+        >>> DigitsNetwork(classes=10, in_channels=1).eval()(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, classes: int, in_channels: int) -> None:

@@ -103,6 +103,14 @@ def build_from_file(spec: str, arguments: Arguments) -> nn.Module:
 
     Raises:
         InputError: The name or an argument is another.
+
+    Example:
+        >>> build_from_file("digits", {"classes": 4}).classifier.out_features
+        4
+        >>> build_from_file("my_module:network", {})
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: no registry lists a network 'my_module:network'
     """
     origin, separator, name = spec.partition(":")
     if separator and origin in _FILE_ARGUMENTS and _NAME.fullmatch(name) is None:
@@ -142,6 +150,10 @@ def preprocessing_of(spec: str, network: nn.Module) -> Preprocessing:
 
     Raises:
         InputError: The zoo has no network ``spec``.
+
+    Example:
+        >>> preprocessing_of("digits", registry.build("digits")).std
+        (1.0,)
     """
     origin, separator, name = spec.partition(":")
     if not separator and spec in registry.names():
@@ -173,6 +185,10 @@ def called(spec: str, function: Callable[[], Any]) -> nn.Module:
 
     Raises:
         InputError: It fails, or returns something else than a ``torch.nn.Module``.
+
+    Example:
+        >>> called("a linear layer", lambda: nn.Linear(2, 3)).out_features
+        3
     """
     try:
         network = function()

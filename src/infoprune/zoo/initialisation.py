@@ -6,7 +6,14 @@ from torch import nn
 
 
 def he_normal(network: nn.Module) -> None:
-    """Draw convolution and linear weights by He et al. 2015 (arXiv 1502.01852), in place; biases start at zero."""
+    """Draw convolution and linear weights by He et al. 2015 (arXiv 1502.01852), in place; biases start at zero.
+
+    Example:
+        >>> net = nn.Linear(4, 2)
+        >>> he_normal(net)
+        >>> net.bias.tolist()
+        [0.0, 0.0]
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

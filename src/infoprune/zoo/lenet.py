@@ -19,6 +19,11 @@ class CaffeLeNet(nn.Module):
     """Caffe's LeNet: 20 and 50 filters of 5x5, each pooled and without ReLU, then 500 and ``classes``.
 
     Images are ``(n, C, 28, 28)``; logits are ``(n, classes)``.
+
+    Example:
+        >>> import torch
+        >>> CaffeLeNet(classes=10, in_channels=1)(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, classes: int, in_channels: int) -> None:
@@ -42,6 +47,11 @@ class HRelLeNet(nn.Module):
     """HRel's LeNet-5: 20 and 50 filters of 5x5 with ReLU, each pooled, then 800, 500 and ``classes``.
 
     Images are ``(n, C, 28, 28)``; logits are ``(n, classes)``.
+
+    Example:
+        >>> import torch
+        >>> HRelLeNet(classes=10, in_channels=1)(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, classes: int, in_channels: int) -> None:
@@ -102,5 +112,10 @@ def lenet5(classes: int = 10, in_channels: int = 1) -> CaffeLeNet:
     )
 )
 def lenet5_hrel(classes: int = 10, in_channels: int = 1) -> HRelLeNet:
-    """Return HRel's LeNet-5: 288,000 and 1,600,000 multiply-adds in its convolutions."""
+    """Return HRel's LeNet-5: 288,000 and 1,600,000 multiply-adds in its convolutions.
+
+    Example:
+        >>> type(lenet5_hrel()).__name__
+        'HRelLeNet'
+    """
     return HRelLeNet(classes, in_channels)

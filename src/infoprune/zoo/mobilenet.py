@@ -15,7 +15,12 @@ from infoprune.zoo.registry import NetworkInfo, register
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks in a row, a line of the paper's table 2: expansion t, filters c, repetitions n, stride s of the first."""
+    """Blocks in a row, a line of the paper's table 2: expansion t, filters c, repetitions n, stride s of the first.
+
+    Example:
+        >>> Stage(expansion=6, filters=24, blocks=2, stride=2).filters
+        24
+    """
 
     expansion: int
     filters: int
@@ -45,6 +50,10 @@ class Style:
     Args:
         norm: Whether batch norm follows each convolution; without it the convolution has a bias.
         same: Whether images are padded as TensorFlow's ``SAME`` does: at stride 2 and even sizes, after the image only.
+
+    Example:
+        >>> Style(norm=True, same=False).norm
+        True
     """
 
     norm: bool
@@ -55,6 +64,11 @@ class SamePadding(nn.Module):
     """Zeros around ``(n, C, H, W)`` so that a convolution with a stride returns ``ceil(H / stride)`` rows.
 
     An odd number of zeros has the larger half below and to the right, as in TensorFlow.
+
+    Example:
+        >>> import torch
+        >>> SamePadding(kernel=3, stride=2)(torch.ones(1, 1, 4, 4)).shape
+        torch.Size([1, 1, 5, 5])
     """
 
     def __init__(self, kernel: int, stride: int) -> None:
@@ -72,7 +86,14 @@ class SamePadding(nn.Module):
 
 
 class ConvolutionUnit(nn.Module):
-    """A convolution, its batch norm where there is one, and ReLU6 where ``active``."""
+    """A convolution, its batch norm where there is one, and ReLU6 where ``active``.
+
+    Example:
+        >>> import torch
+        >>> unit = ConvolutionUnit(3, 8, 3, Style(norm=True, same=False), stride=2)
+        >>> unit(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 8, 4, 4])
+    """
 
     def __init__(
         self,
@@ -106,7 +127,14 @@ class ConvolutionUnit(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, depthwise, project without activation; added to the input where the shapes are equal."""
+    """Expand, depthwise, project without activation; added to the input where the shapes are equal.
+
+    Example:
+        >>> import torch
+        >>> block = InvertedResidual(8, 16, stride=2, expansion=6, style=Style(norm=True, same=False))
+        >>> block(torch.rand(2, 8, 8, 8)).shape
+        torch.Size([2, 16, 4, 4])
+    """
 
     def __init__(self, in_channels: int, filters: int, stride: int, expansion: int, style: Style) -> None:
         super().__init__()
@@ -126,6 +154,13 @@ class MobileNetV2(nn.Module):
     """A 3x3 convolution, seventeen inverted residuals, a 1x1 convolution, the mean over space, ``classifier``.
 
     Images are ``(n, C, H, W)``; logits are ``(n, classes)``.
+
+    Example:
+        >>> import torch
+        >>> stages = (Stage(1, 8, 1, 1), Stage(6, 16, 2, 2))
+        >>> net = MobileNetV2(stages, 1, Style(norm=True, same=False), classes=10, in_channels=3).eval()
+        >>> net(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
@@ -170,6 +205,10 @@ def mobilenet_v2(classes: int = 10, in_channels: int = 3) -> MobileNetV2:
     """Return MobileNetV2 for CIFAR: 2,236,682 parameters at 10 classes, 87,976,448 multiply-adds at 32x32.
 
     The 94.54 M of the literature are these multiply-adds and four operations for each output of a batch norm.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in mobilenet_v2().parameters())
+        2236682
     """
     return MobileNetV2(CIFAR_STAGES, 1, Style(norm=True, same=False), classes, in_channels)
 
@@ -186,5 +225,10 @@ def mobilenet_v2(classes: int = 10, in_channels: int = 3) -> MobileNetV2:
     )
 )
 def mobilenet_v2_imagenet(classes: int = 1000, in_channels: int = 3, batch_norm: bool = False) -> MobileNetV2:
-    """Return MobileNetV2 for ImageNet with TensorFlow's padding, without batch norm unless ``batch_norm``."""
+    """Return MobileNetV2 for ImageNet with TensorFlow's padding, without batch norm unless ``batch_norm``.
+
+    Example:
+        >>> mobilenet_v2_imagenet(classes=1001).classifier.out_features
+        1001
+    """
     return MobileNetV2(IMAGENET_STAGES, 2, Style(norm=batch_norm, same=True), classes, in_channels)

@@ -34,6 +34,10 @@ class NetworkInfo:
             where a paper defines it.
         source: Where the architecture, and the weights there are, come from.
         dataset: The data its usual weights were trained on, by the name the data sets have here.
+
+    Example:
+        >>> info("digits").input_shape, info("digits").dataset
+        ((1, 8, 8), 'digits')
     """
 
     name: str
@@ -55,6 +59,14 @@ def register(network: NetworkInfo) -> Callable[[_B], _B]:
 
     Raises:
         InputError: The name is taken.
+
+    Example:
+        >>> @register(NetworkInfo("mine", "one convolution", (1, 8, 8), 10, Preprocessing((0.0,), (1.0,))))
+        ... def mine(classes: int = 10) -> nn.Module:
+        ...     return nn.Sequential(nn.Conv2d(1, classes, 8), nn.Flatten())
+        >>> type(build("mine", classes=4)).__name__
+        'Sequential'
+        >>> del _INFOS["mine"], _BUILDERS["mine"]
     """
     if network.name in _INFOS:
         raise InputError(f"a network named '{network.name}' exists already: choose another name")

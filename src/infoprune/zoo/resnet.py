@@ -23,7 +23,13 @@ _OPTION_B = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm, added to a shortcut: ``(n, C, H, W)`` to ``(n, filters, H/s, W/s)``."""
+    """Two 3x3 convolutions with batch norm, added to a shortcut: ``(n, C, H, W)`` to ``(n, filters, H/s, W/s)``.
+
+    Example:
+        >>> import torch
+        >>> BasicBlock(16, 32, stride=2, option="A").eval()(torch.rand(2, 16, 8, 8)).shape
+        torch.Size([2, 32, 4, 4])
+    """
 
     def __init__(self, in_channels: int, filters: int, stride: int, option: Option) -> None:
         super().__init__()
@@ -45,6 +51,11 @@ class ResNet(nn.Module):
     """A 3x3 convolution, three stages of ``blocks`` blocks at 16, 32 and 64 filters, the mean over space, ``linear``.
 
     Images are ``(n, C, H, W)``, 32x32 in CIFAR; logits are ``(n, classes)``.
+
+    Example:
+        >>> import torch
+        >>> ResNet(blocks=1, option="B", classes=10, in_channels=3).eval()(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, blocks: int, option: Option, classes: int, in_channels: int) -> None:

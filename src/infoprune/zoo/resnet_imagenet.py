@@ -20,7 +20,13 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with batch norm, added to a shortcut: to ``(n, 4 * filters, H/s, W/s)``."""
+    """1x1, 3x3 and 1x1 convolutions with batch norm, added to a shortcut: to ``(n, 4 * filters, H/s, W/s)``.
+
+    Example:
+        >>> import torch
+        >>> Bottleneck(16, 8, stride=2).eval()(torch.rand(2, 16, 8, 8)).shape
+        torch.Size([2, 32, 4, 4])
+    """
 
     def __init__(self, in_channels: int, filters: int, stride: int) -> None:
         super().__init__()
@@ -49,6 +55,11 @@ class ImageNetResNet(nn.Module):
     """A 7x7 convolution and a max-pool, four stages of bottlenecks, the mean over space, ``fc``.
 
     Images are ``(n, C, H, W)``, 224x224 in ImageNet; logits are ``(n, classes)``.
+
+    Example:
+        >>> import torch
+        >>> ImageNetResNet((1, 1, 1, 1), classes=5, in_channels=3).eval()(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 5])
     """
 
     def __init__(self, blocks: tuple[int, ...], classes: int, in_channels: int) -> None:
@@ -92,5 +103,10 @@ def _stage(in_channels: int, filters: int, stride: int, blocks: int) -> Iterator
     )
 )
 def resnet50(classes: int = 1000, in_channels: int = 3) -> ImageNetResNet:
-    """Return ResNet-50: 25,557,032 parameters at 1000 classes, 4.089 G multiply-adds at 224x224."""
+    """Return ResNet-50: 25,557,032 parameters at 1000 classes, 4.089 G multiply-adds at 224x224.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in resnet50().parameters())
+        25557032
+    """
     return ImageNetResNet(BLOCKS, classes, in_channels)

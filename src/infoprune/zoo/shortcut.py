@@ -26,6 +26,11 @@ class ZeroPadShortcut(nn.Module):
     Attributes:
         source: ``(out_channels,)``: the input channel each output channel copies, -1 where it is zero. Not part of
             the state dict, so that weights made for other forms of this shortcut load.
+
+    Example:
+        >>> import torch
+        >>> ZeroPadShortcut(2, 6, stride=2)(torch.ones(1, 2, 4, 4))[0, :, 0, 0].tolist()
+        [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
     """
 
     source: Tensor

@@ -20,6 +20,11 @@ class VGG(nn.Module):
     """Convolution, batch norm and ReLU thirteen times, four max-pools and ``last_pool``, then ``classifier``.
 
     Images are ``(n, C, H, W)`` with H and W of 16 pixels or more; logits are ``(n, classes)``.
+
+    Example:
+        >>> import torch
+        >>> VGG(nn.AdaptiveAvgPool2d(1), nn.Linear(512, 10), in_channels=3).eval()(torch.rand(1, 3, 16, 16)).shape
+        torch.Size([1, 10])
     """
 
     def __init__(self, last_pool: nn.Module, classifier: nn.Module, in_channels: int) -> None:
@@ -80,7 +85,12 @@ def vgg16(classes: int = 10, in_channels: int = 3) -> VGG:
     )
 )
 def vgg16_hrel(classes: int = 10, in_channels: int = 3) -> VGG:
-    """Return VGG-16 with batch norm and the last pooling (a mean) and the head of HRel, 512-512-BN-``classes``."""
+    """Return VGG-16 with batch norm and the last pooling (a mean) and the head of HRel, 512-512-BN-``classes``.
+
+    Example:
+        >>> len([layer for layer in vgg16_hrel().modules() if isinstance(layer, nn.Conv2d)])
+        13
+    """
     width = STAGES[-1][-1]
     head = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, classes))
     return VGG(nn.AdaptiveAvgPool2d(1), head, in_channels)

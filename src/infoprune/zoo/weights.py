@@ -68,6 +68,11 @@ def load_network(spec: str, weights: str | Path | None = None, **arguments: obje
 
     Raises:
         InputError: The spec, an argument or the file cannot be used; see ``read_weights`` and ``load_weights``.
+
+    Example:
+        >>> network, preprocessing = load_network("digits")
+        >>> network.training, preprocessing.std
+        (False, (1.0,))
     """
     network = factory.make(spec, arguments)
     if weights is not None:
@@ -80,6 +85,13 @@ def read_weights(path: str | Path) -> Weights:
 
     Raises:
         InputError: The file is missing, cannot be read, holds no state dict, or holds NaN or infinity.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "weights.pt"
+        >>> torch.save({"weight": torch.ones(2, 3)}, file)
+        >>> read_weights(file)["weight"].shape
+        torch.Size([2, 3])
     """
     path = Path(path)
     check_regular(path, "the weights file")
@@ -91,7 +103,12 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def translated(name: str, weights: Weights) -> Weights:
-    """Return the weights by the keys they have in the network ``name`` of the zoo; keys that fit are not changed."""
+    """Return the weights by the keys they have in the network ``name`` of the zoo; keys that fit are not changed.
+
+    Example:
+        >>> list(translated("digits", {"classifier.weight": torch.ones(10, 64)}))
+        ['classifier.weight']
+    """
     for networks, rules in _TRANSLATIONS:
         if re.fullmatch(networks, name):
             return {_renamed(key, rules): tensor for key, tensor in weights.items()}
@@ -109,6 +126,12 @@ def load_weights(network: nn.Module, weights: Weights, *, name: str, source: str
 
     Raises:
         InputError: A key is missing, unexpected or of another shape; nothing has been changed then.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> load_weights(net, {"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, name="mine", source="weights.pt")
+        >>> net.weight.tolist()
+        [[1.0, 1.0]]
     """
     fitting = _fitting(name, weights, network)
     fault = _first_fault(network.state_dict(), fitting)

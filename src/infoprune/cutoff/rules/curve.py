@@ -105,6 +105,11 @@ def register(info: RuleInfo) -> RuleInfo:
 
     Raises:
         InputError: The name is taken.
+
+    Example:
+        >>> register(RuleInfo("keep-one", lambda curve: (1,), "keeps one filter")).name
+        'keep-one'
+        >>> del _REGISTRY["keep-one"]
     """
     return enter(_REGISTRY, "cut-off rule", info)
 

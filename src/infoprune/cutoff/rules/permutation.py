@@ -1,4 +1,4 @@
-"""The stopping rule by permutations (Yu & Príncipe 2019): stop where a filter does no better than a shuffled one."""
+"""The stopping rule by permutations (arXiv 1808.07912): stop where a filter does no better than a shuffled one."""
 
 from __future__ import annotations
 

@@ -31,7 +31,12 @@ from infoprune.selection.layerwise.state import State, conditions_of
 
 @dataclass(frozen=True)
 class ByRule:
-    """Candidates of a cut-off rule."""
+    """Candidates of a cut-off rule.
+
+    Example:
+        >>> ByRule("scree", {}).name
+        'scree'
+    """
 
     name: str
     options: Mapping[str, Any]
@@ -43,7 +48,12 @@ class ByRule:
 
 @dataclass(frozen=True)
 class ByRatio:
-    """The same share of filters goes from every layer."""
+    """The same share of filters goes from every layer.
+
+    Example:
+        >>> ByRatio(0.5).ratio
+        0.5
+    """
 
     ratio: float
 
@@ -54,7 +64,12 @@ class ByRatio:
 
 @dataclass(frozen=True)
 class ByCount:
-    """So many filters of each named layer stay."""
+    """So many filters of each named layer stay.
+
+    Example:
+        >>> ByCount({"conv1": 8}).keep["conv1"]
+        8
+    """
 
     keep: Mapping[str, int]
 
@@ -72,7 +87,12 @@ class ByCount:
 
 @dataclass(frozen=True)
 class Repairing:
-    """Cuts a network further and repairs it: what happens between two layers of the iterative form."""
+    """Cuts a network further and repairs it: what happens between two layers of the iterative form.
+
+    Example:
+        >>> Repairing("least-squares").method
+        'least-squares'
+    """
 
     method: str
 
@@ -82,7 +102,13 @@ class Repairing:
 
 
 def cutting(choice: PruneOptions) -> Cutting:
-    """Return how layers are taken and cut."""
+    """Return how layers are taken and cut.
+
+    Example:
+        >>> from infoprune.options import LayerwiseOptions
+        >>> cutting(PruneOptions(layerwise=LayerwiseOptions(cutoff="scree"))).how.cutoff
+        'scree'
+    """
     how = choice.layerwise
     rule: Any
     if how.cutoff is not None:
@@ -117,6 +143,17 @@ def plan_layer_by_layer(
 
     Raises:
         InputError: The criterion gives no curve, or the file is of another run.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.options import LayerwiseOptions
+        >>> _ = torch.manual_seed(0)
+        >>> net, images = zoo.build("digits").eval(), [(torch.rand(16, 1, 8, 8), torch.arange(16) % 4)]
+        >>> whole = Calibration.of(net, images)
+        >>> choice = PruneOptions("cmi", layerwise=LayerwiseOptions(cutoff="scree"))
+        >>> list(plan_layer_by_layer(whole, whole.groups.groups[:1], choice).decided)
+        ['features.0']
     """
     model, batches, examples = calibration.model, calibration.batches, calibration.examples
     info, how = criteria.resolve(choice.criterion), choice.layerwise

@@ -28,6 +28,14 @@ class LayerMaps:
         images: Largest number of images that are read.
         memory: Bytes that may be held; one group always is.
         progress: Called after every batch.
+
+    Example:
+        >>> from infoprune import zoo
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net, images = zoo.build("digits").eval(), torch.rand(10, 1, 8, 8)
+        >>> maps = LayerMaps(net, find_groups(net, images).groups, [(images, torch.arange(10))])
+        >>> maps.of("features.0").shape
+        torch.Size([10, 16, 8, 8])
     """
 
     model: nn.Module

@@ -41,7 +41,13 @@ Orders: TypeAlias = Callable[[CoupledGroup, LayerMaps, Sequence[Tensor]], tuple[
 
 @dataclass(frozen=True)
 class Ready:
-    """Importances that are known already and depend on no other layer."""
+    """Importances that are known already and depend on no other layer.
+
+    Example:
+        >>> known = Importance(torch.tensor([2.0, 1.0]))
+        >>> Ready({"conv1": known}).importances["conv1"].order
+        (0, 1)
+    """
 
     importances: Mapping[str, Importance]
 
@@ -58,6 +64,19 @@ class Conditional:
     Args:
         order: ``order(maps, labels, given)``.
         test: ``test(maps, labels, order, given)`` gives the p value of the m-th filter.
+
+    Example:
+        >>> from infoprune import zoo
+        >>> from infoprune.criteria.cmi import conditional_mutual_information_order, permutation_p_value
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> _ = torch.manual_seed(0)
+        >>> net, images = zoo.build("digits").eval(), torch.rand(16, 1, 8, 8)
+        >>> groups = find_groups(net, images).groups
+        >>> maps = LayerMaps(net, groups, [(images, torch.arange(16) % 4)])
+        >>> orders = Conditional(conditional_mutual_information_order, permutation_p_value)
+        >>> importance, curve = orders(groups[0], maps, given=())
+        >>> curve.filters
+        16
     """
 
     order: Callable[..., Importance]
@@ -86,6 +105,10 @@ class Cutting:
         limits: How far each group may be cut.
         between: In the iterative form, what is done to the cut network before the maps of the next layer are read
             from it; otherwise all maps are of the original network.
+
+    Example:
+        >>> Cutting(lambda group, curve: [curve.filters // 2], LayerwiseOptions(cutoff="scree")).how.direction
+        'forward'
     """
 
     rule: Callable[[CoupledGroup, Curve], Sequence[int]]
@@ -104,6 +127,16 @@ class Layers:
         flow: Which groups are neighbours.
         maps: Their maps over the calibration images.
         judge: How good the network would be.
+
+    Example:
+        >>> from infoprune import zoo
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> from infoprune.network.execution_order import flow
+        >>> net, images = zoo.build("digits").eval(), torch.rand(8, 1, 8, 8)
+        >>> found, batches = find_groups(net, images), [(images, torch.arange(8))]
+        >>> judge, maps = Judge(net, images, found, batches), LayerMaps(net, found.groups, batches)
+        >>> Layers(net, found.groups, flow(net, found.groups, images), maps, judge).group("features.3").filters
+        32
     """
 
     model: nn.Module
@@ -126,6 +159,10 @@ class Decided:
             ``candidate_accuracy`` in percent on held-out images (NaN where it was not needed), and ``cut``, how many
             stay.
         cut: What stays.
+
+    Example:
+        >>> Decided(Importance(torch.tensor([2.0, 1.0])), Cut((0,), "the better one")).cut.kept
+        (0,)
     """
 
     importance: Importance
@@ -140,6 +177,10 @@ class Outcome:
         decided: By group, in the order of the data flow.
         model: The network of the iterative form, ``None`` otherwise.
         start: The layer that direction ``"both"`` started from.
+
+    Example:
+        >>> Outcome({}, start="conv3").start
+        'conv3'
     """
 
     decided: Mapping[str, Decided]
@@ -163,6 +204,10 @@ def curve_of(importance: Importance) -> Curve:
 
     Raises:
         InputError: It has none.
+
+    Example:
+        >>> curve_of(Importance(torch.tensor([2.0, 1.0]), (0, 1), curve=(0.5, 0.0))).left
+        (0.5, 0.0)
     """
     if importance.curve is None:
         raise InputError("this criterion gives no curve, so there is nothing for a cut-off rule to cut")
@@ -185,6 +230,19 @@ def in_sequence(
         cutting: How layers are taken and cut.
         state: What is known already of this very run; every finished layer is noted there.
         progress: Called after every layer.
+
+    Example:
+        >>> from infoprune import zoo
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> from infoprune.network.execution_order import flow
+        >>> net, images = zoo.build("digits").eval(), torch.rand(8, 1, 8, 8)
+        >>> found, batches = find_groups(net, images), [(images, torch.arange(8))]
+        >>> judge, maps = Judge(net, images, found, batches), LayerMaps(net, found.groups, batches)
+        >>> layers = Layers(net, found.groups, flow(net, found.groups, images), maps, judge)
+        >>> scores = Ready({group.name: Importance(torch.arange(group.filters).double()) for group in found.groups})
+        >>> half = Cutting(lambda group, curve: [curve.filters // 2], LayerwiseOptions())
+        >>> in_sequence(layers, scores, half, State(None, {})).decided["features.0"].cut.kept
+        (8, 9, 10, 11, 12, 13, 14, 15)
     """
     names = [group.name for group in layers.groups]
     names = [name for name in layers.flow.order if name in names]
@@ -216,7 +274,16 @@ def in_sequence(
 
 
 def candidate_cuts(group: CoupledGroup, importance: Importance, counts: Iterable[int], limits: Limits) -> list[Cut]:
-    """Return the kept filters for each count, fewest filters first: at least the count, as units and limits allow."""
+    """Return the kept filters for each count, fewest filters first: at least the count, as units and limits allow.
+
+    Example:
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 2, 1))
+        >>> group = find_groups(net, torch.rand(2, 1, 4, 4)).by_name()["0"]
+        >>> found = candidate_cuts(group, Importance(torch.tensor([1.0, 4.0, 3.0, 2.0])), (1, 3), NO_LIMITS)
+        >>> [cut.kept for cut in found]
+        [(1,), (1, 2, 3)]
+    """
     rungs = ladder(group, importance, limits)
     found: dict[int, Cut] = {}
     for count in counts:

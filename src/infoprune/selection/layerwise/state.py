@@ -115,6 +115,12 @@ def conditions_of(settings: Mapping[str, Any], model: nn.Module, **batches: Batc
         settings: JSON values.
         model: Its weights count, and what it expects of its images where that is noted on it.
         **batches: Images and labels that count, by what they are for.
+
+    Example:
+        >>> import torch
+        >>> found = conditions_of({"seed": 0}, nn.Linear(2, 2), calibration=[torch.rand(4, 2)])
+        >>> "network" in found
+        True
     """
     origin = origin_of(model)
     known = None if origin is None else origin.preprocessing
