@@ -194,7 +194,7 @@ class Quality:
         """Return an accumulating metric of its own for one measurement."""
         found: Any = named_metric(self.metric, outputs) if isinstance(self.metric, str) else copy.deepcopy(self.metric)
         found.reset()
-        if hasattr(found, "sync_on_compute"):
+        if hasattr(found, "sync_on_compute"):  # every process sees the outputs for all images
             found.sync_on_compute = False
         return found.to(device) if device is not None and hasattr(found, "to") else found  # type: ignore[no-any-return]
 

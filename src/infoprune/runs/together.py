@@ -107,6 +107,11 @@ class Processes:
             dist.broadcast(packed, 0, group=self.words)
         return value if self.is_first else self._unpacked(packed)
 
+    def in_order(self, own: Sequence[Value]) -> list[Value]:
+        """Return what all processes found for their batches, in the order of the batches; see ``share``."""
+        parts = self.exchanged(list(own))
+        return [part[turn] for turn in range(len(parts[0])) for part in parts if turn < len(part)]
+
     def in_rounds(self, own: Iterable[Value]) -> Iterator[Value]:
         """Yield what all processes find for their batches, in the order of the batches; see ``share``.
 
