@@ -10,7 +10,7 @@ $(BIN)/infoprune: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(BIN)/infoprune  ## Train a small network on the digits, prune it by five criteria, print one table and the path of its report.
+demo: $(BIN)/infoprune  ## Train a small network on the digits, prune it without options and by five criteria, print a table and a report.
 	$(BIN)/infoprune demo --out runs/demo
 
 test: $(BIN)/infoprune  ## Everything, offline, without a GPU; one process a core, one thread each.

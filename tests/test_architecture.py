@@ -20,10 +20,10 @@ PICTURE = {
     "data": "",
     "network": "data",
     "zoo": "data network",
-    "regression": "network",
-    "criteria": "data entropy network regression",
+    "regression": "network runs",
+    "criteria": "data entropy network regression runs",
     "cutoff": "criteria entropy network",
-    "measure": "criteria data entropy network",
+    "measure": "criteria data entropy network runs",
     "training": "data measure network runs",
     "options": "cutoff network",
     "repair": "data measure network options regression runs",
@@ -31,13 +31,14 @@ PICTURE = {
     "iterative": "criteria cutoff data measure network repair runs training",
     "storage": "data measure network zoo",
     "automatic": "criteria cutoff data measure network options regression repair selection",
-    "pipeline": "automatic criteria cutoff data measure network options repair selection",
-    "report": "automatic criteria data iterative measure network pipeline runs",
-    "experiment": "automatic criteria cutoff data iterative measure network options pipeline repair report runs "
+    "pipeline": "automatic criteria cutoff data measure network options repair runs selection",
+    "board": "criteria cutoff data measure network options repair selection",
+    "report": "automatic board criteria data iterative measure network pipeline runs",
+    "experiment": "automatic board criteria cutoff data iterative measure network options pipeline repair report runs "
     "selection storage training zoo",
-    "cli": "automatic criteria cutoff data experiment iterative measure network options repair report selection "
-    "storage training zoo",
-    "__init__": "automatic criteria cutoff iterative measure network options pipeline repair selection storage "
+    "cli": "automatic board criteria cutoff data experiment iterative measure network options repair report runs "
+    "selection storage training zoo",
+    "__init__": "automatic board criteria cutoff iterative measure network options pipeline repair selection storage "
     "training",
     "__main__": "cli",
 }

@@ -18,6 +18,7 @@ from infoprune.version import __version__
 if TYPE_CHECKING:
     from infoprune.automatic.sensitivity import LayerSensitivity, sensitivity
     from infoprune.automatic.sweep import Point, sweep
+    from infoprune.board import Board, bench
     from infoprune.criteria import all_criteria, register_criterion
     from infoprune.cutoff import all_rules, register_rule
     from infoprune.errors import InputError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from infoprune.training.train import train
 
 __all__ = [
+    "Board",
     "Budget",
     "ConstantRemoval",
     "Evaluation",
@@ -60,6 +62,7 @@ __all__ = [
     "all_repairs",
     "all_rules",
     "apply",
+    "bench",
     "evaluate",
     "iterate",
     "load",
@@ -81,6 +84,7 @@ __all__ = [
 _WHERE = {
     "infoprune.automatic.sensitivity": ("LayerSensitivity", "sensitivity"),
     "infoprune.automatic.sweep": ("Point", "sweep"),
+    "infoprune.board": ("Board", "bench"),
     "infoprune.criteria": ("all_criteria", "register_criterion"),
     "infoprune.cutoff": ("all_rules", "register_rule"),
     "infoprune.errors": ("InputError",),
@@ -101,7 +105,7 @@ _WHERE = {
     "infoprune.training.train": ("train",),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
-_ROOMS = ("criteria", "cutoff", "data", "entropy", "experiment", "iterative", "measure", "network", "options",
+_ROOMS = ("board", "criteria", "cutoff", "data", "entropy", "experiment", "iterative", "measure", "network", "options",
           "pipeline", "regression", "report", "selection", "storage", "training", "zoo")  # fmt: skip
 
 

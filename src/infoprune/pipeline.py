@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -20,6 +20,7 @@ from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
 from infoprune.measure.advice import Spent, advice
 from infoprune.measure.figures import dead_filters, example_for, figures, latencies, outputs_of
+from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.measure.record import Figures, Stopwatch
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
@@ -38,13 +39,17 @@ from infoprune.options import (
     plain_counts,
 )
 from infoprune.plan import Plan
-from infoprune.progress import Progress, reported
+from infoprune.progress import Progress, reported, silent
 from infoprune.repair import repair_options, repaired
 from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
 from infoprune.repair.distil_state import remove_state as remove_repair_state
+from infoprune.runs.together import together
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.state import remove_state
 from infoprune.selection.planning import Planned, make_plan, named_counts, plan_for
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,13 @@ class Result:
 
 
 def plan(
-    model: nn.Module, batches: Batches, *, held_out: Batches | None = None, resume: Path | None = None, **choice: Any
+    model: nn.Module,
+    batches: Batches,
+    *,
+    held_out: Batches | None = None,
+    resume: Path | None = None,
+    fabric: Fabric | None = None,
+    **choice: Any,
 ) -> Plan:
     """Decide which filters are kept.
 
@@ -115,6 +126,7 @@ def plan(
         resume: File in which layers that are done are kept, so that the same call resumes after an interruption;
             removed once the plan is made. It is written only where layers are cut one after the other; any other file
             is left alone.
+        fabric: A launched Fabric, in each process of which this is called; they share the images.
         choice: The words of ``PruneOptions``: ``criterion="hrel", budget=Budget(macs=0.5)``.
 
     Raises:
@@ -129,9 +141,10 @@ def plan(
         True
     """
     asked = chosen(**choice)
-    planned = make_plan(model, batches, asked, held_out=held_out, resume=resume)
-    if asked.layerwise.is_asked_for:
-        remove_state(resume)
+    with together(fabric):
+        planned = make_plan(model, batches, asked, held_out=held_out, resume=resume)
+        if asked.layerwise.is_asked_for:
+            remove_state(resume)
     return planned.plan
 
 
@@ -186,6 +199,8 @@ def prune(
     effort: Effort = "normal",
     minutes: float | None = None,
     max_loss: float | None = None,
+    metric: Metric | None = None,
+    output: Output | None = None,
     repair: str | RepairOptions | None = AUTO,
     repair_images: Any = None,
     remove_constant: bool = False,
@@ -194,6 +209,7 @@ def prune(
     test: Batches | None = None,
     resume: Path | None = None,
     keep_resume: bool = False,
+    fabric: Fabric | None = None,
     progress: Progress | None = None,
     on_reach: Callable[[Reach], None] | None = None,
     **choice: Any,
@@ -211,7 +227,13 @@ def prune(
         effort: ``"quick"``, ``"normal"`` or ``"thorough"``: the time that may be spent on a smaller loss.
         minutes: Minutes for the whole run, in place of the effort.
         max_loss: In place of a budget: the smallest network that loses no more points on held-out images; points of
-            accuracy where the images have labels, else images in a hundred on which another class is named.
+            ``metric``, hundredths of its unit, where it is passed; of accuracy where the images have labels; else
+            images in a hundred on which another class is named.
+        metric: What is measured on ``test`` and limited by ``max_loss`` in place of accuracy: a name of
+            ``infoprune.measure.metric.metric_names()``, a function of outputs and targets, or a
+            ``torchmetrics.Metric``. Higher is better, unless its attribute ``higher_is_better`` is False.
+        output: A function of what the network returns, such as ``lambda found: found["out"]``: what is measured, and
+            compared with the original's.
         repair: How the cut network is repaired: ``"auto"``, a name of ``infoprune.all_repairs()``, the options of a
             repair, or ``None`` for not at all.
         repair_images: Images to repair with; their labels are not read. By default ``images``.
@@ -224,13 +246,16 @@ def prune(
         resume: File in which layers that are done are kept, as in ``plan``, and beside it the state of the repair
             ``distil``; removed at the end. Where everything is chosen for the network, nothing is kept.
         keep_resume: Whether ``resume`` is kept, for a caller that has more to do before the result is safe.
+        fabric: A launched Fabric, in each process of which this is called with the same arguments, the network on the
+            device of the process. They share the images and all return the same result.
         progress: Called in every stage; by default a bar is drawn on a terminal and in a notebook.
         on_reach: Called, before anything is scored, with how small the network can get and which layers bind.
         choice: The words of ``PruneOptions``: ``macs=0.5``, ``criterion="hrel"``, ``skip=("stem",)``.
 
     Raises:
-        InputError: As in ``plan`` and ``apply``; a plan is passed together with words of ``PruneOptions``; a plan or
-            listed filters are passed together with ``remove_constant``.
+        InputError: As in ``plan`` and ``apply``; a metric is passed that nothing is measured by; a plan is passed
+            together with words of ``PruneOptions``; a plan or listed filters are passed together with
+            ``remove_constant``.
         infoprune.VerificationError: The cut network would not compute what the masked one does.
 
     Example:
@@ -241,26 +266,29 @@ def prune(
         True
     """
     mending = None if repair is None else repair_options(repair)
-    how = EffortOptions(effort, minutes, max_loss)
+    how, quality = EffortOptions(effort, minutes, max_loss), Quality(metric, output)
+    if metric is not None and test is None and max_loss is None:
+        raise InputError("a metric measures the images of test, or what max_loss limits: pass one of them with it")
     check_network(model)
     batches = as_batches(images, preprocessing or _known_preprocessing(model))
     repairing = batches if repair_images is None else as_batches(repair_images, preprocessing)
     watch = Stopwatch()
     if plan is not None:
         _check_nothing_but_the_plan(choice)
-    with reported(progress) as shown:
+    with together(fabric) as processes, reported(progress if processes.is_first else silent) as shown:
+        on_reach = on_reach if processes.is_first else None
         if plan is None and not remove_constant and chooses_everything(choice, mending):
-            made = _automatic(model, repairing, how, choice, watch, shown, on_reach)
+            made = _automatic(model, repairing, how, choice, quality, watch, shown, on_reach)
         elif max_loss is not None:
             raise InputError("max_loss finds its own criterion, budget and repair: leave these out")
         else:
             made = _chosen(model, batches, repairing, plan, choice, mending, remove_constant, held_out,
                            resume, watch, shown, on_reach)  # fmt: skip
-        result = _measured(model, batches, made, test, watch, shown)
-    if not keep_resume:
-        if made.layer_by_layer:
-            remove_state(resume)
-        remove_repair_state(None if made.repair is None else resume)
+        result = _measured(model, batches, made, test, quality, watch, shown)
+        if not keep_resume:
+            if made.layer_by_layer:
+                remove_state(resume)
+            remove_repair_state(None if made.repair is None else resume)
     return result
 
 
@@ -305,6 +333,7 @@ def _automatic(
     batches: Batches,
     how: EffortOptions,
     words: Mapping[str, Any],
+    quality: Quality,
     watch: Stopwatch,
     progress: Progress,
     on_reach: Callable[[Reach], None] | None,
@@ -313,9 +342,10 @@ def _automatic(
     with watch.stage("prune"):
         whole = Calibration.of(model, batches)
         if how.max_loss is None:
-            found = prune_automatically(whole, chosen(**words), spend, progress=progress, on_reach=on_reach)
+            found = prune_automatically(whole, chosen(**words), spend, quality=quality, progress=progress,
+                                        on_reach=on_reach)  # fmt: skip
         else:
-            found = prune_within(whole, how.max_loss, words, spend, progress=progress)
+            found = prune_within(whole, how.max_loss, words, spend, quality=quality, progress=progress)
     with watch.stage("cut"):
         cut = surgery.apply(found.plan, model, whole.examples, groups=whole.groups)
     with watch.stage("verify"):
@@ -382,7 +412,13 @@ def _chosen(
 
 
 def _measured(
-    model: nn.Module, batches: Batches, made: _Made, test: Batches | None, watch: Stopwatch, progress: Progress
+    model: nn.Module,
+    batches: Batches,
+    made: _Made,
+    test: Batches | None,
+    quality: Quality,
+    watch: Stopwatch,
+    progress: Progress,
 ) -> Result:
     whole, final = made.whole, made.model
     with watch.stage("dead filters"):
@@ -392,12 +428,13 @@ def _measured(
     with watch.stage("evaluate"):
         left, example = _still_there(dead, made.plan), whole.example
         in_base = sum(map(len, dead.values()))
-        base = figures(model, whole.costs.base, times[0], test, dead=in_base, progress=progress)
-        after = figures(final, cost.count(final, example), times[1], test, dead=left, progress=progress)
+        measured: dict[str, Any] = {"quality": quality, "progress": progress}
+        base = figures(model, whole.costs.base, times[0], test, dead=in_base, **measured)
+        after = figures(final, cost.count(final, example), times[1], test, dead=left, **measured)
         as_cut = None
         if made.cut is not None:
-            as_cut = figures(made.cut, cost.count(made.cut, example), times[1], test, dead=left, progress=progress)
-    classes = outputs_of(model, example)
+            as_cut = figures(made.cut, cost.count(made.cut, example), times[1], test, dead=left, **measured)
+    classes = outputs_of(model, example, quality)
     spent = Spent(whole.count, made.repair, made.effort, classes)
     return Result(final, made.plan, base, after, made.importances, watch.seconds, as_cut, made.repair, made.free,
                   made.automatic, advice(base, after, spent))  # fmt: skip

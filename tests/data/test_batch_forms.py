@@ -60,3 +60,26 @@ def test_inputs_of_other_ranks(kind, pool, shape):
     result = infoprune.prune(model, [batch], criterion="variance", ratio=0.5, test=[batch])
     assert result.pruned.macs < result.base.macs
     assert result.pruned.images == 4
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.int16])
+def test_class_indices_of_any_integer_type_are_read(kind):
+    words = {"criterion": "hrel", "ratio": 0.5}
+    wide = infoprune.prune(network(), [(IMAGES, CLASSES)], test=[(IMAGES, CLASSES)], **words)
+    narrow = infoprune.prune(network(), [(IMAGES, CLASSES.to(kind))], test=[(IMAGES, CLASSES.to(kind))], **words)
+    assert narrow.plan.kept == wide.plan.kept
+    assert narrow.pruned.accuracy == wide.pruned.accuracy
+
+
+def test_a_forward_that_objects_is_one_sentence():
+    class Particular(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x):
+            assert x.shape[-1] == 224, "this network wants 224 pixels"
+            return self.body(x)
+
+    with pytest.raises(InputError, match=r"cannot read images of shape \(3, 8, 8\).* wants 224 pixels"):
+        infoprune.prune(Particular().eval(), [IMAGES], criterion="l1", ratio=0.5)

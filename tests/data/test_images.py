@@ -78,9 +78,19 @@ def test_an_impossible_sample_is_refused(count):
         balanced_sample(numbered(60), count)
 
 
-def test_too_few_images_to_hold_any_out_are_refused():
+def test_of_classes_of_few_images_a_share_of_all_images_is_held_out():
+    pixels = torch.arange(250).view(250, 1, 1, 1).to(torch.uint8)
+    images = StoredImages(pixels, torch.arange(250), tuple(map(str, range(250))))
+    train, held = held_out_split(images, 0.1)
+    assert (len(train), len(held)) == (225, 25)
+    assert sorted(numbers(train) + numbers(held)) == list(range(250))
+    assert numbers(held_out_split(images, 0.1)[1]) == numbers(held)
+    assert [len(part) for part in held_out_split(numbered(3), 0.1)] == [2, 1]
+
+
+def test_one_image_cannot_be_held_out():
     with pytest.raises(InputError, match="too few"):
-        held_out_split(numbered(3), 0.1)
+        held_out_split(numbered(1), 0.1)
 
 
 def test_shift_moves_each_image_by_its_own_offset():

@@ -273,7 +273,7 @@ def test_quiet_prints_nothing(infoprune, base, folder):
     assert (folder / "out.json").exists()
 
 
-def test_the_demo_compares_five_criteria(infoprune, folder):
+def test_the_demo_prunes_without_options_and_compares_five_criteria(infoprune, folder):
     done = infoprune("demo", "--out", "demo")
     assert done.code == 0, done.err
     record = record_of(folder / "demo" / "record.json")
@@ -282,12 +282,21 @@ def test_the_demo_compares_five_criteria(infoprune, folder):
     for name, row in record["criteria"].items():
         assert 0.49 <= row["pruned"]["macs"] / row["base"]["macs"] <= 0.5
         assert (folder / "demo" / f"{name}.safetensors").exists()
-        assert f"{row['pruned']['accuracy']:.2f}" in done.out
+        of_seeds = [one for one in record["board"]["rows"] if one["criterion"] == name and one["repair"] == "bn"]
+        assert [one["seed"] for one in of_seeds] == [0, 1, 2]
+        # The run of the pages is the first seed of the board.
+        assert (of_seeds[0]["accuracy"], of_seeds[0]["macs"]) == (row["pruned"]["accuracy"], row["pruned"]["macs"])
+        assert f"{sum(one['accuracy'] for one in of_seeds) / 3:.2f}" in done.out
         assert (folder / "demo" / name / "record.json").exists()
+    default = record["default"]
+    assert default["pruned"]["macs"] <= 0.5 * default["base"]["macs"]
+    assert default["base"]["accuracy"] - default["pruned"]["accuracy"] <= 1.0
+    assert f"-> {default['pruned']['accuracy']:.2f} %" in done.out.splitlines()[-1]
     pytest.importorskip("plotly")
-    assert done.out.splitlines()[-1] == f"report: {Path('demo') / 'report.html'}"
-    assert f"{record['criteria']['cmi']['pruned']['accuracy']:.2f} %" in (folder / "demo" / "report.html").read_text()
+    assert f"report: {Path('demo') / 'report.html'}" in done.out.splitlines()
+    assert f"{default['pruned']['accuracy']:.2f} %" in (folder / "demo" / "report.html").read_text()
     assert (folder / "demo" / "compare.html").exists()
+    assert (folder / "demo" / "board" / "board.html").exists()
 
 
 def test_calibration_and_test_images_never_overlap():

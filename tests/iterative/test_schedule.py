@@ -12,6 +12,7 @@ from infoprune.errors import InputError
 from infoprune.iterative.published_schedules import in_rounds, named_schedule, named_schedules
 from infoprune.iterative.schedule import LayerPace, Pace, PruningSchedule
 from infoprune.training.recipe import Recipe
+from infoprune.training.schedules import learning_rates
 
 PLAIN = PruningSchedule((LayerPace("conv1", Pace(plus=1)),), Recipe())
 
@@ -77,14 +78,17 @@ def test_a_named_schedule_survives_json_and_names_a_network_that_is_there(name):
 
 
 def test_the_published_learning_rates_fall_where_the_paper_says():
-    lenet5 = named_schedule("hrel-lenet5").make()
-    rates = [lenet5.retraining.rate(epoch / 40) for epoch in (0, 9, 10, 19, 20, 39)]
-    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    def rates(recipe, *epochs):
+        whole = learning_rates(recipe, recipe.epochs * 10)
+        return [whole[10 * epoch] for epoch in epochs]
+
+    lenet5 = named_schedule("hrel-lenet5").make().retraining
+    assert rates(lenet5, 0, 9, 10, 19, 20, 39) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     vgg16 = named_schedule("hrel-vgg16").make()
-    assert [vgg16.initial.rate(epoch / 300) for epoch in (79, 80, 140, 230)] == pytest.approx([0.1, 0.01, 1e-3, 1e-4])
-    assert [vgg16.retraining.rate(epoch / 90) for epoch in (39, 40, 70)] == pytest.approx([0.01, 1e-3, 1e-4])
+    assert rates(vgg16.initial, 79, 80, 140, 230) == pytest.approx([0.1, 0.01, 1e-3, 1e-4])
+    assert rates(vgg16.retraining, 39, 40, 70) == pytest.approx([0.01, 1e-3, 1e-4])
     resnet50 = named_schedule("hrel-resnet50").make()
-    assert [resnet50.retraining.rate(epoch / 33) for epoch in (9, 10, 25)] == pytest.approx([1e-3, 1e-4, 1e-5])
+    assert rates(resnet50.retraining, 9, 10, 25) == pytest.approx([1e-3, 1e-4, 1e-5])
 
 
 def test_every_round_draws_anew_and_the_last_has_a_recipe_of_its_own():

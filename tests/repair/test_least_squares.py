@@ -361,7 +361,7 @@ def test_batches_that_do_not_fit_into_memory_start_at_a_later_layer():
     seen = {}
     with Walks.of(pair, pair.small, ["0", "3", "7"], memory=16 << 20, late=True) as walks:
         for site in walks.sites:
-            seen[site.name] = sum(len(mine.inputs) for mine, _ in walks.towards(site.name))
+            seen[site.name] = sum(len(mine.inputs) for _, mine, _ in walks.towards(site.name))
     assert 64 <= seen["0"] < 256
     assert seen["7"] == 256
     little, much = (least_squares(pair, quiet, memory=memory) for memory in (16 << 20, 1 << 30))

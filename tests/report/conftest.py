@@ -5,6 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from infoprune.board import bench
+from infoprune.experiment import images as run_images
+from infoprune.experiment import network as run_network
 from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.experiment.prune import prune as prune_network
 from infoprune.experiment.train import train as train_network
@@ -65,6 +68,17 @@ def rounds_run(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rounds") / "rounds"
     write_run(staged, folder)
     return read_run(folder)
+
+
+@pytest.fixture(scope="session")
+def digits_board(base):
+    """The board of the digits network at half of its MACs, measured on images without labels."""
+    model = run_network.open_network(NetworkOptions(weights=base), "cpu")
+    images = DataOptions("digits", batch_size=64)
+    parts = run_images.open_parts(images)
+    calibration = [some for some, _ in run_images.batches(parts.calibration, model, images)]
+    test = run_images.batches(parts.test, model, images)
+    return bench(model, calibration, test, criteria=("variance", "cmi"), repairs=("bn",), budgets=(0.5,), seeds=2)
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,13 @@ import shutil
 import pytest
 
 from infoprune import pipeline
+from infoprune.board.summary import lines, rank_correlation, ranks, stages_of, views_of
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.plan import Budget
 from infoprune.report import comparison_page, kept_run, page
+from infoprune.report.board_page import board_page
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("plotly")
@@ -26,7 +28,7 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def pages(runs, rounds_run, wide_run, tmp_path_factory):
+def pages(runs, rounds_run, wide_run, digits_board, tmp_path_factory):
     """Files of pages, by name."""
     folder = tmp_path_factory.mktemp("pages")
     written = {
@@ -36,6 +38,7 @@ def pages(runs, rounds_run, wide_run, tmp_path_factory):
         "wide": page(wide_run),
         "rounds": page(rounds_run),
         "compare": comparison_page(list(runs.values())),
+        "board": board_page(digits_board, "digits"),
     }
     for name, html in written.items():
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
@@ -174,6 +177,28 @@ def test_the_matrix_is_ordered_with_removed_filters_behind_the_lines(opened, run
     assert shown.evaluate("document.getElementById('figure').layout.shapes[0].x0") == len(decision.kept) - 0.5
 
 
+def test_on_a_phone_no_figure_hides_behind_scrolling(opened):
+    for name in ("cmi", "rounds", "compare"):
+        shown = opened(name, width=390)
+        widths = shown.evaluate(
+            "[...document.querySelectorAll('.rows')].map((one) => [one.scrollWidth, one.parentElement.clientWidth])"
+        )
+        assert widths
+        assert all(table <= room for table, room in widths)
+        cells = shown.evaluate(
+            "[...document.querySelectorAll('.rows td')].map((one) => one.getBoundingClientRect().right)"
+        )
+        assert max(cells) <= 390
+
+
+def test_maps_stand_beside_the_images_they_are_of(opened):
+    shown = opened("cmi")
+    pairs = shown.locator("#pairs .pair")
+    assert pairs.count() > 0
+    for pair in pairs.all():
+        assert pair.locator(".source img").count() == pair.locator(".tile.gone span").count()
+
+
 def test_bars_are_the_relevance(opened, runs):
     decision = next(iter(runs["hrel"].plan.decisions.values()))
     shown = opened("hrel")
@@ -287,3 +312,43 @@ def test_a_comparison_can_be_by_any_cost(opened, runs):
         expected = [run.record["pruned"][cost] for run in runs.values()]
         assert sorted(shown.evaluate(figure)) == pytest.approx(sorted(expected))
     assert shown.locator("#runs tbody tr").count() == len(runs)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_board_fits_its_screen(opened, width, theme):
+    shown = opened("board", width, theme)
+    for figure in ("ranks", "correlation"):
+        shown.wait_for_selector(f"#{figure} .main-svg")
+        shown.wait_for_function(f"document.querySelector('#{figure} .main-svg').clientWidth <= window.innerWidth")
+    assert shown.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_the_board_shows_the_budget_and_stage_that_are_chosen(opened, digits_board):
+    shown = opened("board")
+    tables = shown.locator("[data-view]")
+    assert [tables.nth(i).is_visible() for i in range(tables.count())] == [True, False]
+    shown.locator("#board-view").select_option("1")
+    assert [tables.nth(i).is_visible() for i in range(tables.count())] == [False, True]
+    view = views_of(digits_board)[1]
+    for number, stage in enumerate(stages_of(digits_board)):
+        shown.locator("#board-stage").select_option(str(number))
+        drawn = shown.evaluate("document.getElementById('ranks').data[0]")
+        expected = {name: sum(found) / len(found) for name, found in ranks(digits_board, view, stage).items()}
+        assert dict(zip(drawn["y"], drawn["x"], strict=True)) == pytest.approx(expected)
+        assert drawn["x"] == sorted(drawn["x"], reverse=True)
+    shown.locator("#board-view").select_option("0")
+
+
+def test_the_board_shows_every_row_and_how_far_criteria_agree(opened, digits_board):
+    shown = opened("board")
+    rows = shown.locator("[data-view='0'] tbody tr").all_inner_texts()
+    found = lines(digits_board, views_of(digits_board)[0])
+    assert [row.split()[0] for row in rows] == [line.criterion for line in found]
+    assert all(line.accuracy["bn"].text() in row for line, row in zip(found, rows, strict=True) if line.accuracy)
+    names, matrix = rank_correlation(digits_board.scored)
+    drawn = shown.evaluate("document.getElementById('correlation').data[0]")
+    assert drawn["x"] == names
+    for row, right in zip(drawn["z"], matrix.tolist(), strict=True):
+        assert row == pytest.approx(right, abs=1e-3)
+    assert "needs labels" in shown.locator("#failures").inner_text()

@@ -11,7 +11,7 @@ from torch import nn
 import infoprune
 from infoprune.criteria.cmi import conditional_mutual_information_order as cmi
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import evaluate
+from infoprune.measure.accuracy import accuracy_of, evaluate
 from infoprune.network import equivalence, surgery
 from infoprune.network.coupled_groups import find_groups
 from infoprune.options import chosen
@@ -182,7 +182,7 @@ def test_losses_are_counted_from_the_whole_network_given_the_same_repair(two, im
 
 def test_the_judge_measures_the_same_network_once(two, images, monkeypatch):
     measured = []
-    monkeypatch.setattr(judging, "evaluate", lambda model, *rest, **named: measured.append(model) or evaluate(
+    monkeypatch.setattr(judging, "accuracy_of", lambda model, *rest, **named: measured.append(model) or accuracy_of(
         model, *rest, **named))  # fmt: skip
     judge = Judge(two, images[0][0][:2], find_groups(two, images[0][0][:2]), images)
     for kept in ({"layers.0.0": (0, 3)}, {"layers.0.0": (0, 3), "layers.1.0": tuple(range(8))}, {"layers.0.0": (0, 3)}):

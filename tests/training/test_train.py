@@ -5,8 +5,6 @@ import shutil
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
@@ -173,20 +171,6 @@ def test_no_step_is_longer_than_the_clipped_gradient(digits):
     assert short.norm() == pytest.approx(0.5 * 0.01, rel=1e-3)
     torch.testing.assert_close(short / short.norm(), free / free.norm(), rtol=1e-2, atol=1e-4)
     torch.testing.assert_close(moved(clip=1e6), free)
-
-
-@given(
-    st.sampled_from(["one-cycle", "cosine", "steps", "constant"]), st.floats(0, 1, exclude_max=True), st.floats(0, 0.9)
-)
-def test_the_rate_stays_between_zero_and_its_peak(schedule, done, warmup):
-    assert 0 <= Recipe(schedule=schedule, warmup=warmup, learning_rate=0.3).rate(done) <= 0.3 * (1 + 1e-12)
-
-
-def test_the_schedules_of_the_papers():
-    steps = Recipe(epochs=40, learning_rate=0.1, schedule="steps", step_at=(0.5, 0.75))
-    assert [round(steps.rate(epoch / 40), 6) for epoch in (0, 19, 20, 29, 30)] == [0.1, 0.1, 0.01, 0.01, 0.001]
-    assert Recipe(schedule="one-cycle", warmup=0.2, learning_rate=0.4).rate(0.2) == pytest.approx(0.4)
-    assert Recipe(schedule="cosine", learning_rate=0.4).rate(0.5) == pytest.approx(0.2)
 
 
 class Flattening(nn.Module):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from infoprune import criteria
 from infoprune.automatic.ways import Way, with_way
 from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
 from infoprune.data.augmentation import WithCopies
+from infoprune.measure.divergence import Divergence, divergence_between
+from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network import surgery
 from infoprune.options import PruneOptions, RepairOptions
 from infoprune.plan import Budget, Plan
@@ -55,6 +57,7 @@ class Descent:
         way: How budgets are divided between the layers.
         copies: Changed copies of each image that a repair sees besides the image.
         progress: Called in every stage.
+        quality: Which part of the output is compared with the original's.
 
     Example:
         >>> import torch, infoprune
@@ -74,11 +77,16 @@ class Descent:
     way: Way
     copies: int = 0
     progress: Progress = silent
+    quality: Quality = PLAIN
 
     @property
     def original(self) -> nn.Module:
         """The trained network."""
         return self.whole.model
+
+    def divergence(self, model: nn.Module, images: Iterable[Tensor]) -> Divergence:
+        """Return how far the outputs of a network are from those of the original."""
+        return divergence_between(self.quality.answers(self.original), self.quality.answers(model), images)
 
     def start(self, importances: Mapping[str, Importance] | None = None) -> Level:
         """Return the original as the first level."""

@@ -14,9 +14,11 @@ from infoprune.automatic.descent import Level
 from infoprune.automatic.effort import Allowance
 from infoprune.automatic.prune import Automatic, Setting, finish, prepare
 from infoprune.cutoff import reach
-from infoprune.data.batches import EveryNth
+from infoprune.data.batches import Batch, EveryNth
 from infoprune.device import place_of
 from infoprune.errors import InputError
+from infoprune.measure.metric import PLAIN, Quality
+from infoprune.network.equivalence import copied
 from infoprune.options import PruneOptions, chosen
 from infoprune.plan import Budget
 from infoprune.progress import Progress, silent
@@ -59,6 +61,7 @@ def prune_within(
     words: Mapping[str, Any],
     spend: Allowance,
     *,
+    quality: Quality = PLAIN,
     progress: Progress = silent,
 ) -> Automatic:
     """Return the smallest network that loses no more than is allowed.
@@ -67,14 +70,16 @@ def prune_within(
 
     Args:
         calibration: The trained network, which is left as it is, and its images, with or without labels.
-        max_loss: Points that may be lost: of accuracy where the images have labels, else images in a hundred on which
-            another class is named than by the original.
+        max_loss: Points that may be lost: of the metric, hundredths of its unit, where there is one; of accuracy where
+            the images have labels; else images in a hundred on which another class is named than by the original.
         words: Words of ``PruneOptions`` without a budget: layers and limits.
         spend: What the run may spend.
+        quality: What may be lost, and of which part of the output.
         progress: Called in every stage.
 
     Raises:
-        InputError: A budget or ``keep_share`` is passed too, or not even the smallest cut stays within the loss.
+        InputError: A budget or ``keep_share`` is passed too, there is nothing to measure a loss by, or not even the
+            smallest cut stays within the loss.
 
     Example:
         >>> import torch, infoprune
@@ -82,7 +87,7 @@ def prune_within(
         >>> from infoprune.selection.calibration import Calibration
         >>> _ = torch.manual_seed(0)
         >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
-        >>> found = prune_within(whole, 100.0, {"keep_at_least": 8}, allowance("quick", None))
+        >>> found = prune_within(whole, 100.0, {"layers": ("features.0",)}, allowance("quick", None))
         >>> found.repair
         'least-squares'
     """
@@ -98,12 +103,8 @@ def prune_within(
     judges = list(EveryNth(calibration.batches, HELD_OUT_EVERY, chosen=True))
     others = EveryNth(calibration.batches, HELD_OUT_EVERY, chosen=False)
     fitted = replace(calibration, batches=others, count=calibration.count - sum(map(len, judges)))
-    setting = prepare(fitted, choice, spend, progress=progress)
-    device, dtype = place_of(setting.descent.original)
-    images = [some.placed(device, dtype) for some in judges]
-    labels = [some.known_classes() for some in judges]
-    known = [one for one in labels if one is not None]
-    score = accuracy_on(images, known) if len(known) == len(labels) else agreement_on(images, setting.descent.original)
+    score = _score_on(judges, copied(calibration.model), quality)
+    setting = prepare(fitted, choice, spend, quality=quality, progress=progress)
     left = None if spend.minutes is None else spend.minutes - (time.perf_counter() - begun) / 60
     found, tried = smallest_within(setting, max_loss, score, spend, left)
     return replace(found, tried=tuple(asdict(one) for one in tried))
@@ -140,7 +141,8 @@ def smallest_within(
         >>> _ = torch.manual_seed(0)
         >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
         >>> spend = allowance("quick", None)
-        >>> setting = prepare(whole, PruneOptions("reconstruction", budget=Budget(macs=0.7), keep_at_least=12), spend)
+        >>> choice = PruneOptions("reconstruction", budget=Budget(macs=0.8), layers=("features.0",))
+        >>> setting = prepare(whole, choice, spend)
         >>> found, tried = smallest_within(setting, 1.0, lambda model: 99.0, spend)
         >>> all(one.allowed for one in tried)
         True
@@ -177,7 +179,35 @@ def smallest_within(
     return judged, tuple(tried)
 
 
-def accuracy_on(images: Sequence[Tensor], labels: Sequence[Tensor]) -> Score:
+def _score_on(judges: Sequence[Batch], original: nn.Module, quality: Quality) -> Score:
+    """Return what measures a network on these images, in points; what cannot be measured is refused before the work."""
+    if not judges:
+        raise InputError(f"max_loss holds out every {HELD_OUT_EVERY}th image to measure the loss: pass more images")
+    if quality.metric is not None:
+        quality.measure(original, judges)
+        return lambda model: quality.points(quality.measure(model, judges)[0])
+    place = place_of(original)
+    images = [some.placed(*place) for some in judges]
+    labels = [some.known_classes() for some in judges]
+    known = [one for one in labels if one is not None]
+    _check_classes(quality.answers(original), images[0], labelled=len(known) == len(labels))
+    if len(known) == len(labels):
+        return accuracy_on(images, known, quality)
+    return agreement_on(images, original, quality)
+
+
+@torch.no_grad()
+def _check_classes(original: Callable[[Tensor], Any], images: Tensor, *, labelled: bool) -> None:
+    output = original(images)
+    if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[1] < 2 or (labelled and output.ndim > 2):
+        given = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"type {type(output).__name__}"
+        raise InputError(
+            f"max_loss counts images by their class, which outputs of {given} do not name: choose the (n, classes) "
+            "outputs by a function 'output', or pass what may be lost as 'metric'"
+        )
+
+
+def accuracy_on(images: Sequence[Tensor], labels: Sequence[Tensor], quality: Quality = PLAIN) -> Score:
     """Return what measures top-1 accuracy in percent.
 
     Example:
@@ -188,19 +218,22 @@ def accuracy_on(images: Sequence[Tensor], labels: Sequence[Tensor]) -> Score:
 
     @torch.no_grad()
     def score(model: nn.Module) -> float:
-        right = sum(int((model(x).argmax(1) == y.to(x.device)).sum()) for x, y in zip(images, labels, strict=True))
-        return 100 * right / max(1, sum(map(len, labels)))
+        named = quality.answers(model)
+        right = sum(int((named(x).argmax(1) == y.to(x.device)).sum()) for x, y in zip(images, labels, strict=True))
+        return 100 * right / max(1, sum(one.numel() for one in labels))
 
     return score
 
 
-def agreement_on(images: Sequence[Tensor], original: nn.Module) -> Score:
+def agreement_on(images: Sequence[Tensor], original: nn.Module, quality: Quality = PLAIN) -> Score:
     """Return what measures on how many images a network names the class that the original names, in percent.
+
+    Of ``(n, classes, ...)`` outputs, every position counts.
 
     Example:
         >>> agreement_on([torch.eye(3)], nn.Flatten())(nn.Flatten())
         100.0
     """
     with torch.no_grad():
-        named = [original(some).argmax(1) for some in images]
-    return accuracy_on(images, named)
+        named = [quality.answers(original)(some).argmax(1) for some in images]
+    return accuracy_on(images, named, quality)

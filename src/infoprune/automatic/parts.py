@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from infoprune.data.batches import every_nth, images_of
+from infoprune.data.batches import Batch, every_nth, parsed
+from infoprune.device import place_of
 from infoprune.regression.layer_fit import HELD_OUT_EVERY
 
 # Images of a short repair: enough to rank ways that differ, few enough to take seconds.
@@ -23,6 +24,7 @@ class Parts:
     Args:
         fit: Batches for short repairs.
         held_out: Batches that nothing is fitted to while ways are compared.
+        judges: The same batches with what came with their images, for a metric.
 
     Example:
         >>> import torch
@@ -33,21 +35,26 @@ class Parts:
 
     fit: tuple[Tensor, ...]
     held_out: tuple[Tensor, ...]
+    judges: tuple[Batch, ...] = ()
 
     @classmethod
     def of(cls, batches: Iterable[Any], model: nn.Module) -> Parts:
         """Read the first images of the batches, where the network is and in its precision."""
-        fit: list[Tensor] = []
-        held: list[Tensor] = []
+        place = place_of(model)
+        fit: list[Batch] = []
+        held: list[Batch] = []
         seen = 0
-        for images in images_of(batches, model):
-            chosen = every_nth(len(images), seen, HELD_OUT_EVERY)
-            seen += len(images)
+        for batch in parsed(batches):
+            chosen = every_nth(len(batch), seen, HELD_OUT_EVERY)
+            seen += len(batch)
+            placed = Batch(batch.placed(*place), batch.labels)
             room = FIT_IMAGES - sum(map(len, fit))
-            fit.append(images[~chosen][: max(0, room)])
-            held.append(images[chosen])
+            if room > 0:
+                fit.append(placed.chosen(~chosen).first(room))
+            held.append(placed.chosen(chosen))
             if seen >= HELD_OUT_EVERY * JUDGING_IMAGES:
                 break
         fitting = tuple(some for some in fit if len(some))
         # Of fewer than five images the same ones judge.
-        return cls(fitting, tuple(some for some in held if len(some)) or fitting)
+        judges = tuple(some for some in held if len(some)) or fitting
+        return cls(tuple(one.images for one in fitting), tuple(one.images for one in judges), judges)

@@ -16,7 +16,8 @@ from infoprune.automatic.ways import Way, nearest_way, possible_ways
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
 from infoprune.data.batches import EveryNth
-from infoprune.measure.divergence import Divergence, divergence_between
+from infoprune.measure.divergence import Divergence
+from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network.equivalence import copied
 from infoprune.options import PruneOptions
 from infoprune.plan import Plan
@@ -99,6 +100,7 @@ def prepare(
     choice: PruneOptions,
     spend: Allowance,
     *,
+    quality: Quality = PLAIN,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
 ) -> Setting:
@@ -108,6 +110,7 @@ def prepare(
         calibration: The trained network, which is left as it is, and its images. Labels are not read.
         choice: How much is removed, limits, and layers that may lose filters; its criterion is not read.
         spend: What the run may spend.
+        quality: Which part of the output is compared with the original's.
         progress: Called in every stage.
         on_reach: Called before anything is scored, with the smallest network possible and the layers that limit it.
 
@@ -129,8 +132,8 @@ def prepare(
     ways = possible_ways(whole, choice)
     importances = scores_of(whole, choice, ways, progress)
     if spend.compares and len(ways) > 1:
-        ways = nearest_way(ways, whole, choice, importances, parts.fit, parts.held_out, progress)
-    descent = Descent(whole, choice, ways[0], progress=progress)
+        ways = nearest_way(ways, whole, choice, importances, parts, progress, quality)
+    descent = Descent(whole, choice, ways[0], progress=progress, quality=quality)
     return Setting(descent, parts, ways, descent.start(importances))
 
 
@@ -139,6 +142,7 @@ def prune_automatically(
     choice: PruneOptions,
     spend: Allowance,
     *,
+    quality: Quality = PLAIN,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
 ) -> Automatic:
@@ -156,7 +160,7 @@ def prune_automatically(
         8
     """
     begun = time.perf_counter()
-    setting = prepare(calibration, choice, spend, progress=progress, on_reach=on_reach)
+    setting = prepare(calibration, choice, spend, quality=quality, progress=progress, on_reach=on_reach)
     *before, last = steps_to(choice.budget, setting.descent.choice, spend.steps)
     level = setting.start
     for budget in before:
@@ -192,7 +196,7 @@ def finish(setting: Setting, level: Level, spend: Allowance, minutes: float | No
     if best is None:
         best = descent.repair(level, kept)
     if not found:
-        found = {kept: divergence_between(descent.original, best.model, setting.parts.held_out)}
+        found = {kept: descent.divergence(best.model, setting.parts.held_out)}
     assert best.plan is not None
     importances = setting.start.importances or {}
     return Automatic(best.plan, best.model, importances, setting.ways, found, kept)
@@ -211,7 +215,7 @@ def _nearest(
     fitting = replace(descent, whole=replace(whole, batches=EveryNth(whole.batches, HELD_OUT_EVERY, chosen=False)))
     found: dict[str, Divergence] = {}
     for method in (LEAST_SQUARES, *(("alternating",) if spend.alternating else ())):
-        found[method] = divergence_between(descent.original, fitting.repair(level, method).model, judges)
+        found[method] = descent.divergence(fitting.repair(level, method).model, judges)
     kept = min(found, key=lambda method: found[method].value)
     spent = (time.perf_counter() - begun) / 60
     # A closed form that stays the nearest is run once more.
@@ -219,7 +223,7 @@ def _nearest(
     if left is not None and left > 1:
         # The gradient moves and mirrors its images itself, every time otherwise.
         drawn = replace(descent, copies=0).repair(level, "distil", left)
-        found["distil"] = divergence_between(descent.original, drawn.model, judges)
+        found["distil"] = descent.divergence(drawn.model, judges)
         if found["distil"].value < found[kept].value:
             return drawn, "distil", found
     return None, kept, found

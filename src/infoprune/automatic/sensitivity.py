@@ -14,6 +14,7 @@ from infoprune.automatic.ways import possible_ways
 from infoprune.data.batches import Batches
 from infoprune.errors import InputError
 from infoprune.measure.divergence import divergence_between
+from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network import surgery
 from infoprune.network.equivalence import copied
 from infoprune.options import PruneOptions, RepairOptions
@@ -36,6 +37,7 @@ class LayerSensitivity:
         macs: Share of the network's MACs that this saves.
         divergence: Of the outputs from the original's on held-out images; see ``measure.divergence``.
         agreement: Held-out images on which the same class is named, percent; ``None`` for other outputs.
+        loss: Points that the metric loses on held-out images, hundredths of its unit; ``None`` where none was passed.
 
     Example:
         >>> LayerSensitivity("conv1", 16, 0.5, 0.2, 0.01, 99.0).to_dict()["layer"]
@@ -48,6 +50,7 @@ class LayerSensitivity:
     macs: float
     divergence: float
     agreement: float | None
+    loss: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON values."""
@@ -61,6 +64,8 @@ def sensitivity(
     *,
     layers: tuple[str, ...] = (),
     skip: tuple[str, ...] = (),
+    metric: Metric | None = None,
+    output: Output | None = None,
     progress: Progress | None = None,
 ) -> tuple[LayerSensitivity, ...]:
     """Cut each coupled group alone, repair by least squares, and compare with the original on held-out images.
@@ -71,6 +76,8 @@ def sensitivity(
         ratios: Shares of the filters to remove, each above 0 and below 1.
         layers: Patterns of layers to look at; by default every convolution.
         skip: Patterns of layers to leave out.
+        metric: What is also measured on held-out images, which then need targets; as in ``evaluate``.
+        output: A function of what the network returns, as in ``evaluate``.
         progress: Called after every cut; by default a bar is drawn on a terminal and in a notebook.
 
     Raises:
@@ -87,7 +94,9 @@ def sensitivity(
         raise InputError(f"ratios are shares of the filters above 0 and below 1, not {tuple(ratios)}")
     choice = PruneOptions(criterion=CRITERION, ratio=max(ratios), layers=layers, skip=skip)
     whole = Calibration.of(copied(model), images)
-    parts = Parts.of(images, whole.model)
+    parts, quality = Parts.of(images, whole.model), Quality(metric, output)
+    original = quality.answers(whole.model)
+    best = None if metric is None else quality.points(quality.measure(whole.model, parts.judges)[0])
     found = []
     with reported(progress) as shown:
         importances = scores_of(whole, choice, possible_ways(whole, choice), shown)
@@ -98,9 +107,10 @@ def sensitivity(
                 plan = plan_for(whole, alone, importances=importances).plan
                 cut = surgery.apply(plan, whole.model, whole.example, groups=whole.groups)
                 small = repaired(cut, whole.model, parts.fit, plan, whole.groups, how=RepairOptions("least-squares"))
-                away = divergence_between(whole.model, small.eval(), parts.held_out)
+                away = divergence_between(original, quality.answers(small.eval()), parts.held_out)
+                lost = None if best is None else best - quality.points(quality.measure(small, parts.judges)[0])
                 saved = 1 - whole.costs.cost(plan.kept).macs / whole.costs.base.macs
                 filters = plan.decisions[name].filters
-                found.append(LayerSensitivity(name, filters, ratio, saved, away.value, away.agreement))
+                found.append(LayerSensitivity(name, filters, ratio, saved, away.value, away.agreement, lost))
                 shown("sensitivity", len(found), steps)
     return tuple(found)

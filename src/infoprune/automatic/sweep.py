@@ -12,7 +12,8 @@ from infoprune.automatic.effort import allowance
 from infoprune.automatic.prune import prepare
 from infoprune.data.batches import Batches
 from infoprune.errors import InputError
-from infoprune.measure.divergence import Divergence, divergence_between
+from infoprune.measure.divergence import Divergence
+from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network.cost import Cost, count
 from infoprune.network.origin import note_cut
 from infoprune.options import Effort, chosen
@@ -31,6 +32,7 @@ class Point:
         plan: Its cut, in the indices of the original.
         cost: What it really costs.
         held_out: How far its outputs are from the original's on held-out images.
+        metric: Value of the metric on held-out images, in its own unit; ``None`` where none was passed.
 
     Example:
         >>> import torch, infoprune
@@ -45,6 +47,7 @@ class Point:
     plan: Plan
     cost: Cost
     held_out: Divergence
+    metric: float | None = None
 
 
 def sweep(
@@ -53,6 +56,8 @@ def sweep(
     macs: Sequence[float],
     *,
     effort: Effort = "normal",
+    metric: Metric | None = None,
+    output: Output | None = None,
     progress: Progress | None = None,
     **choice: Any,
 ) -> tuple[Point, ...]:
@@ -63,6 +68,8 @@ def sweep(
         images: Batches, with or without labels, iterable more than once.
         macs: Shares of the MACs that may remain.
         effort: As in ``prune``; a sweep takes the copies of images from it, the steps are the budgets.
+        metric: What is also measured of each network on held-out images, as in ``evaluate``.
+        output: A function of what the network returns, as in ``evaluate``.
         progress: Called in every stage; by default a bar is drawn on a terminal and in a notebook.
         choice: Layers and limits, as words of ``PruneOptions``.
 
@@ -79,15 +86,17 @@ def sweep(
     budgets = sorted(set(macs), reverse=True)
     if not budgets or not all(0 < share < 1 for share in budgets):
         raise InputError(f"a sweep takes shares of the MACs above 0 and below 1, not {tuple(macs)}")
-    spend = allowance(effort)
+    spend, quality = allowance(effort), Quality(metric, output)
     points = []
     with reported(progress) as shown:
-        setting = prepare(Calibration.of(model, images), chosen(**choice, macs=budgets[-1]), spend, progress=shown)
+        whole = Calibration.of(model, images)
+        setting = prepare(whole, chosen(**choice, macs=budgets[-1]), spend, quality=quality, progress=shown)
         descent, level = replace(setting.descent, copies=spend.copies), setting.start
         for share in budgets:
             level = descent.down(level, Budget(macs=share))
             assert level.plan is not None
-            away = divergence_between(descent.original, level.model, setting.parts.held_out)
+            away = descent.divergence(level.model, setting.parts.held_out)
             cost = count(level.model, descent.whole.example)
-            points.append(Point(share, note_cut(level.model, model, level.plan), level.plan, cost, away))
+            value = None if metric is None else quality.measure(level.model, setting.parts.judges)[0]
+            points.append(Point(share, note_cut(level.model, model, level.plan), level.plan, cost, away, value))
     return tuple(points)

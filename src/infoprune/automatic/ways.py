@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from infoprune import cutoff
+from infoprune.automatic.parts import Parts
 from infoprune.criteria.base import Importance
 from infoprune.measure.divergence import Divergence, divergence_between
+from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import CoupledGroup
 from infoprune.network.layers import is_depthwise
@@ -89,9 +91,9 @@ def nearest_way(
     calibration: Calibration,
     choice: PruneOptions,
     importances: Mapping[str, Importance],
-    fit: Sequence[Tensor],
-    held_out: Sequence[Tensor],
+    parts: Parts,
     progress: Progress,
+    quality: Quality = PLAIN,
 ) -> tuple[Way, ...]:
     """Return the ways with what was found of each, the nearest to the original first.
 
@@ -100,9 +102,9 @@ def nearest_way(
         calibration: The original network, in eval mode, and what is known of it.
         choice: The budget.
         importances: Of every group that a way may cut.
-        fit: Batches that the short repair fits.
-        held_out: Batches that judge.
+        parts: The images that the short repair fits, and those that judge.
         progress: Called after every way.
+        quality: Which part of the output is compared with the original's.
 
     Example:
         >>> import torch, infoprune
@@ -114,7 +116,7 @@ def nearest_way(
         >>> choice = PruneOptions("reconstruction", ratio=0.5)
         >>> ways = possible_ways(whole, choice)
         >>> scores = scores_of(whole, choice, ways, silent)
-        >>> len(nearest_way(ways, whole, choice, scores, images, images, silent))
+        >>> len(nearest_way(ways, whole, choice, scores, Parts.of(images, whole.model), silent))
         1
     """
     model, groups = calibration.model, calibration.groups
@@ -122,8 +124,9 @@ def nearest_way(
     for done, way in enumerate(ways, 1):
         plan = plan_for(calibration, with_way(choice, way), importances=importances).plan
         small = surgery.apply(plan, model, calibration.examples, groups=groups)
-        small = repaired(small, model, fit, plan, groups, how=RepairOptions("least-squares"))
-        tried.append(replace(way, found=divergence_between(model, small.eval(), held_out)))
+        small = repaired(small, model, parts.fit, plan, groups, how=RepairOptions("least-squares"))
+        away = divergence_between(quality.answers(model), quality.answers(small.eval()), parts.held_out)
+        tried.append(replace(way, found=away))
         progress("comparing ways to divide the budget", done, len(ways))
     # Equal ones: the way that was named first.
     return tuple(sorted(tried, key=lambda way: way.found.value if way.found is not None else float("inf")))

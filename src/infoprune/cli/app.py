@@ -23,6 +23,10 @@ COMMANDS = {
     "prune": ("prune:prune", "Remove filters and write the smaller network."),
     "sensitivity": ("sensitivity:sensitivity", "Prune each layer alone, to see which may lose many filters."),
     "sweep": ("sweep:sweep", "Prune to several budgets in one run and write one checkpoint for each."),
+    "bench": (
+        "bench:bench",
+        "Compare criteria, budgets and repairs on one network under one protocol, with a table and a page.",
+    ),
     "iterate": ("iterate:iterate", "Prune in rounds: score, cut, retrain, until all layers are at their limits."),
     "train": ("training:train", "Train a network, from fresh or existing weights."),
     "tune": ("training:tune", "Fine-tune a pruned network, optionally with distillation from the original."),
@@ -32,7 +36,10 @@ COMMANDS = {
     "report": ("pages:report", "Show a run: one page that opens offline, and figures for papers."),
     "compare": ("pages:compare", "Show accuracy against cost over several runs."),
     "plane": ("plane:plane", "Draw the information plane of each layer over iterative pruning."),
-    "demo": ("listing:demo", "Train a small network on digits, prune it by five criteria, compare them."),
+    "demo": (
+        "listing:demo",
+        "Train a small network on digits, prune it without options and by five criteria.",
+    ),
     "criteria": ("listing:criteria", "List the criteria."),
     "cutoffs": ("listing:cutoffs", "List the rules that cut a curve."),
     "networks": ("listing:networks", "List the networks of the zoo."),

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Annotated
 
 from infoprune.cli.from_dataclass import But, Given, from_dataclasses
-from infoprune.cli.options import Checkpoint, Device, Force, JsonOut, Quiet
+from infoprune.cli.options import Checkpoint, Device, Devices, Force, JsonOut, Nodes, Quiet
 from infoprune.declarations.option import Option
-from infoprune.experiment.options import DataOptions, NetworkOptions
+from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 
 
 @from_dataclasses
 def evaluate(
     images: Annotated[DataOptions, But("calibration", "held_out")],
     network: Given[NetworkOptions],
+    metric: MetricOptions,
     checkpoint: Annotated[Path | None, Option("An infoprune checkpoint.", is_argument=True)] = None,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     json_out: JsonOut = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -30,8 +33,18 @@ def evaluate(
 
     check_outputs(json_out, force=force)
     choice = network.build(weights=network.given.get("weights", checkpoint))
-    with shown_progress(messages(), quiet=quiet) as progress:
-        record = evaluate_network(choice, images, device=device, progress=progress)
+    console = messages()
+    with shown_progress(console, quiet=quiet) as progress:
+        record = evaluate_network(
+            choice,
+            images,
+            metric=metric,
+            device=device,
+            devices=devices,
+            nodes=nodes,
+            progress=progress,
+            tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
+        )
     write_record(record, json_out, force=force)
     if not quiet:
         results().print(figures_table(record["figures"], str(choice.model or checkpoint or choice.weights)))
@@ -66,7 +79,7 @@ def show(
 @from_dataclasses
 def export(
     checkpoint: Checkpoint,
-    network: Annotated[NetworkOptions, But("weights", "mean", "std", "input_shape")],
+    network: Annotated[NetworkOptions, But("weights", "mean", "std", "resize", "crop", "interpolation", "input_shape")],
     onnx: Annotated[Path | None, Option("The ONNX file to write.")] = None,
     program: Annotated[Path | None, Option("The file of torch.export to write.")] = None,
     tolerance: Annotated[

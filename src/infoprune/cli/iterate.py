@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from infoprune.cli.from_dataclass import But, DefaultIs, Given, from_dataclasses
-from infoprune.cli.options import Device, Force, JsonOut, Out, Quiet
+from infoprune.cli.options import Device, Devices, Force, JsonOut, Nodes, Out, Quiet
 from infoprune.declarations.option import Option
 from infoprune.declarations.option_values import check_fields
 from infoprune.declarations.validation import read_object
@@ -76,6 +76,8 @@ def iterate(
     plane: Annotated[Path | None, Option("Write an information plane: .csv or .parquet.")] = None,
     plane_every: Annotated[int, Option("Steps between two points of the plane.", ge=1, unit="steps")] = 50,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     json_out: JsonOut = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -106,6 +108,8 @@ def iterate(
             plane=None if plane is None else (
                 plane, InformationPlane(tap=chosen.tap or "convolution", every=plane_every)),
             device=device,
+            devices=devices,
+            nodes=nodes,
             force=force,
             progress=progress,
             tell=lambda line: None if quiet else console.print(line, soft_wrap=True),

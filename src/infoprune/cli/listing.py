@@ -82,15 +82,17 @@ def demo(
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train a small network on digits, prune it by five criteria, compare them."""
-    from infoprune.experiment.demo import run, table, write_pages
+    """Train a small network on digits, prune it without options and by five criteria."""
+    from infoprune.experiment.demo import board_of, run, write_pages
+    from infoprune.report.board_table import board_tables
     from infoprune.report.terminal import messages, results, shown_progress
 
     with shown_progress(messages(), quiet=quiet) as progress:
         record = run(out, seed=seed, progress=progress)
     if not quiet:
-        results().print(table(record))
-        results().print(f"checkpoints and record: {out}")
+        for table in board_tables(board_of(out)):
+            results().print(table)
+        results().print(f"checkpoints and record: {out}", soft_wrap=True)
     try:
         page = write_pages(out)
     except InputError as error:
@@ -98,4 +100,10 @@ def demo(
         messages().print(f"no report: {error}", markup=False, soft_wrap=True)
     else:
         if not quiet:
+            results().print(f"board: {out / 'board' / 'board.html'}", soft_wrap=True)
             results().print(f"report: {page}", soft_wrap=True)
+    if not quiet:
+        base, small = (record["default"][which] for which in ("base", "pruned"))
+        share = 100 * (1 - small["macs"] / base["macs"])
+        results().print(f"{out / 'small.safetensors'}, pruned without options: {share:.0f} % of the MACs removed, "
+                        f"accuracy {base['accuracy']:.2f} % -> {small['accuracy']:.2f} %", soft_wrap=True)  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from infoprune.files import check_writable, write_text
+from infoprune.runs.together import is_first_process
 
 
 def check_outputs(*paths: Path | None, force: bool) -> None:
@@ -20,7 +21,7 @@ def check_outputs(*paths: Path | None, force: bool) -> None:
         >>> check_outputs(Path(tempfile.mkdtemp()) / "small.safetensors", None, force=False)
     """
     for path in paths:
-        if path is not None:
+        if path is not None and is_first_process():
             check_writable(path, force=force)
 
 
@@ -34,5 +35,5 @@ def write_record(record: dict[str, Any], path: Path | None, *, force: bool) -> N
         >>> file.exists()
         True
     """
-    if path is not None:
+    if path is not None and is_first_process():
         write_text(path, json.dumps(record, indent=1) + "\n", force=force)

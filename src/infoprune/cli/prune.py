@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from infoprune.cli.from_dataclass import Given, from_dataclasses
-from infoprune.cli.options import Device, Force, JsonOut, Out, Quiet
+from infoprune.cli.options import Device, Devices, Force, JsonOut, Nodes, Out, Quiet
 from infoprune.declarations.option import Option
-from infoprune.experiment.options import DataOptions, NetworkOptions
+from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 from infoprune.options import EffortOptions, PruneOptions, RepairOptions
 from infoprune.plan import Plan
 
@@ -24,6 +24,7 @@ def prune(
     choice: Given[PruneOptions],
     effort: EffortOptions,
     repair: RepairOptions,
+    metric: MetricOptions,
     keep: Annotated[Path | None, Option("JSON file: a plan, or by layer how many filters are kept or which.")] = None,
     held_out: Annotated[
         int, Option("Held-out training images that choose among the candidates of a cut-off.", ge=1, unit="images")
@@ -36,6 +37,8 @@ def prune(
         bool, Option("First remove filters whose output is constant on all repair images, without loss.")
     ] = False,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     run_out: Annotated[Path | None, Option("Folder for record, plan and evidence.", flag="--run")] = None,
     report_out: Annotated[Path | None, Option("Also write the page of this run.", flag="--report")] = None,
     json_out: JsonOut = None,
@@ -67,14 +70,18 @@ def prune(
             words=None if isinstance(chosen, Plan) else words,
             repair=None if no_repair else repair,
             effort=effort,
+            metric=metric,
             held_out=held_out,
             stability=stability,
             remove_constant=remove_constant,
             seed=chosen.seed if isinstance(chosen, PruneOptions) else choice.given.get("seed", PruneOptions.seed),
             device=device,
+            devices=devices,
+            nodes=nodes,
             force=force,
             progress=progress,
             on_reach=lambda found: None if quiet else console.print(reach_table(found)),
+            tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )
     if not quiet:
         _show(run, f"{out} by {_named(chosen)}" + ("" if run.result.repair is None else f", {run.result.repair}"))

@@ -25,7 +25,9 @@ def figures_table(figures: dict[str, Any], title: str) -> Table:
     forms = {"accuracy": "{:.2f} %", "top5": "{:.2f} %", "loss": "{:.4f} nats"}
     forms |= dict.fromkeys(("latency_ms", "latency_spread_ms"), "{:.2f}")
     for name, value in figures.items():
-        if value is not None:
+        if name == "metric":
+            table.add_row(str(figures.get("metric_name", name)), f"{value:.4f}")
+        elif value is not None and name not in ("metric_name", "higher_is_better"):
             table.add_row(name.replace("_", " "), forms.get(name, "{:,}").format(value))
     return table
 
@@ -100,13 +102,15 @@ def sensitivity_table(found: Sequence[LayerSensitivity]) -> Table:
     classes = all(one.agreement is not None for one in found)
     unit = "nats" if classes else "relative"
     table = Table(title="each layer pruned alone and repaired, compared with the original on held-out images")
-    for column in ("layer", "filters", "ratio", "MACs saved", f"divergence ({unit})", "agreement"):
+    measured = any(one.loss is not None for one in found)
+    losses = ("loss (points)",) if measured else ()
+    for column in ("layer", "filters", "ratio", "MACs saved", f"divergence ({unit})", "agreement", *losses):
         table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
     for one in found:
         agreement = "" if one.agreement is None else f"{one.agreement:.2f} %"
-        table.add_row(
-            one.layer, str(one.filters), f"{one.ratio:g}", f"{one.macs:.2%}", f"{one.divergence:.4f}", agreement
-        )
+        loss = () if one.loss is None else (f"{one.loss:+.2f}",)
+        row = (one.layer, str(one.filters), f"{one.ratio:g}", f"{one.macs:.2%}", f"{one.divergence:.4f}", agreement)
+        table.add_row(*row, *loss)
     return table
 
 
@@ -119,16 +123,21 @@ def sweep_table(record: dict[str, Any]) -> Table:
         >>> sweep_table({"base": whole, "points": [half]}).row_count
         2
     """
-    table = Table(title="one network per budget")
-    for column in ("budget", "MACs", "share", "parameters", "share", "agreement", "test accuracy"):
+    table, base = Table(title="one network per budget"), record["base"]
+    measured = f"test {base['metric_name']}" if "metric" in base else "test accuracy"
+    for column in ("budget", "MACs", "share", "parameters", "share", "agreement", measured):
         table.add_column(column, justify="right")
-    base = record["base"]
     for one in ({"budget": 1.0, "agreement": None, **base}, *record["points"]):
         macs, parameters = (f"{one[name] / base[name]:.2%}" for name in ("macs", "parameters"))
         agreement = "" if one["agreement"] is None else f"{one['agreement']:.2f} %"
-        style = "bold red" if one["accuracy"] - base["accuracy"] <= -MUCH else None
+        if "metric" in base:
+            value, change = f"{one['metric']:.4f}", 100 * (one["metric"] - base["metric"])
+            change = change if base["higher_is_better"] else -change
+        else:
+            value, change = f"{one['accuracy']:.2f} %", one["accuracy"] - base["accuracy"]
+        style = "bold red" if change <= -MUCH else None
         costs = (f"{one['macs']:,}", macs, f"{one['parameters']:,}", parameters)
-        table.add_row(f"{one['budget']:g}", *costs, agreement, f"{one['accuracy']:.2f} %", style=style)
+        table.add_row(f"{one['budget']:g}", *costs, agreement, value, style=style)
     return table
 
 

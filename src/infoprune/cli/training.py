@@ -78,9 +78,7 @@ def _train(
             device=device,
             force=force,
             progress=progress,
-            tell=lambda line: None if quiet else console.print(line),
+            tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )
-    if record is None:
-        return
     if not quiet:
         results().print(figures_table(record["figures"], str(out)))

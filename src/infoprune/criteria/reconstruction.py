@@ -13,9 +13,10 @@ No labels are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,16 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.criteria.base import Importance
 from infoprune.criteria.whole_network import register_network_criterion
-from infoprune.data.batches import Batches, FirstImages, examples_of, images_of, number_of_batches
-from infoprune.device import device_of
+from infoprune.data.batches import (
+    Batches,
+    FirstImages,
+    examples_of,
+    images_of,
+    number_of_batches,
+    parse,
+    some_batches,
+)
+from infoprune.device import device_of, place_of
 from infoprune.entropy.ties import first_least, rounding
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup, in_passes
@@ -35,7 +44,9 @@ from infoprune.progress import Progress, silent
 from infoprune.regression.layer_fit import add_positions, norm_scale, positions_of
 from infoprune.regression.normal_equations import NormalEquations
 from infoprune.regression.patches import as_matrix, features_of
+from infoprune.regression.portions import Portions
 from infoprune.regression.products import Products
+from infoprune.runs.together import current
 
 RIDGE = 1e-4
 # Share of the mean square below which a variance is rounding error of float64.
@@ -47,12 +58,35 @@ _PROBE = 16
 _LATE = 128
 
 
-@dataclass
-class Share:
-    """What one group of channels of one reading layer says of the units of a coupled group.
+@dataclass(frozen=True)
+class _Alike:
+    """Units with the same number of features in one share; their features lie one after another.
 
     Args:
-        inverse: ``(F, F)`` float64, P; while ``late`` is not empty, P + late late^T.
+        units: ``(n,)`` the units.
+        first: The first of their features.
+        blocks: ``(n, f, f)``, the part of P of each unit with itself.
+    """
+
+    units: Tensor
+    first: int
+    blocks: Tensor
+
+    @property
+    def rows(self) -> slice:
+        """Return where their features lie."""
+        return slice(self.first, self.first + self.blocks.shape[0] * self.blocks.shape[1])
+
+    def of_each(self, values: Tensor) -> Tensor:
+        """Return ``(n, f, ...)``, the rows of each unit, without a copy."""
+        return values[self.rows].view(*self.blocks.shape[:2], -1)
+
+
+class Share:
+    """One group of channels of one reading layer: the error that each unit of a coupled group causes there.
+
+    Args:
+        inverse: ``(F, F)`` float64, P.
         weights: ``(F, O)`` float64, Z.
         rows: By unit, which of the F features are its own.
         worth: By which squared errors are divided.
@@ -64,52 +98,76 @@ class Share:
         [4.0, 1.0]
     """
 
-    inverse: Tensor
-    weights: Tensor
-    rows: list[Tensor]
-    worth: float
-    late: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.late = self.inverse.new_empty(len(self.inverse), 0)
+    def __init__(self, inverse: Tensor, weights: Tensor, rows: Sequence[Tensor], worth: float) -> None:
+        self.worth, self.units = worth, len(rows)
+        self.inverse, self.weights, self.late = inverse, weights, inverse[:, :0]
+        self.rows: dict[int, slice] = {}
+        self.alike: list[_Alike] = []
+        self._arrange(inverse, weights, [(unit, mine) for unit, mine in enumerate(rows) if len(mine)])
 
     def costs(self) -> Tensor:
         """Return ``(U,)``: what each unit costs now, zero for units without features here."""
-        found = torch.zeros(len(self.rows), dtype=torch.float64)
-        sizes = {len(rows) for rows in self.rows} - {0}
-        for size in sizes:
-            units = [unit for unit, rows in enumerate(self.rows) if len(rows) == size]
-            index = torch.stack([self.rows[unit] for unit in units])
-            late, weights = self.late[index], self.weights[index]
-            blocks = self.inverse[index[:, :, None], index[:, None, :]] - late @ late.mT
-            spent = torch.linalg.solve(blocks, weights @ weights.mT).diagonal(dim1=1, dim2=2).sum(dim=1)
-            found[torch.tensor(units)] = (spent / self.worth).cpu()
+        found = torch.zeros(self.units, dtype=torch.float64)
+        for some in self.alike:
+            weights = some.of_each(self.weights)
+            spent = torch.linalg.solve(some.blocks, weights @ weights.mT).diagonal(dim1=1, dim2=2).sum(dim=1)
+            found[some.units] = (spent / self.worth).cpu()
         return found
 
     def take(self, unit: int) -> None:
         """Fit the rest again without a unit."""
-        rows = self.rows[unit]
-        if not len(rows):
+        if unit not in self.rows:
             return
+        rows = self.rows.pop(unit)
         across = self.inverse[rows] - self.late[rows] @ self.late.mT
         root = torch.linalg.cholesky(across[:, rows])
         step = torch.linalg.solve_triangular(root, across, upper=False).mT
         taken = torch.linalg.solve_triangular(root, self.weights[rows], upper=False)
-        self.weights = torch.addmm(self.weights, step, taken, alpha=-1)
+        self.weights.addmm_(step, taken, alpha=-1)
         self.late = torch.cat([self.late, step], dim=1)
-        self.rows[unit] = rows[:0]
         if self.late.shape[1] >= _LATE:
             self._settle()
+            return
+        self.weights[rows] = 0
+        for some in self.alike:
+            each = some.of_each(step)
+            some.blocks.baddbmm_(each, each.mT, alpha=-1)
+            # What is left of its own block is rounding; its weights are zero, so it costs nothing.
+            some.blocks[some.units == unit] = torch.eye(some.blocks.shape[1], dtype=step.dtype, device=step.device)
 
     def _settle(self) -> None:
-        """Bring P up to date, and leave out what belongs to no unit any more."""
-        left = torch.cat(self.rows)
-        late = self.late[left]
-        self.inverse = self.inverse[left][:, left].addmm_(late, late.mT, alpha=-1)
-        self.weights = self.weights[left]
-        self.late = late[:, :0]
-        ends = torch.tensor([len(rows) for rows in self.rows]).cumsum(0)[:-1]
-        self.rows = list(torch.arange(len(left), device=left.device).tensor_split(ends))
+        """Bring P up to date, and leave out the units that were taken."""
+        kept = list(self.rows.items())
+        if not kept:
+            return
+        places = torch.cat([torch.arange(rows.start, rows.stop) for _, rows in kept]).to(self.weights.device)
+        late = self.late[places]
+        inverse = _among(self.inverse, places).addmm_(late, late.mT, alpha=-1)
+        ends = torch.tensor([rows.stop - rows.start for _, rows in kept]).cumsum(0)[:-1]
+        mine = torch.arange(len(places), device=places.device).tensor_split(ends)
+        self._arrange(inverse, self.weights[places], list(zip((unit for unit, _ in kept), mine, strict=True)))
+
+    def _arrange(self, inverse: Tensor, weights: Tensor, rows: Sequence[tuple[int, Tensor]]) -> None:
+        """Order the features by unit, units with equally many features together; those of no unit are left out."""
+        ordered = sorted(rows, key=lambda one: len(one[1]))
+        order = torch.cat([mine for _, mine in ordered]) if ordered else torch.arange(0, device=weights.device)
+        if not torch.equal(order, torch.arange(len(inverse), device=order.device)):
+            inverse, weights = _among(inverse, order), weights[order]
+        self.inverse, self.weights = inverse, weights.clone()
+        self.late = self.inverse.new_empty(len(order), 0)
+        self.rows, self.alike = {}, []
+        first = 0
+        for size, some in groupby(ordered, key=lambda one: len(one[1])):
+            units = [unit for unit, _ in some]
+            places = first + torch.arange(len(units) * size, device=order.device).reshape(len(units), size)
+            blocks = self.inverse[places[:, :, None], places[:, None, :]]
+            self.alike.append(_Alike(torch.tensor(units), first, blocks))
+            self.rows |= {unit: slice(first + n * size, first + (n + 1) * size) for n, unit in enumerate(units)}
+            first += len(units) * size
+
+
+def _among(matrix: Tensor, places: Tensor) -> Tensor:
+    return matrix.index_select(0, places).index_select(1, places)
 
 
 def eliminate(shares: Sequence[Share], units: int) -> Iterator[tuple[int, float]]:
@@ -124,7 +182,7 @@ def eliminate(shares: Sequence[Share], units: int) -> Iterator[tuple[int, float]
         >>> list(eliminate([share], units=2))
         [(1, 1.0), (0, 4.0)]
     """
-    features = max((len(share.inverse) for share in shares), default=1)
+    features = max((len(share.weights) for share in shares), default=1)
     gone = torch.zeros(units, dtype=torch.bool)
     for left in range(units, 0, -1):
         costs = torch.stack([share.costs() for share in shares]).sum(dim=0).masked_fill(gone, torch.inf)
@@ -178,19 +236,32 @@ def reconstruction(
     positions = positions_of(FirstImages(batches).most_images())
     found: dict[str, Importance] = {}
     passes = in_passes(groups, partial(_bytes_of_moments, model), memory)
+    processes = current()
     for number, some in enumerate(passes):
-        layers = list(dict.fromkeys(layer for group in some for layer in _readers(model, group)))
+        owners = processes.owners({group.name: _load(model, group) for group in some})
+        layers = {layer: sorted({owners[group.name] for group in some if layer in _readers(model, group)})
+                  for group in some for layer in _readers(model, group)}  # fmt: skip
         moments = _moments(model, layers, batches, positions, _PassProgress(progress, number, len(passes)))
-        behind = _behind(model, layers, probe)
+        behind = _behind(model, list(layers), probe)
         if not behind.keys() >= set(layers):  # some run on images of another size only
             for images in examples_of(batches, model):
-                behind = {**_behind(model, layers, images), **behind}
+                behind = {**_behind(model, list(layers), images), **behind}
+        own: dict[str, Importance] = {}
         for group in some:
+            if owners[group.name] != processes.rank:
+                continue
             shares = [one for layer in _readers(model, group)
                       for one in _shares(model, group, layer, moments[layer], behind[layer], ridge)]  # fmt: skip
-            found[group.name] = _importance(group, eliminate(shares, len(group.units)))
-            progress("backward elimination", len(found), len(groups))
-    return found
+            own[group.name] = _importance(group, eliminate(shares, len(group.units)))
+            progress("backward elimination", len(found) + len(own), len(groups))
+        for part in processes.exchanged(own):
+            found |= part
+    return {group.name: found[group.name] for group in groups}
+
+
+def _load(model: nn.Module, group: CoupledGroup) -> float:
+    """Return about how long it takes to score a group, to divide the groups between processes."""
+    return len(group.units) * float(_bytes_of_moments(model, group))
 
 
 def _importance(group: CoupledGroup, gone: Iterable[tuple[int, float]]) -> Importance:
@@ -232,27 +303,38 @@ def _bytes_of_moments(model: nn.Module, group: CoupledGroup) -> int:
 
 
 def _moments(
-    model: nn.Module, layers: Sequence[str], batches: Batches, positions: int, report: _PassProgress
+    model: nn.Module,
+    layers: Mapping[str, Sequence[int]],
+    batches: Batches,
+    positions: int,
+    report: _PassProgress,
 ) -> dict[str, NormalEquations]:
-    """Return by layer the second moments of its features, at some positions of all images, without targets."""
-    shapes = {layer: as_matrix(model.get_submodule(layer)).shape for layer in layers}
-    found = {layer: Products(shape[0], shape[1], 0, device_of(model)) for layer, shape in shapes.items()}
-    drawn = torch.Generator().manual_seed(0)
+    """Return by layer the second moments of its features, at some positions of all images, without targets.
+
+    ``layers`` holds by layer the ranks of the processes that receive its moments.
+    """
+    shapes = {layer: (*as_matrix(model.get_submodule(layer)).shape[:2], 0) for layer in layers}
+    total = number_of_batches(batches)
+    found = Portions(shapes, total, device_of(model), layers)
+    # Both are those of the present batch.
+    products: Mapping[str, Products] = {}
+    drawn = torch.Generator()
 
     def take(layer: str, reading: Reading) -> None:
         _check(model, layer, reading)
         images = torch.arange(len(reading.inputs), device=reading.inputs.device)
-        add_positions(found[layer], reading.window, reading.inputs, None, images, drawn, positions)
+        add_positions(products[layer], reading.window, reading.inputs, None, images, drawn, positions)
 
-    watch = Watch(model, layers, take)
+    watch = Watch(model, list(layers), take)
     with watch.hooks():
-        for done, images in enumerate(images_of(batches, model), 1):
-            for some in torch.split(images, 64):
+        for number, batch in some_batches(batches, found.share):
+            products, drawn = found.products(number), torch.Generator().manual_seed(number)
+            for some in torch.split(parse(batch).placed(*place_of(model)), 64):
                 with watch:
                     watch.finish(model(some))
                 watch.waiting = []
-            report(done, max(done, number_of_batches(batches)))
-    return {layer: products.equations() for layer, products in found.items()}
+            report(number + 1, max(number + 1, total))
+    return found.equations()
 
 
 def _check(model: nn.Module, layer: str, reading: Reading) -> None:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from infoprune.criteria.base import Criterion, CriterionInfo, Filters, Importance, Tap, create
-from infoprune.data.batches import Batch, Batches, FirstImages, is_repeatable
+from infoprune.criteria.feeding import PassProgress, Reading, SharedReading, States
+from infoprune.data.batches import Batches, FirstImages, is_repeatable
 from infoprune.entropy.ties import default_bound
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup, in_passes
-from infoprune.network.group_maps import bytes_per_image, capture_groups, shapes_of, weights_of
+from infoprune.network.group_maps import bytes_per_image, shapes_of, weights_of
 from infoprune.progress import Progress, silent
-
-States = dict[str, Criterion]
-"""By group, the criterion that scores it and what it has seen so far."""
+from infoprune.runs.together import current
 
 
 def score(
@@ -85,19 +84,44 @@ def score(
     read = FirstImages(() if batches is None else batches, images or info.images)
     if info.score_network is not None:
         return info.score_network(model, groups, read, options or {}, progress)
-    reading = _Reading(model, read, info, tap or info.tap, device) if info.needs_maps else None
-    states = create_states(model, groups, info, seed=seed, options=options)
+
+    def fresh(some: Sequence[CoupledGroup]) -> States:
+        return create_states(model, some, info, seed=seed, options=options)
+
+    reading = Reading(model, read, info, tap or info.tap, device) if info.needs_maps else None
     passes = [list(groups)]
     if reading is not None and groups and info.holds_maps:
-        passes = _passes(reading, groups, memory)
-    found: dict[str, Importance] = {}
+        passes = _passes(reading, groups, memory * current().world)
+    states, found = fresh(groups), dict[str, Importance]()
     for number, some in enumerate(passes):
-        if reading is not None and some:
-            reading.feed(states, some, _PassProgress(progress, number, len(passes)))
-        for group in some:
-            found[group.name] = _importance(states.pop(group.name), group)
-            progress("scoring filters", len(found), len(groups))
+        shown = PassProgress(progress, number, len(passes))
+        own: dict[str, Importance] = {}
+        for group, criterion in _fed(reading, some, states, fresh, shown):
+            own[group.name] = _importance(criterion, group)
+            progress("scoring filters", len(found) + len(own), len(groups))
+        for part in current().exchanged(own):
+            found |= part
     return {group.name: found[group.name] for group in groups}
+
+
+def _fed(
+    reading: Reading | None,
+    groups: Sequence[CoupledGroup],
+    states: States,
+    fresh: Callable[[Sequence[CoupledGroup]], States],
+    progress: PassProgress,
+) -> Iterator[tuple[CoupledGroup, Criterion]]:
+    """Yield the groups of one pass that this process scores, with their criteria, which have seen all images."""
+    processes = current()
+    owners = processes.owners({group.name: float(group.filters**2) for group in groups})
+    if reading is not None and groups and processes.several:
+        SharedReading(reading, processes, groups, owners, states, fresh).feed(progress)
+    elif reading is not None and groups:
+        reading.feed(states, groups, progress)
+    for group in groups:
+        criterion = states.pop(group.name)
+        if owners[group.name] == processes.rank:
+            yield group, criterion
 
 
 def score_shards(
@@ -155,7 +179,7 @@ def score_shards(
     for shard in shards:
         states = create_states(model, groups, info, seed=seed, options=options)
         if info.needs_maps and groups:
-            _Reading(model, FirstImages(shard), info, tap or info.tap, device).feed(states, groups)
+            Reading(model, FirstImages(shard), info, tap or info.tap, device).feed(states, groups)
         parts.append(states)
     merged = merge_states(*parts)
     return {group.name: _importance(merged[group.name], group) for group in groups}
@@ -255,56 +279,6 @@ def _joined(parts: Mapping[str, Sequence[CoupledGroup]], each: Mapping[str, Impo
     return found
 
 
-@dataclass(frozen=True)
-class _PassProgress:
-    """How far one of several passes over the images is."""
-
-    progress: Progress
-    number: int = 0
-    passes: int = 1
-
-    def __call__(self, done: int, batches: int) -> None:
-        done += self.number * batches
-        self.progress("reading feature maps", done, max(self.passes * batches, done))
-
-
-@dataclass(frozen=True)
-class _Reading:
-    model: nn.Module
-    images: FirstImages
-    info: CriterionInfo
-    tap: Tap
-    device: torch.device | str | None
-
-    def feed(
-        self, states: States, groups: Sequence[CoupledGroup], progress: _PassProgress = _PassProgress(silent)
-    ) -> None:
-        """Update the criteria of some groups in one pass, until all of them have seen enough."""
-
-        def consume(name: str, maps: Tensor, labels: Tensor | None) -> None:
-            if labels is None and self.info.needs_labels:
-                raise InputError(f"the criterion '{self.info.name}' needs labels: give (images, labels) pairs")
-            if labels is None:
-                labels = torch.full((len(maps),), -1, device=maps.device)
-            if not _has_settled(states[name]):
-                states[name].update(maps, labels)
-
-        def until_settled() -> Iterator[Batch]:
-            batches = self.images.number_of_batches()
-            for done, batch in enumerate(self.images, 1):
-                yield batch
-                progress(done, batches)
-                if all(_has_settled(states[group.name]) for group in groups):
-                    return
-
-        labelled = self.info.needs_labels
-        capture_groups(self.model, until_settled(), groups, self.tap, consume, device=self.device, labelled=labelled)
-
-
-def _has_settled(criterion: Criterion) -> bool:
-    return bool(getattr(criterion, "settled", False))
-
-
 def _importance(criterion: Criterion, group: CoupledGroup) -> Importance:
     importance = criterion.compute()
     if importance.scores.shape != (group.filters,):
@@ -315,7 +289,7 @@ def _importance(criterion: Criterion, group: CoupledGroup) -> Importance:
     return importance
 
 
-def _passes(reading: _Reading, groups: Sequence[CoupledGroup], memory: int) -> list[list[CoupledGroup]]:
+def _passes(reading: Reading, groups: Sequence[CoupledGroup], memory: int) -> list[list[CoupledGroup]]:
     """Pack the groups, in their order, into passes whose maps fit into memory."""
     if not is_repeatable(reading.images.batches):
         name = reading.info.name

@@ -6,18 +6,23 @@ through :func:`parse`, so that another form of batch is added here and nowhere e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from infoprune.device import place_of
 from infoprune.errors import InputError
 
 Batches: TypeAlias = Iterable[Any]
 """Batches of images, with or without labels: a ``DataLoader``, a list, or anything else that yields batches."""
+
+Chosen: TypeAlias = Callable[[int], bool]
+"""Whether the batch of a number, from 0, is read."""
 
 _IMAGES = ("pixel_values", "images", "image", "inputs", "input", "x")
 _LABELS = ("labels", "label", "targets", "target", "y")
@@ -56,21 +61,18 @@ class Batch:
             >>> some = Batch(torch.zeros(3, 2), ["cat", "dog", "cow"]).chosen(torch.tensor([True, False, True]))
             >>> len(some), some.labels
             (2, ['cat', 'cow'])
+            >>> boxes = Batch(torch.zeros(3, 2), {"classes": torch.tensor([4, 5, 6])})
+            >>> boxes.chosen(torch.tensor([True, False, True])).labels
+            {'classes': tensor([4, 6])}
         """
-        images = self.images[mask.to(self.images.device)]
-        labels: Any = None
-        if isinstance(self.labels, Tensor) and self.labels.shape[:1] == (len(self),):
-            labels = self.labels[mask.to(self.labels.device)]
-        elif isinstance(self.labels, (list, tuple)) and len(self.labels) == len(self):
-            labels = [one for one, is_chosen in zip(self.labels, mask.tolist(), strict=True) if is_chosen]
-        return Batch(images, labels)
+        return Batch(self.images[mask.to(self.images.device)], _chosen(self.labels, mask))
 
     def placed(self, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
         """Return the images on a device and, where they are real numbers, in a precision; ``None`` leaves it."""
         return self.images.to(device=device, dtype=dtype if self.images.is_floating_point() else None)
 
     def classes(self) -> Tensor | None:
-        """Return the ``(n,)`` class indices, ``None`` where there are no labels.
+        """Return the ``(n,)`` int64 class indices, ``None`` where there are no labels.
 
         Raises:
             InputError: The labels are not one class index per image.
@@ -87,7 +89,7 @@ class Batch:
                 f"labels are one class index per image: {len(self)} images came with {labels.dtype} labels "
                 f"of shape {tuple(labels.shape)}"
             )
-        return labels
+        return labels.long()
 
     def known_classes(self) -> Tensor | None:
         """Return the ``(n,)`` class indices, ``None`` where there are no labels or these are something else."""
@@ -95,6 +97,22 @@ class Batch:
             return self.classes()
         except InputError:
             return None
+
+
+def _chosen(labels: Any, mask: Tensor) -> Any:
+    """Return the labels of the chosen images: of tensors and lists with one entry per image, alone or in containers."""
+    count = len(mask)
+    if isinstance(labels, Tensor):
+        return labels[mask.to(labels.device)] if labels.shape[:1] == (count,) else None
+    if isinstance(labels, Mapping):
+        parts = {name: _chosen(part, mask) for name, part in labels.items()}
+        return None if any(part is None for part in parts.values()) else parts
+    if not isinstance(labels, list | tuple):
+        return None
+    if len(labels) == count:
+        return [one for one, is_chosen in zip(labels, mask.tolist(), strict=True) if is_chosen]
+    several = [_chosen(part, mask) for part in labels]
+    return None if not several or any(part is None for part in several) else type(labels)(several)
 
 
 def parse(batch: Any) -> Batch:
@@ -201,10 +219,26 @@ class FirstImages:
         batches = number_of_batches(self.batches)
         if self.limit is None:
             return batches
-        size = getattr(self.batches, "batch_size", None)
-        if not isinstance(size, int) and isinstance(self.batches, Sequence) and batches:
+        size = self._batch_size()
+        if size is None and isinstance(self.batches, Sequence) and batches:
             size = len(parse(self.batches[0]))
         return min(batches, -(-self.limit // size)) if size else batches
+
+    def some(self, chosen: Chosen) -> Iterator[tuple[int, Any]]:
+        """Yield the batches whose numbers are chosen, as :func:`some_batches` does."""
+        size, limit = self._batch_size(), self.limit
+        if limit is None:
+            yield from some_batches(self.batches, chosen)
+        elif size is None:
+            yield from ((number, batch) for number, batch in enumerate(self) if chosen(number))
+        else:
+            most = -(-limit // size)
+            found = some_batches(self.batches, lambda number: number < most and chosen(number), below=most)
+            yield from ((number, parse(batch).first(limit - number * size)) for number, batch in found)
+
+    def _batch_size(self) -> int | None:
+        size = getattr(self.batches, "batch_size", None)
+        return size if isinstance(size, int) else None
 
     def most_images(self) -> int:
         """Return how many images there are at most; they are read only where nothing else shows it."""
@@ -259,6 +293,52 @@ class EveryNth:
             mask = held if self.chosen else ~held
             if mask.any():
                 yield batch.chosen(mask)
+
+
+def some_batches(batches: Batches, chosen: Chosen | None, *, below: int | None = None) -> Iterator[tuple[int, Any]]:
+    """Yield the batches whose numbers are chosen, with these numbers.
+
+    The others are not read from lists and from loaders over data sets that can be indexed; from anything else, such as
+    a stream, they are read and dropped.
+
+    Args:
+        batches: Batches of any form.
+        chosen: Receives the number of a batch, from 0 in their order; ``None`` for all.
+        below: No batch from this number on is chosen.
+
+    Example:
+        >>> [number for number, _ in some_batches([torch.zeros(4, 1, 8, 8)] * 5, lambda number: number % 2 == 1)]
+        [1, 3]
+    """
+    if chosen is None:
+        yield from enumerate(batches)
+    elif isinstance(batches, FirstImages):
+        yield from batches.some(chosen)
+    elif isinstance(batches, Sequence):
+        yield from ((number, batches[number]) for number in range(len(batches)) if chosen(number))
+    elif isinstance(batches, DataLoader) and batches.batch_sampler is not None and _can_be_indexed(batches):
+        order = [(number, some) for number, some in enumerate(islice(batches.batch_sampler, below)) if chosen(number)]
+        yield from zip((number for number, _ in order), _loader_of(batches, order), strict=True)
+    else:
+        yield from ((number, batch) for number, batch in enumerate(islice(batches, below)) if chosen(number))
+
+
+def _can_be_indexed(loader: DataLoader[Any]) -> bool:
+    return not isinstance(loader.dataset, IterableDataset)
+
+
+def _loader_of(loader: DataLoader[Any], order: Sequence[tuple[int, Any]]) -> DataLoader[Any]:
+    """Return a loader that reads batches of these images of the data set of another loader."""
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=[some for _, some in order],
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        timeout=loader.timeout,
+    )
 
 
 def number_of_batches(batches: Batches) -> int:

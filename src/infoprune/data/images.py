@@ -13,12 +13,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from infoprune.data.photos import LARGEST_PIXELS, as_tensor, centre_crop, random_resized_crop, resized
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.declarations.validation import check_regular
 from infoprune.errors import InputError
-
-# Of one file. A few kilobytes can announce any number of pixels.
-LARGEST_PIXELS = 2**26
 
 IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -123,14 +121,14 @@ class FolderImages:
         Raises:
             InputError: A file is not an image that can be read.
         """
-        cut = _random_resized_crop if random_crop else _resized_centre_crop
+        cut = _random_crop if random_crop else _resized_centre_crop
         cuts = [cut(_open(self.paths[i], preprocessing.channels), preprocessing) for i in indices]
         for i, image in zip(indices, cuts, strict=True):
             if image.shape != cuts[0].shape:
                 here, first = (f"{one.shape[2]} x {one.shape[1]} pixels" for one in (image, cuts[0]))
                 raise InputError(
                     f"the images have different sizes ('{self.paths[i]}' has {here}, '{self.paths[indices[0]]}' has "
-                    f"{first}): resize the files, or give the preprocessing a resize and a crop"
+                    f"{first}): give them one size by --resize and --crop, or resize and crop of the preprocessing"
                 )
         return normalise(torch.stack(cuts), preprocessing)
 
@@ -304,39 +302,14 @@ def _in_8_bits(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _resized_centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    scale = (preprocessing.resize or min(image.size)) / min(image.size)
-    if scale != 1:
-        width, height = round(image.width * scale), round(image.height * scale)
-        if width * height > LARGEST_PIXELS:
-            raise InputError(
-                f"an image of {image.width} x {image.height} pixels cannot be brought to {width} x {height}"
-            )
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    if (crop := preprocessing.crop) is not None:
-        left, top = (image.width - crop) // 2, (image.height - crop) // 2
-        image = image.crop((left, top, left + crop, top + crop))
-    return _to_tensor(image)
+    if preprocessing.resize is not None:
+        image = resized(image, preprocessing.resize, preprocessing.interpolation)
+    if preprocessing.crop is not None:
+        image = centre_crop(image, preprocessing.crop)
+    return as_tensor(image)
 
 
-def _random_resized_crop(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """Crop 8 to 100 % of the area at an aspect of 3/4 to 4/3, resize, flip half of the time (Inception's crop)."""
-    width, height = image.size
-    crop = preprocessing.crop or min(image.size)
-    for _ in range(10):
-        area, ratio, x, y = torch.rand(4).tolist()
-        target = width * height * (0.08 + 0.92 * area)
-        aspect = (3 / 4) ** (1 - 2 * ratio)
-        w, h = round((target * aspect) ** 0.5), round((target / aspect) ** 0.5)
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
-            box = (left, top, left + w, top + h)
-            break
-    else:
-        box = (0, 0, width, height)
-    cut = _to_tensor(image.resize((crop, crop), Image.Resampling.BILINEAR, box=box))
+def _random_crop(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """Return a random resized crop, flipped half of the time."""
+    cut = as_tensor(random_resized_crop(image, preprocessing.crop or min(image.size), preprocessing.interpolation))
     return cut.flip(-1) if torch.rand(()) < 0.5 else cut
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    array = np.array(image, dtype=np.uint8)
-    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)

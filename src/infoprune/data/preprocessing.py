@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from infoprune.declarations.interpolation import Interpolation
 from infoprune.errors import InputError, unknown
 
 
@@ -22,20 +23,24 @@ class Preprocessing:
         std: One positive number per channel, in the same units.
         resize: Length in pixels the shorter side is brought to, ``None`` to leave it as it is.
         crop: Side in pixels of the square cut from the centre afterwards, ``None`` to cut nothing.
+        interpolation: How a resize computes pixels: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``, all but the
+            first antialiased.
 
     Raises:
-        InputError: The numbers cannot normalise anything.
+        InputError: The numbers cannot normalise anything, or there is no such interpolation.
 
     Example:
-        >>> import torch
-        >>> Preprocessing(mean=(0.5,), std=(0.25,)).normalise(torch.ones(1, 1, 2, 2)).max().item()
-        2.0
+        >>> photos = Preprocessing((0.5,) * 3, (0.25,) * 3, resize=256, crop=224, interpolation="bicubic")
+        >>> photos.in_words()
+        'shorter side resized to 256 pixels (bicubic), centre crop of 224 pixels, normalised by mean 0.5, 0.5, 0.5 and \
+std 0.25, 0.25, 0.25'
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: int | None = None
     crop: int | None = None
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
@@ -49,11 +54,30 @@ class Preprocessing:
         for name, size in (("resize", self.resize), ("crop", self.crop)):
             if size is not None and size < 1:
                 raise InputError(f"the {name} of the preprocessing is a number of pixels, at least 1, not {size}")
+        if self.interpolation not in get_args(Interpolation):
+            raise unknown("interpolation", str(self.interpolation), get_args(Interpolation))
 
     @property
     def channels(self) -> int:
         """Number of channels of the images."""
         return len(self.mean)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether pixels in [0, 1] are left as they are."""
+        return not any(self.mean) and all(value == 1 for value in self.std)
+
+    def in_words(self) -> str:
+        """Return what is done to photos, in words."""
+        words = []
+        if self.resize is not None:
+            words.append(f"shorter side resized to {self.resize} pixels ({self.interpolation})")
+        if self.crop is not None:
+            words.append(f"centre crop of {self.crop} pixels")
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        words.append("not normalised (pixels in [0, 1])" if self.is_plain else
+                     f"normalised by mean {mean} and std {std}")  # fmt: skip
+        return ", ".join(words)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return ``(images - mean) / std``.
@@ -96,4 +120,4 @@ class Preprocessing:
             sizes = {name: None if data.get(name) is None else int(data[name]) for name in ("resize", "crop")}
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the preprocessing cannot be read: {error!r}") from error
-        return cls(mean, std, **sizes)
+        return cls(mean, std, **sizes, interpolation=data.get("interpolation", "bilinear"))

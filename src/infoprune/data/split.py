@@ -15,12 +15,14 @@ SPLIT_SEED = 20220202
 def held_out_split(images: Images, share: float = 0.1) -> tuple[Images, Images]:
     """Return the training images without the held-out part, and the held-out part, of balanced classes.
 
+    Where every class has too few images for that, the share is of all images, whatever their classes.
+
     Args:
         images: The whole training set.
         share: Share of each class that is held out, rounded to whole images.
 
     Raises:
-        InputError: The share leaves one of the parts empty.
+        InputError: The share is none, or one of the parts is empty.
 
     Example:
         >>> import torch
@@ -33,12 +35,15 @@ def held_out_split(images: Images, share: float = 0.1) -> tuple[Images, Images]:
     if not 0 < share < 1:
         raise InputError(f"the held-out share lies between 0 and 1, not {share}")
     order = _shuffled_by_class(images.labels, SPLIT_SEED)
-    held = torch.cat([members[: round(share * len(members))] for members in order]).sort().values
+    held = torch.cat([members[: round(share * len(members))] for members in order])
+    if not len(held):
+        everything = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
+        held = everything[: max(1, round(share * len(images)))]
     rest = torch.ones(len(images), dtype=torch.bool)
     rest[held] = False
     if not len(held) or not rest.any():
-        raise InputError(f"{len(images)} images are too few to hold out a share of {share} of each class")
-    return images.subset(rest.nonzero().squeeze(1)), images.subset(held)
+        raise InputError(f"{len(images)} images are too few to hold out a share of {share}: give more images")
+    return images.subset(rest.nonzero().squeeze(1)), images.subset(held.sort().values)
 
 
 def balanced_sample(images: Images, count: int, seed: int = 0) -> Images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +12,14 @@ from torch.utils.data import DataLoader
 
 from infoprune import data
 from infoprune.data import Images, Source
+from infoprune.data.batches import FirstImages
 from infoprune.device import device_of
 from infoprune.errors import InputError
-from infoprune.experiment.network import preprocessing_of
+from infoprune.experiment.network import images_in_words, preprocessing_of
 from infoprune.experiment.options import CALIBRATION, DataOptions
-from infoprune.measure.accuracy import logits_of
+from infoprune.measure.accuracy import evaluate, logits_of
+from infoprune.measure.advice import chance_warning, is_chance
+from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network.modes import eval_mode
 
 
@@ -43,31 +47,70 @@ class Parts:
     test: Images
 
 
-def open_parts(choice: DataOptions, seed: int = 0) -> Parts:
+def open_parts(choice: DataOptions, seed: int = 0, *, calibration: int = CALIBRATION) -> Parts:
     """Read a data set and split it; a set without a test part of its own is measured on what does not calibrate.
+
+    Args:
+        choice: Which images.
+        seed: Seed of the calibration sample.
+        calibration: Images that calibrate where the user did not say how many. Of fewer training images all calibrate;
+            of a set without a test part at most half.
 
     Raises:
         InputError: The data set cannot be read, or is too small for these parts.
 
     Example:
-        >>> parts = open_parts(DataOptions("digits", calibration=100))
-        >>> len(parts.calibration)
-        100
+        >>> parts = open_parts(DataOptions("digits"), calibration=100)
+        >>> len(parts.train), len(parts.calibration), len(parts.test)
+        (1294, 100, 359)
     """
     source = data.open_source(choice.name, choice.directory)
-    calibration = CALIBRATION if choice.calibration is None else choice.calibration
     if source.train is source.test:
-        some, test = data.divided(source.train, calibration, seed)
+        count = choice.calibration or min(calibration, max(1, len(source.train) // 2))
+        some, test = data.divided(source.train, count, seed)
         return Parts(source, some, None, some, test)
     train, held_out = data.held_out_split(source.train, choice.held_out)
-    return Parts(source, train, held_out, data.balanced_sample(train, calibration, seed), source.test)
+    return Parts(source, train, held_out, _sample(train, choice, calibration, seed), source.test)
 
 
-def check_classes(source: Source, model: nn.Module, choice: DataOptions) -> None:
+def open_training_parts(choice: DataOptions, seed: int = 0, *, calibration: int | None = None) -> Parts:
+    """Read a data set and split it for a training; of a set without a test part, a test part is set aside first.
+
+    That part has the share of ``--held-out-share``, and is the same for every run.
+
+    Args:
+        choice: Which images.
+        seed: Seed of the calibration sample.
+        calibration: Images that calibrate where the user did not say how many; ``None`` where nothing does, so that
+            the sample is the whole training part.
+
+    Raises:
+        InputError: The data set cannot be read, or is too small for these parts.
+
+    Example:
+        >>> parts = open_training_parts(DataOptions("digits"))
+        >>> len(parts.train), len(parts.held_out), len(parts.test)
+        (1294, 144, 359)
+    """
+    source = data.open_source(choice.name, choice.directory)
+    if source.train is source.test:
+        rest, test = data.held_out_split(source.train, choice.held_out)
+        source = replace(source, train=rest, test=test)
+    train, held_out = data.held_out_split(source.train, choice.held_out)
+    some = train if calibration is None else _sample(train, choice, calibration, seed)
+    return Parts(source, train, held_out, some, source.test)
+
+
+def _sample(train: Images, choice: DataOptions, most: int, seed: int) -> Images:
+    count = min(most, len(train)) if choice.calibration is None else choice.calibration
+    return data.balanced_sample(train, count, seed)
+
+
+def check_classes(source: Source, model: nn.Module, choice: DataOptions, quality: Quality = PLAIN) -> None:
     """Refuse a network whose outputs are not the classes of the data set: accuracies would mean nothing.
 
     Raises:
-        InputError: There are more or fewer outputs than classes.
+        InputError: There are more or fewer outputs than classes. A metric of the user's own may read other outputs.
 
     Example:
         >>> from infoprune.experiment.network import open_network
@@ -79,15 +122,49 @@ def check_classes(source: Source, model: nn.Module, choice: DataOptions) -> None
             ...
         infoprune.errors.InputError: the network has 4 outputs (classes 0 to 3), but the data set 'digits' has ...
     """
+    if not (quality.metric is None or isinstance(quality.metric, str)):
+        return
     first = source.test.subset(torch.arange(1))
     images, _ = next(iter(batches(first, model, replace(choice, workers=0))))
     with eval_mode(model), torch.no_grad():
-        outputs = logits_of(model, images.to(device_of(model))).shape[1]
+        outputs = logits_of(model, images.to(device_of(model)), quality.of).shape[1]
     if outputs != len(source.classes):
         raise InputError(
             f"the network has {outputs} outputs (classes 0 to {outputs - 1}), but the data set '{choice.name}' has "
             f"{len(source.classes)} classes: the numbers must be equal"
         )
+
+
+def say_what_is_read(
+    parts: Parts, model: nn.Module, choice: DataOptions, quality: Quality, tell: Callable[[str], None]
+) -> None:
+    """Say what is done to the images, and warn where the network is hardly better than guessing on them.
+
+    Args:
+        parts: The parts of the data set.
+        model: The network before it is pruned.
+        choice: How the images are read.
+        quality: What is measured; other outputs than classes are not checked.
+        tell: Receives the sentences.
+
+    Example:
+        >>> from infoprune.experiment.network import open_network
+        >>> from infoprune.experiment.options import NetworkOptions
+        >>> from infoprune.measure.metric import PLAIN
+        >>> choice, said = DataOptions("digits"), []
+        >>> model = open_network(NetworkOptions("digits"), "cpu")
+        >>> say_what_is_read(open_parts(choice), model, choice, PLAIN, said.append)
+        >>> len(said)  # what is done to the images, and a warning: this network is not trained
+        2
+    """
+    tell(images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
+    if quality.metric is not None and not isinstance(quality.metric, str):
+        return
+    some = FirstImages(batches(parts.calibration, model, choice), CALIBRATION)
+    with torch.random.fork_rng([]):  # an iteration of a loader draws a number
+        accuracy = evaluate(model, some, output=quality.output).accuracy
+    if accuracy is not None and is_chance(accuracy, len(parts.source.classes)):
+        tell(f"Warning: {chance_warning(accuracy)}")
 
 
 def batches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from infoprune import data
 from infoprune.data import usual_augmentation
-from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
+from infoprune.experiment.devices import Devices, on_devices
 from infoprune.experiment.images import Parts
 from infoprune.experiment.options import DataOptions, NetworkOptions
 from infoprune.experiment.settings import measured, paper_tap, settings_of, write_record
@@ -28,8 +29,8 @@ from infoprune.iterative.schedule import PruningSchedule
 from infoprune.measure.information_plane import InformationPlane, write_points
 from infoprune.progress import Progress, silent
 from infoprune.runs.outputs import outputs
+from infoprune.runs.together import is_first_process
 from infoprune.storage import checkpoint
-from infoprune.training.train import make_fabric
 
 
 def iterate(
@@ -43,6 +44,8 @@ def iterate(
     state: Path | None = None,
     plane: tuple[Path, InformationPlane] | None = None,
     device: str = "auto",
+    devices: Devices = 1,
+    nodes: int = 1,
     force: bool = False,
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda line: None,
@@ -62,6 +65,8 @@ def iterate(
         state: Where the state is kept.
         plane: A file for the points of an information plane, and the plane that notes them.
         device: Where the network is.
+        devices: Devices of each machine, with one process each. The first one writes.
+        nodes: Machines.
         force: Replace files that exist.
         progress: Called while filters are scored and the network is trained.
         tell: Given a line after every round.
@@ -71,8 +76,13 @@ def iterate(
     """
     kept_in = state or out.with_name(out.name + ".rounds")
     points = None if plane is None else plane[0]
-    with outputs(out, points, record_out, run="iterate", force=force) as written, locked(kept_in):
-        model, parts, images, schedule = _opened(network, images, schedule, device)
+    with (
+        outputs(out, points, record_out, run="iterate", force=force) as written,
+        locked(kept_in) if is_first_process() else nullcontext(),
+        on_devices(device, devices, nodes, precision=schedule.retraining.precision) as place,
+    ):
+        model, parts, images, schedule = _opened(network, images, schedule, place.device)
+        tell(run_network.images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
         training, some = _training(model, parts, images, schedule, train_images)
         calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
         held_out = None if parts.held_out is None else run_images.batches(parts.held_out, model, images)
@@ -81,7 +91,7 @@ def iterate(
             RoundImages(training, calibration, held_out, test, usual_augmentation(images.name)),
             schedule,
             folder=kept_in,
-            fabric=make_fabric(accelerator=device.partition(":")[0], precision=schedule.retraining.precision),
+            fabric=place.fabric,
             plane=None if plane is None else plane[1],
             progress=progress,
             on_round=lambda one, last: tell(_told_round(one, last, schedule)),
@@ -99,7 +109,7 @@ def iterate(
             write_points(plane[1].points, written.staged(plane[0]))
         write_record(record, written, record_out)
         written.commit()
-        if state is None:
+        if state is None and is_first_process():
             shutil.rmtree(kept_in)
     return record
 
@@ -109,12 +119,9 @@ def _opened(
 ) -> tuple[nn.Module, Parts, DataOptions, PruningSchedule]:
     torch.manual_seed(schedule.seed)
     model = run_network.open_network(network, device)
-    images = replace(images, calibration=schedule.images)
-    parts = run_images.open_parts(images, schedule.seed)
+    parts = run_images.open_training_parts(images, schedule.seed, calibration=schedule.images)
+    images = replace(images, calibration=len(parts.calibration))
     run_images.check_classes(parts.source, model, images)
-    run_images.check_classes(parts.source, model, images)
-    if parts.held_out is None:
-        raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
     if schedule.tap is None:
         schedule = replace(schedule, tap=paper_tap(model, schedule.criterion))
     return model, parts, images, schedule

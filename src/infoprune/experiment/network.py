@@ -81,6 +81,24 @@ def preprocessing_of(model: nn.Module) -> Preprocessing:
     return origin.preprocessing
 
 
+def images_in_words(model: nn.Module, *, photos: bool) -> str:
+    """Return in a sentence what is done to the images before the network reads them.
+
+    Args:
+        model: The network, with its origin.
+        photos: Whether the images are files, which are resized and cropped.
+
+    Example:
+        >>> images_in_words(open_network(NetworkOptions("digits"), "cpu"), photos=False)
+        'Images: not normalised (pixels in [0, 1]).'
+    """
+    known, origin = preprocessing_of(model), origin_of(model)
+    shown = known if photos else replace(known, resize=None, crop=None)
+    own = origin is not None and not factory.is_listed(origin.architecture)
+    hint = " If the weights were trained on normalised images, pass --mean and --std." if own and known.is_plain else ""
+    return f"Images: {shown.in_words()}.{hint}"
+
+
 def _built(choice: NetworkOptions, name: str) -> nn.Module:
     model = _made(name, choice.arguments)
     if choice.weights is not None:
@@ -116,7 +134,7 @@ def _from_checkpoint(choice: NetworkOptions, path: Path) -> nn.Module:
         if choice.input_shape[0] != written.input_shape[0]:
             raise InputError(f"'{path}' reads images of {written.input_shape[0]} channels, not {choice.input_shape[0]}")
         written = replace(written, input_shape=choice.input_shape)
-    if choice.mean is not None or choice.std is not None:
+    if _changes_images(choice):
         known = written.preprocessing or _known_preprocessing(written.architecture, model, written.input_shape)
         written = replace(written, preprocessing=_preprocessing(choice, known))
     return set_origin(model, written)
@@ -139,15 +157,21 @@ def _known_preprocessing(name: str, model: nn.Module, shape: tuple[int, int, int
     known = factory.preprocessing_of(name, model)
     if shape is None or known.channels == shape[0]:
         return known
-    return Preprocessing((0.0,) * shape[0], (1.0,) * shape[0], known.resize, known.crop)
+    return replace(known, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
+
+
+_OF_IMAGES = ("mean", "std", "resize", "crop", "interpolation")
+
+
+def _changes_images(choice: NetworkOptions) -> bool:
+    return any(getattr(choice, name) is not None for name in _OF_IMAGES)
 
 
 def _preprocessing(choice: NetworkOptions, known: Preprocessing) -> Preprocessing:
-    if choice.mean is None and choice.std is None:
-        return known
-    if choice.mean is None or choice.std is None:
+    if (choice.mean is None) != (choice.std is None):
         raise InputError("--mean and --std are needed together: one number per channel each")
-    return replace(known, mean=choice.mean, std=choice.std)
+    given = {name: getattr(choice, name) for name in _OF_IMAGES}
+    return replace(known, **{name: value for name, value in given.items() if value is not None})
 
 
 def _input_shape(name: str, preprocessing: Preprocessing) -> tuple[int, int, int]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from infoprune.declarations.interpolation import Interpolation
 from infoprune.declarations.option import Option
 from infoprune.declarations.option_values import check_fields
+from infoprune.errors import InputError
 from infoprune.training.recipe import Recipe
+from infoprune.user_code import imported, reason
+
+if TYPE_CHECKING:
+    from infoprune.measure.metric import Quality
 
 # Images that score filters: for a criterion of the user's choice, and where everything is chosen for the network.
 CALIBRATION, CALIBRATION_CHOSEN = 256, 500
@@ -45,6 +51,20 @@ class NetworkOptions:
             gt=0,
             default="known of the weights",
         ),
+    ] = None
+    resize: Annotated[
+        int | None,
+        Option("Length that the shorter side of photos is resized to.", ge=1, le=16384, unit="pixels",
+               default="known of the weights"),
+    ] = None  # fmt: skip
+    crop: Annotated[
+        int | None,
+        Option("Side of the square that is cut from the centre of photos.", ge=1, le=16384, unit="pixels",
+               default="known of the weights"),
+    ] = None  # fmt: skip
+    interpolation: Annotated[
+        Interpolation | None,
+        Option("How a resize computes pixels; all but nearest are antialiased.", default="known of the weights"),
     ] = None
     input_shape: Annotated[
         tuple[int, int, int] | None,
@@ -85,6 +105,55 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """What is measured of a network, and of which part of its output.
+
+    Example:
+        >>> MetricOptions("f1").quality().name
+        'f1'
+        >>> MetricOptions("f2").quality()
+        Traceback (most recent call last):
+        ...
+        infoprune.errors.InputError: unknown metric 'f2': did you mean 'f1'?
+    """
+
+    metric: Annotated[
+        str | None,
+        Option("What is measured, and limited by --max-loss: top-5, balanced-accuracy, f1, miou, auroc, kappa, or "
+               "package.module:function of outputs and targets.", default="accuracy"),
+    ] = None  # fmt: skip
+    output: Annotated[
+        str | None,
+        Option("package.module:function, applied to what the network returns before it is measured."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def quality(self) -> Quality:
+        """Return the metric and the output function, imported where they are the user's own.
+
+        Raises:
+            InputError: There is no such metric or function.
+        """
+        from infoprune.measure.metric import Quality
+
+        metric: Any = self.metric
+        if metric is not None and ":" in metric:
+            found = imported(metric, "metric")
+            metric = _made(metric, found) if isinstance(found, type) else found
+        return Quality(metric, None if self.output is None else imported(self.output, "output function"))
+
+
+def _made(name: str, kind: type) -> Any:
+    """Return a metric made from its class."""
+    try:
+        return kind()
+    except Exception as error:  # a user's class can raise anything
+        raise InputError(f"the metric '{name}' cannot be made without arguments: {reason(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from infoprune.declarations.validation import read_json
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
+from infoprune.experiment.devices import Devices, on_devices
 from infoprune.experiment.images import Parts
-from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, NetworkOptions
-from infoprune.experiment.settings import paper_tap, settings_of, write_record
+from infoprune.experiment.options import CALIBRATION, CALIBRATION_CHOSEN, DataOptions, MetricOptions, NetworkOptions
+from infoprune.experiment.settings import metric_settings, paper_tap, settings_of, write_record
 from infoprune.files import write_text
 from infoprune.options import EffortOptions, PruneOptions, RepairOptions, check_words, chosen
 from infoprune.pipeline import Result
@@ -60,14 +61,18 @@ def prune(
     words: Mapping[str, Any] | None = None,
     repair: RepairOptions | None = None,
     effort: EffortOptions | None = None,
+    metric: MetricOptions | None = None,
     held_out: int = 1000,
     stability: int = 1,
     remove_constant: bool = False,
     seed: int = 0,
     device: str = "auto",
+    devices: Devices = 1,
+    nodes: int = 1,
     force: bool = False,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> PruneRun:
     """Prune a network and write the smaller one.
 
@@ -84,15 +89,19 @@ def prune(
             the network.
         repair: How the cut network is repaired, ``None`` for not at all.
         effort: How much time may be spent where everything is chosen for the network.
+        metric: What is measured, in place of accuracy, and limited by a largest loss.
         held_out: Largest number of held-out training images that choose among the candidates of a cut-off rule.
         stability: With this many samples of calibration images, this run's among them, the plan is made to see how far
             it depends on them.
         remove_constant: Whether filters that are constant on all repair images are removed first, without loss.
         seed: Of every draw.
         device: Where it is done.
+        devices: Devices of each machine, with one process each; all processes return the same. The first one writes.
+        nodes: Machines.
         force: Whether files that exist are replaced.
         progress: Called in every stage.
         on_reach: Called with what a budget can reach.
+        tell: Receives what is done to the images, and a warning where the network is hardly better than guessing.
 
     Raises:
         InputError: As in ``pipeline.prune``; a plan is passed together with ``stability``. Nothing is written then.
@@ -109,14 +118,19 @@ def prune(
     if isinstance(choice, Plan) and stability > 1:
         raise InputError("a plan that you pass depends on no images: leave out the stability, or the plan")
     check_pages(report_out)
+    metric = metric or MetricOptions()
+    quality = metric.quality()
     files = () if run_out is None else run_files(run_out)
-    with outputs(out, record_out, report_out, *files, run="prune", force=force) as written:
-        model = run_network.open_network(network, device)
+    with (
+        outputs(out, record_out, report_out, *files, run="prune", force=force) as written,
+        on_devices(device, devices, nodes) as place,
+    ):
+        model = run_network.open_network(network, place.device)
         everything = words is not None and pipeline.chooses_everything(words, repair) and not remove_constant
-        if everything and images.calibration is None:
-            images = replace(images, calibration=CALIBRATION_CHOSEN)
-        parts = run_images.open_parts(images, seed)
-        run_images.check_classes(parts.source, model, images)
+        parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN if everything else CALIBRATION)
+        images = replace(images, calibration=len(parts.calibration))
+        run_images.check_classes(parts.source, model, images, quality)
+        run_images.say_what_is_read(parts, model, images, quality, tell)
         if isinstance(choice, PruneOptions) and choice.tap is None:
             choice = replace(choice, tap=paper_tap(model, choice.criterion))
         calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
@@ -126,9 +140,14 @@ def prune(
         if isinstance(choice, PruneOptions) and choice.layerwise.is_asked_for:
             given["held_out"] = run_images.batches(_judging(parts, held_out, seed), model, images)
         result = pipeline.prune(model, calibration, test=test, resume=resume, keep_resume=True, progress=progress,
-                                on_reach=on_reach, **given)  # fmt: skip
+                                on_reach=on_reach, metric=quality.metric, output=quality.output, **given)  # fmt: skip
         record = result.record()
-        settings = {**settings_of(network, images, model), "seed": seed, **_repair_settings(repair, result, parts)}
+        settings = {
+            **settings_of(network, images, model),
+            "seed": seed,
+            **metric_settings(metric),
+            **_repair_settings(repair, result, parts),
+        }
         record["settings"] = {**record["settings"], **settings}
         if isinstance(choice, PruneOptions) and stability > 1:
             samples = [data.balanced_sample(parts.train, len(parts.calibration), seed + i) for i in range(1, stability)]

@@ -13,10 +13,11 @@ from torch import nn
 from infoprune.data.batches import example_of
 from infoprune.device import device_of
 from infoprune.experiment.network import preprocessing_of
-from infoprune.experiment.options import DataOptions, NetworkOptions
+from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 from infoprune.files import write_text
 from infoprune.measure import environment
 from infoprune.measure.figures import figures, latencies
+from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network import cost
 from infoprune.network.origin import origin_of
 from infoprune.progress import Progress
@@ -24,7 +25,7 @@ from infoprune.runs.outputs import Outputs
 from infoprune.zoo import registry
 
 
-def measured(model: nn.Module, batches: Any, progress: Progress) -> dict[str, Any]:
+def measured(model: nn.Module, batches: Any, progress: Progress, quality: Quality = PLAIN) -> dict[str, Any]:
     """Return the figures of a network on these images, as JSON values.
 
     Example:
@@ -35,9 +36,8 @@ def measured(model: nn.Module, batches: Any, progress: Progress) -> dict[str, An
         3
     """
     example = example_of(batches, model)
-    found = asdict(
-        figures(model, cost.count(model, example), latencies((model,), example)[0], batches, progress=progress)
-    )
+    counted, latency = cost.count(model, example), latencies((model,), example)[0]
+    found = asdict(figures(model, counted, latency, batches, quality=quality, progress=progress))
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -58,6 +58,16 @@ def settings_of(network: NetworkOptions, images: DataOptions, model: nn.Module) 
         "versions": environment.versions(),
         "machine": environment.machine(device_of(model)),
     }
+
+
+def metric_settings(metric: MetricOptions) -> dict[str, Any]:
+    """Return what was measured in place of accuracy, as it was typed; nothing where it was accuracy.
+
+    Example:
+        >>> metric_settings(MetricOptions("f1"))
+        {'metric': 'f1'}
+    """
+    return {name: value for name, value in asdict(metric).items() if value is not None}
 
 
 def as_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from infoprune.automatic.sweep import sweep as sweep_of
 from infoprune.data.batches import example_of
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
-from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, NetworkOptions
-from infoprune.experiment.settings import settings_of, write_record
+from infoprune.experiment.devices import Devices, on_devices
+from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, MetricOptions, NetworkOptions
+from infoprune.experiment.settings import metric_settings, settings_of, write_record
 from infoprune.measure.accuracy import evaluate
+from infoprune.measure.metric import Quality
 from infoprune.measure.record import Stopwatch
 from infoprune.network import cost
 from infoprune.options import Effort
@@ -42,13 +44,17 @@ def sweep(
     out_dir: Path,
     *,
     effort: Effort = "normal",
+    metric: MetricOptions | None = None,
     layers: tuple[str, ...] = (),
     skip: tuple[str, ...] = (),
     record_out: Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    devices: Devices = 1,
+    nodes: int = 1,
     force: bool = False,
     progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Prune a network to several budgets of MACs and write one checkpoint for each.
 
@@ -60,13 +66,17 @@ def sweep(
         macs: Shares of the MACs to keep, each above 0 and below 1.
         out_dir: Folder for the checkpoints, ``macs-SHARE.safetensors``.
         effort: As in ``prune``.
+        metric: What is measured, in place of accuracy.
         layers: Patterns of layers that may lose filters; all convolutions by default.
         skip: Patterns of layers that keep all filters.
         record_out: Also write the record as JSON.
         seed: Seed of the sample of calibration images.
         device: Device to compute on.
+        devices: Devices of each machine, with one process each. The first one writes.
+        nodes: Machines.
         force: Whether files that exist are replaced.
         progress: Called in every stage.
+        tell: As in ``prune``.
 
     Returns:
         The record: cost and test accuracy of the original, and of each budget.
@@ -83,23 +93,28 @@ def sweep(
         >>> [path.name for path in folder.iterdir()], record["points"][0]["macs"] <= 0.5 * record["base"]["macs"]
         (['macs-0.5.safetensors'], True)
     """
-    if images.calibration is None:
-        images = replace(images, calibration=CALIBRATION_CHOSEN)
     shares = sorted(set(macs), reverse=True)
     files = [checkpoint_of(out_dir, share) for share in shares]
-    watch = Stopwatch()
-    with outputs(*files, record_out, run="sweep", force=force) as written:
-        model = run_network.open_network(network, device)
-        parts = run_images.open_parts(images, seed)
-        run_images.check_classes(parts.source, model, images)
+    metric, watch = metric or MetricOptions(), Stopwatch()
+    quality = metric.quality()
+    with (
+        outputs(*files, record_out, run="sweep", force=force) as written,
+        on_devices(device, devices, nodes) as place,
+    ):
+        model = run_network.open_network(network, place.device)
+        parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN)
+        images = replace(images, calibration=len(parts.calibration))
+        run_images.check_classes(parts.source, model, images, quality)
+        run_images.say_what_is_read(parts, model, images, quality, tell)
         calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
         with watch.stage("sweep"):
-            points = sweep_of(model, calibration, shares, effort=effort, progress=progress, layers=layers, skip=skip)
+            points = sweep_of(model, calibration, shares, effort=effort, output=quality.output, progress=progress,
+                              layers=layers, skip=skip)  # fmt: skip
         with watch.stage("evaluate"):
-            base = {**_costs(cost.count(model, example_of(test, model))), **_accuracy(model, test, progress)}
-            measured = [{**_figures(point), **_accuracy(point.model, test, progress)} for point in points]
+            base = {**_costs(cost.count(model, example_of(test, model))), **_accuracy(model, test, quality, progress)}
+            measured = [{**_figures(point), **_accuracy(point.model, test, quality, progress)} for point in points]
         settings = {**settings_of(network, images, model), "budgets": shares, "effort": effort, "layers": list(layers),
-                    "skip": list(skip), "seed": seed}  # fmt: skip
+                    "skip": list(skip), "seed": seed, **metric_settings(metric)}  # fmt: skip
         record = {
             "base": base,
             "points": [{**one, "file": str(path)} for one, path in zip(measured, files, strict=True)],
@@ -138,6 +153,9 @@ def _costs(found: cost.Cost) -> dict[str, int]:
     return {"macs": found.macs, "parameters": found.parameters}
 
 
-def _accuracy(model: nn.Module, test: Any, progress: Progress) -> dict[str, Any]:
-    found = asdict(evaluate(model, test, progress=progress))
+def _accuracy(model: nn.Module, test: Any, quality: Quality, progress: Progress) -> dict[str, Any]:
+    found = asdict(evaluate(model, test, metric=quality.metric, output=quality.output, progress=progress))
+    if quality.metric is not None:
+        return {"metric": found["metric"], "metric_name": quality.name, "images": found["images"],
+                "higher_is_better": quality.higher_is_better}  # fmt: skip
     return {name: found[name] for name in ("accuracy", "loss", "images")}

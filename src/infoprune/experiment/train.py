@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,16 @@ from infoprune.device import pick_device
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
+from infoprune.experiment.devices import on_devices
 from infoprune.experiment.images import Parts
 from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
 from infoprune.experiment.settings import measured, settings_of, text_or_none, write_record
 from infoprune.network.origin import Origin, origin_of
 from infoprune.progress import Progress, silent
 from infoprune.runs.outputs import outputs
-from infoprune.runs.processes import is_first_process, launched_processes_end_with_this_one
 from infoprune.storage import checkpoint
 from infoprune.training.recipe import Epoch, Recipe
-from infoprune.training.train import Training, make_fabric
+from infoprune.training.train import Training
 from infoprune.training.train import train as train_network
 from infoprune.zoo.factory import is_listed
 
@@ -43,7 +42,7 @@ def train(
     force: bool = False,
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Train a network, from fresh or existing weights, and write the weights that did best on held-out images.
 
     The state after every epoch is kept beside ``out`` until all is written, so that the same command resumes after an
@@ -61,7 +60,7 @@ def train(
         tell: Given a line after every epoch.
 
     Returns:
-        The record; ``None`` in every process but the first, which alone writes.
+        The record. Of several processes, the first one alone writes.
 
     Raises:
         InputError: The network or the data cannot be used, or the training diverges.
@@ -75,20 +74,18 @@ def train(
         True
     """
     pick_device(device)  # refuses what is not there, in a sentence
-    with ExitStack() as held:
-        held.enter_context(launched_processes_end_with_this_one())
-        written = None
-        if is_first_process():
-            written = held.enter_context(outputs(out, record_out, run="train", force=force))
+    with (
+        outputs(out, record_out, run="train", force=force) as written,
+        on_devices(device, choice.devices, choice.nodes, precision=choice.recipe.precision) as place,
+    ):
+        assert place.fabric is not None  # there is one for every precision
         state = out.with_name(out.name + ".resume")
-        parts = run_images.open_parts(images)
-        trained, fabric = _trained(network, images, parts, choice, state, device, progress, tell)
-        if written is None:
-            return None
-        best = run_network.stored_precision(trained.model, half=choice.half).to(fabric.device)
+        parts = run_images.open_training_parts(images)
+        trained = _trained(network, images, parts, choice, state, place.fabric, progress, tell)
+        best = run_network.stored_precision(trained.model, half=choice.half).to(place.fabric.device)
         figures = measured(best, run_images.batches(parts.test, best, images), progress)
         how = {"recipe": asdict(choice.recipe), "teacher": text_or_none(choice.teacher)}
-        settings = {**settings_of(network, images, best), **how, "processes": fabric.world_size}
+        settings = {**settings_of(network, images, best), **how, "processes": place.fabric.world_size}
         record = {
             "figures": figures,
             "best_epoch": trained.best,
@@ -98,7 +95,8 @@ def train(
         checkpoint.save(best, written.staged(out), settings=settings, figures=figures, half=choice.half)
         write_record(record, written, record_out)
         written.commit()
-        state.unlink(missing_ok=True)
+        if place.fabric.is_global_zero:
+            state.unlink(missing_ok=True)
         return record
 
 
@@ -108,38 +106,28 @@ def _trained(
     parts: Parts,
     choice: TuneOptions,
     state: Path,
-    device: str,
+    fabric: Fabric,
     progress: Progress,
     tell: Callable[[str], None],
-) -> tuple[Training, Fabric]:
+) -> Training:
     torch.manual_seed(choice.recipe.seed)
     model = run_network.open_network(network, "cpu")
     run_images.check_classes(parts.source, model, images)
-    if parts.held_out is None:
-        raise InputError(f"'{images.directory}' has no test part of its own: training needs train/ and test/ (or val/)")
+    tell(run_network.images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
+    assert parts.held_out is not None  # of the parts of a training
     folder = isinstance(parts.train, data.FolderImages)
-    teacher = _teacher(choice.teacher, network, model)
-    fabric = make_fabric(
-        accelerator=device.partition(":")[0],
-        devices=choice.devices,
-        nodes=choice.nodes,
-        precision=choice.recipe.precision,
-    )
-    fabric.launch()
-    first = fabric.is_global_zero
-    trained = train_network(
+    return train_network(
         model,
         run_images.batches(parts.train, model, images, shuffle=True, random_crop=folder),
         run_images.batches(parts.held_out, model, images),
         choice.recipe,
-        teacher=teacher,
+        teacher=_teacher(choice.teacher, network, model),
         augmentation=usual_augmentation(images.name),
         fabric=fabric,
         resume=state,
-        progress=progress if first else silent,
-        on_epoch=lambda epoch: tell(_told(epoch, choice.recipe)) if first else None,
+        progress=progress,
+        on_epoch=lambda epoch: tell(_told(epoch, choice.recipe)),
     )
-    return trained, fabric
 
 
 def _teacher(weights: Path | None, network: NetworkOptions, student: nn.Module) -> nn.Module | None:

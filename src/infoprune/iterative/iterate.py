@@ -21,7 +21,7 @@ from infoprune.data.batches import Batches, example_of
 from infoprune.errors import InputError, unknown
 from infoprune.iterative.run_state import Round, Rounds
 from infoprune.iterative.schedule import LayerPace, PruningSchedule
-from infoprune.measure.accuracy import evaluate
+from infoprune.measure.accuracy import accuracy_of
 from infoprune.measure.figures import check_runs, dead_filters
 from infoprune.measure.information_plane import InformationPlane
 from infoprune.measure.record import Stopwatch
@@ -417,8 +417,8 @@ class _Work:
 
     def _measured(self, model: nn.Module, number: int, widths: Mapping[str, int], training: Training | None) -> Round:
         with self.watch.stage("measure"):
-            held_out = None if self.images.held_out is None else evaluate(model, self.images.held_out).accuracy
-            test = None if self.images.test is None else evaluate(model, self.images.test).accuracy
+            held_out = None if self.images.held_out is None else accuracy_of(model, self.images.held_out)
+            test = None if self.images.test is None else accuracy_of(model, self.images.test)
             groups = [one for one in find_groups(model, self.example, check=False).groups if one.name in self.layers]
             dead = dead_filters(model, self.images.calibration, groups)
         modules = dict(model.named_modules())

@@ -179,7 +179,13 @@ class PruningSchedule:
         default_factory=dict
     )
     images: Annotated[
-        int, Option("Training images that score the filters.", ge=1, unit="images", flag="--calibration")
+        int,
+        Option(
+            "Training images that score the filters; all where there are fewer.",
+            ge=1,
+            unit="images",
+            flag="--calibration",
+        ),
     ] = 1000
     batch_size: Annotated[int, Option("Images in a training batch.", ge=1, unit="images")] = 128
     augmentation: Annotated[bool, Option("Change training images at random, as is usual for their data set.")] = True

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infoprune.data.batches import Batches, labelled, number_of_batches
+from infoprune.data.batches import Batches, labelled, number_of_batches, some_batches
 from infoprune.device import device_of
 from infoprune.errors import InputError
+from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.network.modes import eval_mode
 from infoprune.progress import Progress, silent
+from infoprune.runs.together import current
 
 
 @dataclass(frozen=True)
@@ -23,73 +27,134 @@ class Evaluation:
     """Figures over a whole set of images.
 
     Args:
-        accuracy: Top-1, percent.
+        accuracy: Top-1, percent; ``None`` where a metric was measured in its place.
         top5: Top-5, percent; 100 where there are five classes or fewer.
         loss: Mean cross entropy, nats.
         images: Number of images.
         seconds: Wall time.
+        metric: Value of the metric, in its own unit, where one was passed.
 
     Example:
         >>> Evaluation(accuracy=91.5, top5=99.0, loss=0.3, images=1000, seconds=2.0).accuracy
         91.5
     """
 
-    accuracy: float
-    top5: float
-    loss: float
+    accuracy: float | None
+    top5: float | None
+    loss: float | None
     images: int
     seconds: float
+    metric: float | None = None
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, *, half: bool = False, progress: Progress = silent) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    metric: Metric | None = None,
+    output: Output | None = None,
+    half: bool = False,
+    progress: Progress = silent,
+) -> Evaluation:
     """Measure a network on labelled images, in eval mode, on the device it is on.
 
+    Without a metric, the network returns ``(n, classes)`` logits for ``(n, C, H, W)`` images, and accuracy and loss are
+    measured. With one, outputs and targets are what it reads.
+
     Args:
-        model: Returns ``(n, classes)`` logits for ``(n, C, H, W)`` images. Left in the mode it was in.
+        model: Left in the mode it was in.
         batches: ``(images, labels)`` pairs.
+        metric: What is measured in place of accuracy: a name of ``infoprune.measure.metric.metric_names()``, a function
+            of outputs and targets (averaged over the images), or a ``torchmetrics.Metric``.
+        output: A function of what the network returns, such as ``lambda found: found["out"]``.
         half: Whether to multiply in bfloat16, in the layout that is fastest: a third of the time on processors made
             for it, and a few images in ten thousand classified differently.
         progress: Called after every batch.
 
     Raises:
-        InputError: There are no batches, a batch does not fit the network, a label names no class, or the logits are
-            not finite.
+        InputError: There are no batches, a batch does not fit the network, a label names no class, the logits are
+            not finite, or the metric fails or is not one finite number.
 
     Example:
         >>> import torch
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
-        >>> evaluate(net, [(torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 1]))]).images
+        >>> batches = [(torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 1]))]
+        >>> evaluate(net, batches).images
         3
+        >>> 0 <= evaluate(net, batches, metric="f1").metric <= 1
+        True
     """
+    quality, start = Quality(metric, output), time.perf_counter()
     device = device_of(model)
-    start = time.perf_counter()
-    loss, right, right5, seen = 0.0, 0, 0, 0
-    with eval_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=half):
-        total, measured = number_of_batches(batches), None if half else model
-        for done, (images, labels) in enumerate(labelled(batches), 1):
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        if quality.metric is not None:
+            # Any metric may need all images together: every process measures all of them.
+            value, images = quality.measure(model, batches, progress)
+            return Evaluation(None, None, None, images, time.perf_counter() - start, value)
+        first, fifth, loss, images = _classified(model, batches, quality, half, progress)
+    return Evaluation(100 * first / images, 100 * fifth / images, loss, images, time.perf_counter() - start)
+
+
+def accuracy_of(model: nn.Module, batches: Batches, *, half: bool = False) -> float:
+    """Return the top-1 accuracy of a network in percent, as ``evaluate`` measures it.
+
+    Example:
+        >>> accuracy_of(nn.Flatten(), [(torch.eye(3)[:, None, None], torch.tensor([0, 1, 2]))])
+        100.0
+    """
+    found = evaluate(model, batches, half=half).accuracy
+    assert found is not None  # no metric was passed
+    return found
+
+
+def _classified(
+    model: nn.Module, batches: Batches, quality: Quality, half: bool, progress: Progress
+) -> tuple[int, int, float, int]:
+    """Return how many images have their class first, how many among the first five, the mean loss, and the number."""
+    from torchmetrics.functional.classification import multiclass_stat_scores
+
+    device, processes = device_of(model), current()
+    own: list[tuple[float, int, int, int]] = []
+    total, measured = number_of_batches(batches), None if half else model
+    with eval_mode(model):
+        for number, batch in some_batches(batches, processes.share):
+            images, labels = next(labelled([batch]))
             if measured is None:
-                measured = _in_fastest_layout(model, images[:1].to(device))
-            logits = logits_of(measured, images.to(device)).float()
+                measured = _in_fastest_layout(model, images[:1].to(device), quality.of)
+            logits = logits_of(measured, images.to(device), quality.of).float()
             labels = labels_within(labels, logits).to(device)
-            loss += F.cross_entropy(logits, labels, reduction="sum").double().item()
-            ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            right += int(ranked[:, 0].sum())
-            right5 += int(ranked.sum())
-            seen += len(labels)
-            progress("evaluating", done, total or done)
+            loss = F.cross_entropy(logits, labels, reduction="sum").double().item()
+            # Labels and logits are checked already. Counts are exact; torchmetrics' accuracy is in float32.
+            right = [
+                int(multiclass_stat_scores(logits, labels, classes, "micro", min(k, classes), validate_args=False)[0])
+                for classes in logits.shape[1:]
+                for k in (1, 5)
+            ]
+            own.append((loss, right[0], right[1], len(labels)))
+            progress("evaluating", number + 1, total or number + 1)
+    loss, first, fifth, seen = map(sum, zip((0.0, 0, 0, 0), *processes.in_order(own), strict=True))
     if not seen:
         raise InputError("there are no images to evaluate on: the loader is empty")
-    return Evaluation(100 * right / seen, 100 * right5 / seen, loss / seen, seen, time.perf_counter() - start)
+    return first, fifth, loss / seen, seen
 
 
-def _in_fastest_layout(model: nn.Module, image: Tensor) -> nn.Module:
-    logits_of(model, image)  # what does not fit is refused here
+def _in_fastest_layout(model: nn.Module, image: Tensor, output: Output) -> nn.Module:
+    logits_of(model, image, output)  # what does not fit is refused here
     return laid_out(copy.deepcopy(model), fastest_layout(image.repeat(2, 1, 1, 1), model))
 
 
-def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+def _as_it_is(found: Any) -> Any:
+    return found
+
+
+def logits_of(model: nn.Module, images: Tensor, output: Callable[[Any], Any] = _as_it_is) -> Tensor:
     """Return the ``(n, classes)`` logits of a network.
+
+    Args:
+        model: The network.
+        images: ``(n, C, H, W)``, where the network is.
+        output: Applied to what the network returns.
 
     Raises:
         InputError: The network cannot read such images, returns something else, or returns values that are not finite.
@@ -99,14 +164,18 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
         torch.Size([2, 3])
     """
     try:
-        logits = model(images)
+        found = model(images)
     except RuntimeError as error:
         shape = tuple(images.shape[1:])
         reason = str(error).splitlines()[0]
         raise InputError(f"the network cannot read images of shape {shape} (C, H, W): {reason}") from error
+    logits = output(found)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"the network must return (n, classes) logits, not {given}")
+        raise InputError(
+            f"the network must return (n, classes) logits for an accuracy, not {given}: choose the logits by a "
+            "function 'output', or measure another 'metric'"
+        )
     if not torch.isfinite(logits).all():
         raise InputError("the network returns values that are not finite: look for NaN in its weights or in the images")
     return logits

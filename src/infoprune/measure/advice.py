@@ -9,8 +9,8 @@ from infoprune.measure.record import MUCH, Figures
 # Points of accuracy from which a loss is worth a sentence.
 WORTH_A_SENTENCE = 1.0
 _ENOUGH_IMAGES = 1000
-# An accuracy below this multiple of random guessing means that something is wrong with the images.
-_CHANCE = 2.0
+# An accuracy nearer to guessing than this means that something is wrong with the images.
+_CHANCE, _OF_THE_REST = 2.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,34 @@ class Spent:
     classes: int | None = None
 
 
+def is_chance(accuracy: float, classes: int | None) -> bool:
+    """Return whether an accuracy in percent is hardly better than guessing among so many classes.
+
+    That is at most twice the accuracy of guessing, and at most a tenth of the way from guessing to 100 %.
+
+    Example:
+        >>> is_chance(12.0, 10), is_chance(30.0, 10), is_chance(54.0, 2), is_chance(60.0, 2)
+        (True, False, True, False)
+    """
+    if not classes or classes < 2:
+        return False
+    guessing = 100 / classes
+    return accuracy <= min(_CHANCE * guessing, guessing + _OF_THE_REST * (100 - guessing))
+
+
+def chance_warning(accuracy: float, what: str = "before pruning the accuracy") -> str:
+    """Return what to do where an accuracy is hardly better than guessing.
+
+    Example:
+        >>> chance_warning(10.0).partition(":")[0]
+        'Before pruning the accuracy is 10.00 %, hardly better than guessing'
+    """
+    return (
+        f"{what[0].upper()}{what[1:]} is {accuracy:.2f} %, hardly better than guessing: check how the images are "
+        "normalised (--mean, --std) and the order of the classes."
+    )
+
+
 def advice(base: Figures, pruned: Figures, spent: Spent) -> tuple[str, ...]:
     """Return what to do next, the most useful sentence first; nothing where the result needs nothing.
 
@@ -50,14 +78,11 @@ def advice(base: Figures, pruned: Figures, spent: Spent) -> tuple[str, ...]:
         More time may help: --effort thorough, or --minutes 20.
         With labels, fine-tune: infoprune tune.
     """
-    if base.accuracy is None or pruned.accuracy is None:
+    if base.points is None or pruned.points is None:
         return ()
-    if spent.classes and base.accuracy <= _CHANCE * 100 / spent.classes:
-        return (
-            f"Before pruning the accuracy is {base.accuracy:.2f} %, hardly better than guessing: check how the images "
-            "are normalised (--mean, --std) and the order of the classes.",
-        )
-    loss = base.accuracy - pruned.accuracy
+    if base.accuracy is not None and is_chance(base.accuracy, spent.classes):
+        return (chance_warning(base.accuracy),)
+    loss = base.points - pruned.points
     if loss < WORTH_A_SENTENCE:
         return ()
     found = []

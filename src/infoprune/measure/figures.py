@@ -14,6 +14,7 @@ from infoprune.data.batches import Batches
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.measure.accuracy import evaluate
+from infoprune.measure.metric import PLAIN, Quality
 from infoprune.measure.record import Figures
 from infoprune.network import cost, equivalence
 from infoprune.network.cost import Cost, Latency
@@ -25,6 +26,7 @@ from infoprune.network.origin import origin_of
 from infoprune.network.tensors import tensors_in
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
+from infoprune.runs.together import current
 
 
 def figures(
@@ -33,16 +35,18 @@ def figures(
     latency: Latency,
     test: Batches | None,
     *,
+    quality: Quality = PLAIN,
     dead: int | None = None,
     progress: Progress = silent,
 ) -> Figures:
-    """Return the figures of a network, measured; accuracy and loss where there are images to test on.
+    """Return the figures of a network, measured; accuracy and loss, or a metric, where there are images to test on.
 
     Args:
         model: The network; left as it is.
         counted: What it costs.
         latency: Its time for one image.
         test: Labelled images, ``None`` to measure no accuracy.
+        quality: What is measured on the images.
         dead: How many of its filters are dead, where that is known.
         progress: Called after every batch.
 
@@ -62,7 +66,11 @@ def figures(
     )
     if test is None:
         return found
-    measured = evaluate(model, test, progress=progress)
+    measured = evaluate(model, test, metric=quality.metric, output=quality.output, progress=progress)
+    if quality.metric is not None:
+        found = replace(
+            found, metric=measured.metric, metric_name=quality.name, higher_is_better=quality.higher_is_better
+        )
     return replace(found, accuracy=measured.accuracy, top5=measured.top5, loss=measured.loss, images=measured.images)
 
 
@@ -74,8 +82,12 @@ def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> 
         >>> len(latencies([nn.Linear(4, 2), nn.Linear(4, 1)], torch.rand(2, 4), rounds=1))
         2
     """
+    processes = current()
+    if not processes.is_first:
+        # Measured by the first process alone, undisturbed.
+        return processes.agreed([])
     turns = [[cost.latency(model, example[:1]) for model in models] for _ in range(rounds)]
-    return [Latency.of(*measured) for measured in zip(*turns, strict=True)]
+    return processes.agreed([Latency.of(*measured) for measured in zip(*turns, strict=True)])
 
 
 def dead_filters(
@@ -102,8 +114,8 @@ def dead_filters(
     return {name: set((found.scores <= 0).nonzero().flatten().tolist()) for name, found in variances.items()}
 
 
-def outputs_of(model: nn.Module, example: Tensor) -> int | None:
-    """Return the number of classes of a network, ``None`` where its output is not ``(n, classes)``.
+def outputs_of(model: nn.Module, example: Tensor, quality: Quality = PLAIN) -> int | None:
+    """Return the number of classes of a network, ``None`` where what is measured of it is not ``(n, classes)``.
 
     Example:
         >>> import torch
@@ -111,7 +123,7 @@ def outputs_of(model: nn.Module, example: Tensor) -> int | None:
         (3, None)
     """
     with eval_mode(model), torch.no_grad():
-        output = model(example)
+        output = quality.answers(model)(example)
     return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
 
 
@@ -134,7 +146,7 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
     with eval_mode(model), torch.no_grad():
         try:
             found = tensors_in(model(placed))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # a network's own forward may raise anything
             shape, reason = tuple(example.shape[1:]), equivalence.one_line(error)
             raise InputError(f"the network cannot read images of shape {shape} (C, H, W): {reason}") from error
     if not found:

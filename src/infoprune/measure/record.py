@@ -26,6 +26,9 @@ class Figures:
         loss: Mean cross entropy, nats.
         images: Number of test images.
         latency_spread_ms: Interquartile range of the latency, milliseconds.
+        metric: Value of the metric that was measured in place of accuracy, in its own unit.
+        metric_name: Its name.
+        higher_is_better: Whether a higher value of it is better.
         dead_filters: Prunable filters whose map is constant over all calibration images and positions.
 
     Example:
@@ -42,6 +45,21 @@ class Figures:
     images: int | None = None
     dead_filters: int | None = None
     latency_spread_ms: float | None = None
+    metric: float | None = None
+    metric_name: str | None = None
+    higher_is_better: bool | None = None
+
+    @property
+    def points(self) -> float | None:
+        """What was measured, in points, so that more is better: accuracy, or the metric times 100.
+
+        Example:
+            >>> Figures(100, 10, 1.5, metric=0.25, metric_name="rmse", higher_is_better=False).points
+            -25.0
+        """
+        if self.metric is None:
+            return self.accuracy
+        return -100 * self.metric if self.higher_is_better is False else 100 * self.metric
 
 
 @dataclass
@@ -97,6 +115,11 @@ def comparison(base: Figures, pruned: Figures, title: str = "", as_cut: Figures 
         table.add_row(
             "accuracy (%)", f"{base.accuracy:.2f}", f"{pruned.accuracy:.2f}", f"{points:+.2f} points", style=style
         )
+    if base.metric is not None and pruned.metric is not None:
+        assert base.points is not None and pruned.points is not None  # noqa: PT018 - they follow from the metric
+        style = "bold red" if pruned.points - base.points <= -MUCH else None
+        change = f"{pruned.metric - base.metric:+.4f}"
+        table.add_row(base.metric_name or "metric", f"{base.metric:.4f}", f"{pruned.metric:.4f}", change, style=style)
     if base.loss is not None and pruned.loss is not None:
         table.add_row("loss (nats)", f"{base.loss:.4f}", f"{pruned.loss:.4f}", f"{pruned.loss - base.loss:+.4f}")
     rows: tuple[tuple[str, float, float, str], ...] = (

@@ -314,21 +314,22 @@ def _group(name: str, channels: Channels, places: Places, producers: Sequence[st
     for index, label in enumerate(labels):
         units.setdefault(int(channels.units[label]), []).append(index)
         alike.setdefault(label, []).append(index)
-    rows: dict[Place, list[set[int]]] = {}
+    rows: dict[Place, list[tuple[int, ...]]] = {}
     for unit, filters in units.items():
         for place, label, channel in places[unit]:
             if place not in rows:
-                rows[place] = [set() for _ in labels]
+                rows[place] = [()] * len(labels)
+            row = rows[place]
             # A channel of the unit that is the same as none of its filters is removed with the first one.
             for index in alike.get(label, filters[:1]):
-                rows[place][index].add(channel)
+                row[index] = (*row[index], channel)
     own: Place = (name, "out")
-    rows = {own: [{index} for index in range(len(labels))], **{place: rows[place] for place in rows if place != own}}
+    rows = {own: [(index,) for index in range(len(labels))], **{place: rows[place] for place in rows if place != own}}
     makers = [layer for layer in producers if (layer, "out") in rows and layer != name]
     followed = {norm for norm, maker in channels.followed if maker in (name, *makers)}
     members, stored = [], []
     for (where, side), channels_of in rows.items():
-        of_filter = tuple(tuple(sorted(some)) for some in channels_of)
+        of_filter = tuple(channels_of)
         if isinstance(where, Stored):
             stored.append(StoredMember(where, of_filter))
         elif side != "stored":

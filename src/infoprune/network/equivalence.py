@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from infoprune.network.computed_weights import Computed, computed_layers, put_pl
 from infoprune.network.intake import check_network
 from infoprune.network.modes import set_training
 from infoprune.network.removal import Removal, cut, cut_for_a_while, hold_at_zero
+from infoprune.network.rescaling import rescale_layers
 from infoprune.network.tensors import tensors_in
 
 P = ParamSpec("P")
@@ -157,8 +158,11 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
                     tensor.copy_(1 + noise / 2)
                 elif norm and name == "running_var":
                     tensor.mul_(1 + noise / 2).add_(tensor.mean() / 10)
+                elif norm and name == "running_mean":
+                    tensor.add_(noise * (tensor.std() if tensor.numel() > 1 else 0.5))
                 elif norm:
-                    tensor.add_(noise * (tensor.std() if name == "running_mean" and tensor.numel() > 1 else 0.5))
+                    # Mostly positive outputs, which a ReLU passes on.
+                    tensor.copy_(0.75 + noise / 4)
                 elif isinstance(tensor, nn.Parameter):
                     tensor.add_(noise * (0.1 if tensor.ndim < 2 else 0.2 * tensor[0].numel() ** -0.5))
             seed += 101
@@ -187,9 +191,8 @@ class Trial:
     """
 
     def __init__(self, model: nn.Module, examples: Sequence[Tensor], *, trains: bool = False) -> None:
-        self.network = randomised(model, seed=0)
         self.trains = trains
-        self._examples = [placed(one, self.network)[:1] for one in examples]
+        self.network, self._examples = _lively(model, examples)
         self._only_single = False
         self._computed: tuple[torch.dtype, dict[str, Computed]] | None = None
 
@@ -270,6 +273,23 @@ class Trial:
         except Exception as error:
             return f"the cut network does not run in train mode: {one_line(error)}"
         return ""
+
+
+def _lively(model: nn.Module, examples: Sequence[Tensor]) -> tuple[nn.Module, list[Tensor]]:
+    """Return a randomised copy in which no channel is always zero, and one input of each shape that varies."""
+    network = randomised(model, seed=0)
+    inputs = [_varied(placed(one, network)[:1]) for one in examples]
+    with exactly(inputs[0].device):
+        rescale_layers(network, inputs)
+    with suppress(Exception):
+        if not all(bool(torch.isfinite(one).all()) for example in inputs for one in outputs(network, example)):
+            network = randomised(model, seed=0)
+    return network, inputs
+
+
+def _varied(example: Tensor) -> Tensor:
+    constant = example.is_floating_point() and bool((example == example.flatten()[0]).all())
+    return example + (_uniform(example, seed=1) + 1) / 2 if constant else example
 
 
 class _CannotRunError(Exception):

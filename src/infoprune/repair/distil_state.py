@@ -18,6 +18,7 @@ from infoprune.files import written_whole
 from infoprune.network.fingerprint import fingerprint
 from infoprune.repair.base import Pair
 from infoprune.runs.resuming import as_noted, check_same_run
+from infoprune.runs.together import current, is_first_process
 
 _MARK = "state of the infoprune repair distil"
 Parts = Mapping[str, Mapping[str, Tensor]]
@@ -53,8 +54,10 @@ class DistilState:
         if self.path is None:
             return
         self.run = as_noted({**settings, **_conditions(pair)})
-        if self.path.exists():
+        processes = current()
+        if processes.is_first and self.path.exists():
             self._read(self.path)
+        self.start, self.parts, self.figures = processes.agreed((self.start, self.parts, self.figures))
 
     def note_start(self, weights: Mapping[str, Tensor], seconds: float) -> None:
         """Save the weights that the training starts from, and the seconds spent on them."""
@@ -78,7 +81,7 @@ class DistilState:
         self._write()
 
     def _write(self) -> None:
-        if self.path is None:
+        if self.path is None or not current().is_first:
             return
         parts = {**self.parts, "start": self.start or {}}
         tensors = {
@@ -120,7 +123,7 @@ def remove_state(resume: Path | None) -> None:
         False
     """
     path = _beside(resume)
-    if path is not None and path.is_file() and _notes(path).get("what") == _MARK:
+    if is_first_process() and path is not None and path.is_file() and _notes(path).get("what") == _MARK:
         path.unlink()
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from infoprune.data.batches import every_nth
+from infoprune.data.batches import every_nth, some_batches
 from infoprune.network.equivalence import duplicate
 from infoprune.network.layer_io import Reading, calls, is_convolution_without_window, read_all
 from infoprune.network.layers import is_producer
@@ -42,8 +42,9 @@ from infoprune.regression.layer_fit import (
 )
 from infoprune.regression.normal_equations import NormalEquations
 from infoprune.regression.patches import as_matrix, weight_of
-from infoprune.regression.products import Products
+from infoprune.regression.portions import Portions
 from infoprune.repair.base import Pair, RepairInfo, register
+from infoprune.runs.together import current
 
 MEMORY = 2 << 30
 # Values of one batch of images: its feature maps should fit the processor's cache. Its temporary memory is needed in
@@ -64,7 +65,8 @@ class Walks:
         sites: The layers that are refitted, in the order in which their results are used.
         small: The passes of the copy that is repaired.
         original: The passes of the original network.
-        sizes: Number of images of each batch.
+        sizes: Number of images of each batch, those of other processes included.
+        mine: Numbers of the batches of this process.
         positions: Number of positions sampled from an image.
         spill: Keeps the maps of waiting passes.
         late: Whether batches whose maps do not fit into memory start at a later layer, where maps are smaller: the
@@ -86,10 +88,12 @@ class Walks:
     small: ForwardPasses
     original: ForwardPasses
     sizes: tuple[int, ...]
+    mine: tuple[int, ...]
     positions: int
     spill: Spill
     late: bool = False
     ridge: float = _RIDGE
+    seen: int = 0
     _open: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
@@ -111,25 +115,32 @@ class Walks:
         names = [site.name for site in sites]
         with ExitStack() as stack:
             spill = stack.enter_context(Spill(memory))
-            mine = stack.enter_context(ForwardPasses(small, names, images, spill, refitted=True))
-            theirs = stack.enter_context(ForwardPasses(pair.original, names, images, spill))
             sizes = tuple(map(len, images))
+            share = dict(some_batches(images, Portions({}, len(sizes)).share))
+            numbers, some = tuple(share), list(share.values())
+            mine = stack.enter_context(ForwardPasses(small, names, some, spill, refitted=True))
+            theirs = stack.enter_context(ForwardPasses(pair.original, names, some, spill))
             positions = positions_of(sum(sizes))
-            return cls(pair, sites, mine, theirs, sizes, positions, spill, late, _open=stack.pop_all())
+            return cls(pair, sites, mine, theirs, sizes, numbers, positions, spill, late, _open=stack.pop_all())
         raise AssertionError("unreachable")
 
-    def towards(self, layer: str) -> Iterator[tuple[Reading, Reading]]:
-        """Yield, batch by batch, the layer in the pruned network and in the original; each layer once, in order."""
+    def towards(self, layer: str) -> Iterator[tuple[int, Reading, Reading]]:
+        """Yield the layer in the pruned network and in the original; each layer once, in order.
+
+        Yields:
+            For each batch of this process, in order: its number, the reading in the pruned network and the reading in
+            the original.
+        """
         seen = largest = 0
-        for number, images in enumerate(self.sizes):
-            if self.late and not self.small.started(number) and seen >= _FEWEST_IMAGES and largest > self.spill.room():
+        for place, number in enumerate(self.mine):
+            if self.late and not self.small.started(place) and seen >= _FEWEST_IMAGES and largest > self.spill.room():
                 break
-            yield self.small.advance(number, layer), self.original.advance(number, layer)
-            self.small.put_away(number)
-            self.original.put_away(number)
-            seen += images
-            largest = max(largest, self.small.size_of(number) + self.original.size_of(number))
-        self.positions = positions_of(seen)
+            yield number, self.small.advance(place, layer), self.original.advance(place, layer)
+            self.small.put_away(place)
+            self.original.put_away(place)
+            seen += self.sizes[number]
+            largest = max(largest, self.small.size_of(place) + self.original.size_of(place))
+        self.seen = seen
 
     def __enter__(self) -> Walks:
         return self
@@ -190,7 +201,8 @@ def refit(walks: Walks, site: Site, keep: Callable[[Reading, Targets], None] | N
         >>> torch.equal(before, pair.small.features[3].weight)
         False
     """
-    found = best_solution(site, *moments_of(walks, site, keep), near=walks.ridge)
+    moments = moments_of(walks, site, keep)
+    found = current().agreed(None if moments is None else best_solution(site, *moments, near=walks.ridge))
     if found is not None and found.ridge < float("inf"):
         walks.ridge = found.ridge
     write_solution(site, found)
@@ -280,8 +292,10 @@ def _alike(mine: Reading, theirs: Reading) -> bool:
 
 def moments_of(
     walks: Walks, site: Site, keep: Callable[[Reading, Targets], None] | None = None
-) -> tuple[NormalEquations, NormalEquations]:
+) -> tuple[NormalEquations, NormalEquations] | None:
     """Return the normal equations of the fitted images and of the held-out images, which choose the ridge.
+
+    They are sums over the images of all processes; the first process alone receives them.
 
     Args:
         walks: The networks, which advance to the layer.
@@ -300,19 +314,22 @@ def moments_of(
         (16, 4)
     """
     groups, features, outputs = as_matrix(site.small).shape
-    fit, held_out = (Products(groups, features, outputs, site.outputs.device) for _ in range(2))
-    drawn = torch.Generator().manual_seed(0)
-    seen = 0
-    for mine, theirs in walks.towards(site.name):
+    portions = Portions(
+        dict.fromkeys(("fit", "held out"), (groups, features, outputs)), len(walks.sizes), site.outputs.device
+    )
+    for number, mine, theirs in walks.towards(site.name):
         targets = targets_of(site, mine, theirs)
         if keep is not None:
             keep(mine, targets)
-        held = every_nth(len(mine.inputs), seen, HELD_OUT_EVERY)
-        seen += len(mine.inputs)
-        for chosen, products in ((~held, fit), (held, held_out)):
+        drawn = torch.Generator().manual_seed(number)
+        products = portions.products(number)
+        held = every_nth(len(mine.inputs), sum(walks.sizes[:number]), HELD_OUT_EVERY)
+        for name, chosen in (("fit", ~held), ("held out", held)):
             images = chosen.nonzero().flatten().to(mine.inputs.device)
-            add_positions(products, site.window, mine.inputs, targets, images, drawn, walks.positions)
-    return fit.equations(), held_out.equations()
+            add_positions(products[name], site.window, mine.inputs, targets, images, drawn, walks.positions)
+    found = portions.equations()
+    walks.positions = positions_of(sum(current().exchanged(walks.seen)))
+    return (found["fit"], found["held out"]) if found else None
 
 
 def targets_of(site: Site, mine: Reading, theirs: Reading) -> Targets:
@@ -325,7 +342,7 @@ def targets_of(site: Site, mine: Reading, theirs: Reading) -> Targets:
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
         >>> pair = Pair.of(whole, plan, [images])
         >>> with torch.no_grad(), Walks.of(pair, pair.small, ["classifier"]) as walks:
-        ...     mine, theirs = next(walks.towards("classifier"))
+        ...     _, mine, theirs = next(walks.towards("classifier"))
         ...     tuple(targets_of(walks.sites[0], mine, theirs).whole().shape)
         (20, 10)
     """

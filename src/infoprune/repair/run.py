@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,6 +20,10 @@ from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair.base import Pair, find
 from infoprune.repair.distil_state import remove_state
+from infoprune.runs.together import together
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def repair(
@@ -30,6 +34,7 @@ def repair(
     *,
     method: str | RepairOptions = "bn",
     resume: Path | None = None,
+    fabric: Fabric | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> nn.Module:
@@ -43,6 +48,7 @@ def repair(
         method: A name of ``infoprune.all_repairs()``, or the options of a repair.
         resume: ``distil`` saves its state beside this file, under the same name with ``.distil``. The same call resumes
             from it after an interruption. The state is removed at the end.
+        fabric: A launched Fabric, in each process of which this is called; they share the images.
         progress: Called with the progress of the repair.
         options: Further options of the repair, those of ``RepairOptions``: ``method="distil", minutes=2``.
 
@@ -71,8 +77,9 @@ def repair(
     check_repeatable(batches)
     images = list(images_of(batches, model))
     groups = find_groups(model, examples_of(images, model))
-    found = repaired(small, model, images, plan, groups, how=how, resume=resume, progress=progress)
-    remove_state(resume)
+    with together(fabric):
+        found = repaired(small, model, images, plan, groups, how=how, resume=resume, progress=progress)
+        remove_state(resume)
     return found
 
 

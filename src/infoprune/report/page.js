@@ -60,10 +60,10 @@
       }
       draw("curve", traces, { shapes, annotations, xaxis: { title: { text: "filters in the order of the criterion" }, rangemode: "tozero" },
         yaxis: { title: { text: data.criterion === "cmi" ? "information left (bits)" : "value left" }, rangemode: "tozero" } });
-      return "Each point is a filter, the most informative first; its height is what the filters after it could still tell. " +
+      return "Each point is a filter, the most informative first; its height is the information that the filters after it add. " +
         "The line is where the layer was cut" +
         (layer.candidates.length > 1 ? ", the diamonds are where it could have been." : ".") +
-        (layer.saturation === null ? "" : ` All filters together tell ${(100 * layer.saturation).toFixed(1)} % of the labels' entropy.`);
+        (layer.saturation === null ? "" : ` All filters together explain ${(100 * layer.saturation).toFixed(1)} % of the labels' entropy.`);
     },
     scores(layer, kept) {
       const traces = [["kept", true, "--kept", ""], ["removed", false, "--gone", "/"]].map(([name, is, tone, shape]) => {
@@ -128,18 +128,34 @@
     return outer;
   }
 
+  function source(layer) {
+    const { images, height, width } = layer.maps;
+    const outer = document.createElement("figure"), pictures = document.createElement("div");
+    outer.className = "tile source";
+    [...document.querySelectorAll(".images img")].slice(0, images).forEach((image) => {
+      const one = image.cloneNode();
+      one.width = 48;
+      one.height = Math.max(2, Math.round((height * 48) / width));
+      pictures.append(one);
+    });
+    const name = document.createElement("figcaption");
+    name.textContent = "input";
+    outer.append(pictures, name);
+    return outer;
+  }
+
   function showPairs(layer) {
     at("pairs").replaceChildren(...layer.pairs.map(([removed, kept, alike]) => {
       const card = document.createElement("div"), two = document.createElement("div"), text = document.createElement("p");
       card.className = "pair";
       two.className = "two";
-      two.append(tile(layer, removed, true), tile(layer, kept, false));
+      two.append(source(layer), tile(layer, removed, true), tile(layer, kept, false));
       text.textContent = `${removed} removed, ${kept} kept: ${alike.toFixed(3)}`;
       card.append(two, text);
       return card;
     }));
     at("pairs-note").textContent = layer.pairs.length
-      ? `Removed filters (dashed) beside the kept one each is most like, by ${layer.pairs_by}, on the same images.`
+      ? `Removed filters (dashed) beside the kept one each is most like, by ${layer.pairs_by}, on the images at the left.`
       : "Nothing was removed here.";
   }
 
@@ -234,8 +250,36 @@
       yaxis: { title: { text: over ? names[what] : names.label } } }), config);
   }
 
+  function ranks() {
+    const view = Number(at("board-view").value), stage = Number(at("board-stage").value);
+    document.querySelectorAll("[data-view]").forEach((one) => { one.hidden = Number(one.dataset.view) !== view; });
+    const some = data.board.views[view][stage].slice().sort((a, b) => b.value - a.value);
+    const baselines = ["random", "l1"];
+    at("ranks").style.height = `${110 + 19 * some.length}px`;
+    Plotly.react(at("ranks"), [{ type: "scatter", mode: "markers", x: some.map((one) => one.value), y: some.map((one) => one.name),
+      error_x: { type: "data", symmetric: false, array: some.map((one) => one.worst - one.value),
+        arrayminus: some.map((one) => one.value - one.best), color: color("--soft"), thickness: 1.5 },
+      marker: { size: 9, color: some.map((one) => color(baselines.includes(one.name) ? "--gone" : "--kept")),
+        symbol: some.map((one) => baselines.includes(one.name) ? "diamond" : "circle") },
+      text: some.map((one) => `${one.accuracy.toFixed(2)} %`), hovertemplate: "%{y}: rank %{x:.1f}, %{text}<extra></extra>" }],
+      layout({ showlegend: false, xaxis: { title: { text: `rank ${data.board.words[stage]}, 1 is best` } },
+        yaxis: { dtick: 1, tickfont: { size: 11 } } }), config);
+  }
+  function agreement() {
+    const { names, rows } = data.board.agreement;
+    at("correlation").style.height = `${160 + (phone() ? 11 : 19) * names.length}px`;
+    const font = { size: phone() ? 8 : 11 };
+    Plotly.react(at("correlation"), [{ type: "heatmap", x: names, y: names, z: rows, zmin: -1, zmax: 1, hoverongaps: false,
+      colorscale: [[0, color("--gone")], [0.5, color("--panel")], [1, color("--kept")]], xgap: 1, ygap: 1,
+      colorbar: { thickness: 10, outlinewidth: 0 }, hovertemplate: "%{y} and %{x}: %{z:.2f}<extra></extra>" }],
+      layout({ xaxis: { tickangle: -90, tickfont: font, dtick: 1, showgrid: false },
+        yaxis: { autorange: "reversed", tickfont: font, dtick: 1, showgrid: false } }), config);
+  }
+  function board() { ranks(); agreement(); }
+
   function redraw() {
     if (at("cost")) { comparison(); return; }
+    if (at("board-view")) { board(); return; }
     if (data.layers.length) show(chosen);
     if (at("plane-view")) plane();
   }
@@ -247,6 +291,10 @@
     redraw();
   });
   nameTheme();
-  if (at("cost")) { at("cost").addEventListener("change", comparison); comparison(); } else page();
+  if (at("cost")) { at("cost").addEventListener("change", comparison); comparison(); }
+  else if (at("board-view")) {
+    for (const id of ["board-view", "board-stage"]) at(id).addEventListener("change", ranks);
+    board();
+  } else page();
   if (at("plane-view")) { at("plane-view").addEventListener("change", plane); plane(); }
 })();

@@ -57,7 +57,6 @@ def page(run: Run, against: Sequence[Run] = ()) -> str:
         rows=views.summary_rows(run),
         runs=comparison_rows([run, *against]) if against else [],
         layers=[_layer_row(view) for view in layers],
-        widest=max((view.decision.filters for view in layers), default=1),
         images=[] if run.pictures is None else [picture(image) for image in run.pictures.images],
         data={
             "layers": [layer_values(view) for view in layers],

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from infoprune.progress import Progress, shown_on, silent
+from infoprune.runs.together import is_first_process
 
 WIDTH_OF_FILES = 120
 
@@ -21,7 +22,7 @@ def shown_progress(console: Console, *, quiet: bool = False) -> Iterator[Progres
         >>> with shown_progress(messages(), quiet=True) as progress:
         ...     progress("scoring", 1, 2)
     """
-    if quiet:
+    if quiet or not is_first_process():
         yield silent
         return
     with shown_on(console) as progress:
@@ -35,7 +36,7 @@ def messages() -> Console:
         >>> messages().stderr
         True
     """
-    return Console(stderr=True, highlight=False, markup=False, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
+    return _console(stderr=True, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
 
 
 def results() -> Console:
@@ -45,4 +46,9 @@ def results() -> Console:
         >>> results().is_terminal in (True, False)
         True
     """
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+    return _console(stderr=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+
+
+def _console(*, stderr: bool, width: int | None) -> Console:
+    # Of several processes that run one command, the first one alone prints.
+    return Console(stderr=stderr, highlight=False, markup=False, width=width, quiet=not is_first_process())

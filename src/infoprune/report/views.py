@@ -148,6 +148,7 @@ def summary_rows(run: Run) -> list[dict[str, str]]:
     base, pruned, weights = run.record["base"], run.record["pruned"], run.record.get("weight_bytes", {})
     found = (
         _difference("Accuracy", base.get("accuracy"), pruned.get("accuracy"), "{:.2f} %", "{:+.2f} points"),
+        _difference(base.get("metric_name") or "Metric", base.get("metric"), pruned.get("metric"), "{:.4f}", "{:+.4f}"),
         _difference("Loss", base.get("loss"), pruned.get("loss"), "{:.4f} nats", "{:+.4f} nats"),
         _share("MACs", base["macs"], pruned["macs"], short),
         _share("Parameters", base["parameters"], pruned["parameters"], short),

@@ -1,1 +1,1 @@
-"""What keeps a run whole: outputs that appear together, states to resume from, processes that end with their run."""
+"""What keeps a run whole: outputs that appear together, states to resume from, processes that work and end together."""

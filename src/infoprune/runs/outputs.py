@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from infoprune.files import (
     temporary_of,
     write_text,
 )
+from infoprune.runs.together import is_first_process
 
 # States of the run lie beside the first file, under its name and a suffix.
 LONGEST_NAME = 180
@@ -43,7 +45,7 @@ class Outputs:
 
     files: tuple[Path, ...]
     run: str
-    _staged: dict[Path, Path] = field(init=False, default_factory=dict)
+    _staged: dict[Path, Path] = field(init=False, default_factory=dict, kw_only=True)
 
     def staged(self, path: Path) -> Path:
         """Return the temporary path at which to write one of the files, with the same suffix."""
@@ -79,6 +81,20 @@ class Outputs:
             temporary.unlink(missing_ok=True)
 
 
+@dataclass
+class _Dropped(Outputs):
+    """The files of a process other than the first, which runs the same program: they are written and dropped."""
+
+    folder: Path
+
+    def staged(self, path: Path) -> Path:
+        """Return a temporary path, with the same suffix."""
+        return self.folder / f"{self.files.index(path)}-{path.name}"
+
+    def commit(self) -> None:
+        """Do nothing: the first process puts its files in place."""
+
+
 @contextmanager
 def outputs(*files: Path | None, run: str, force: bool = False) -> Iterator[Outputs]:
     """Check at the start that a run can write its files, and hold the right to write them while the block runs.
@@ -86,6 +102,8 @@ def outputs(*files: Path | None, run: str, force: bool = False) -> Iterator[Outp
     Inside the block the run writes each file at ``staged(file)``, calls ``commit()``, and removes its own state last.
     Where an earlier run of this kind was killed after ``commit()`` began, the files that it put in place, if they are
     unchanged since, count as its own and are replaced.
+
+    Of several processes that run one command, the first one alone writes.
 
     Args:
         files: The files, the first of which names the run; ``None`` for those that are not asked for.
@@ -107,6 +125,10 @@ def outputs(*files: Path | None, run: str, force: bool = False) -> Iterator[Outp
         ['a.json', 'b.json']
     """
     wanted = tuple(path for path in files if path is not None)
+    if not is_first_process():
+        with tempfile.TemporaryDirectory(prefix="infoprune-") as folder:
+            yield _Dropped(wanted, run, Path(folder))
+        return
     for path in wanted:
         check_writable(path, force=True, longest=LONGEST_NAME)
     _check_apart(wanted)

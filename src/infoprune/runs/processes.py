@@ -49,17 +49,6 @@ def launched_processes_end_with_this_one() -> Iterator[None]:
         os.environ.pop(_PARENT, None)
 
 
-def is_first_process() -> bool:
-    """Return whether this process is the first of those that run one command together: it alone writes.
-
-    Example:
-        >>> is_first_process()
-        True
-    """
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return all(os.environ.get(rank, "0") in ("", "0") for rank in ranks)
-
-
 def side_by_side(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Return what a function returns for each of several tuples of arguments, in a process each.
 

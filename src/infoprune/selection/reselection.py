@@ -27,6 +27,7 @@ from infoprune.regression.normal_equations import NormalEquations, Solution
 from infoprune.regression.patches import as_matrix, features_of
 from infoprune.repair.base import Pair
 from infoprune.repair.least_squares import MEMORY, Walks, layers_to_refit, moments_of, refit, sites_of
+from infoprune.runs.together import current
 
 
 @torch.no_grad()
@@ -101,7 +102,11 @@ def reselected(
             if group is None:
                 refit(walks, site)
             else:
-                kept = _chosen(pair, site, group, moments_of(walks, site), len(plan.kept[group.name]))
+                moments, count = moments_of(walks, site), len(plan.kept[group.name])
+                found = current().agreed(None if moments is None else _chosen(pair, site, group, moments, count))
+                assert found is not None  # the first process has the moments
+                kept, solution = found
+                write_solution(site, solution)
                 decisions[group.name] = _decision(plan.decisions[group.name], kept)
             progress("selecting filters again", done, len(walks.sites))
     return replace(plan, decisions=decisions)
@@ -149,8 +154,8 @@ class _Features:
 
 def _chosen(
     pair: Pair, site: Site, group: CoupledGroup, equations: tuple[NormalEquations, NormalEquations], count: int
-) -> tuple[int, ...]:
-    """Return the filters that stay, and refit the layer that reads them as if the others were gone."""
+) -> tuple[tuple[int, ...], Solution]:
+    """Return the filters that stay, and the refitted layer that reads them as if the others were gone."""
     fit, held_out = equations
     start = as_matrix(site.small)
     first = best_solution(site, fit, held_out)
@@ -172,8 +177,8 @@ def _chosen(
     kept = torch.zeros_like(weights)
     kept[:, left] = weights[:, left] if found is None else found.weights
     constant = _constant(site, both, kept) if found is None else found.constant
-    write_solution(site, Solution(kept, constant))
-    return tuple(filter_ for filter_ in range(group.filters) if filter_ not in gone)
+    stay = tuple(filter_ for filter_ in range(group.filters) if filter_ not in gone)
+    return stay, Solution(kept, constant)
 
 
 def _constant(site: Site, equations: NormalEquations, weights: Tensor) -> Tensor:

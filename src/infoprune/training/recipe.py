@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,7 +21,7 @@ class Recipe:
     of ``step_at``, as in the papers; ``constant`` keeps it.
 
     Example:
-        >>> Recipe(epochs=2, schedule="constant").rate(0.5)
+        >>> Recipe(epochs=2).learning_rate
         0.05
         >>> Recipe(schedule="cosin")
         Traceback (most recent call last):
@@ -39,7 +38,7 @@ mean 'cosine'?
     schedule: Annotated[Schedule, Option("How the learning rate changes over the training.")] = "one-cycle"
     warmup: Annotated[float, Option("Share of the steps of one-cycle in which the rate rises.", ge=0, lt=1)] = 0.2
     step_at: Annotated[
-        tuple[float, ...], Option("Shares of the training at which the schedule steps lowers the rate.", ge=0, le=1)
+        tuple[float, ...], Option("Shares of the training at which the schedule steps lowers the rate.", gt=0, le=1)
     ] = (0.5, 0.75)
     step_factor: Annotated[float, Option("Factor on the rate at each of these steps.", gt=0, le=1)] = 0.1
     label_smoothing: Annotated[float, Option("Label smoothing of the cross entropy.", ge=0, lt=1)] = 0.0
@@ -70,17 +69,6 @@ mean 'cosine'?
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-    def rate(self, done: float) -> float:
-        """Return the learning rate when a share ``done`` of the training is over."""
-        if self.schedule == "constant":
-            return self.learning_rate
-        if self.schedule == "steps":
-            return self.learning_rate * self.step_factor ** sum(done >= at for at in self.step_at)
-        warmup = self.warmup if self.schedule == "one-cycle" else 0.0
-        if done < warmup:
-            return self.learning_rate * (0.04 + 0.96 * done / warmup)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
 
 @dataclass(frozen=True)

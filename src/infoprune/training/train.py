@@ -20,7 +20,7 @@ from infoprune.data.augmentation import Augmentation, cutout, turn_and_scale
 from infoprune.data.batches import Batches, labelled
 from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import Evaluation, evaluate, labels_within, logits_of
+from infoprune.measure.accuracy import accuracy_of, labels_within, logits_of
 from infoprune.network.fingerprint import fingerprint
 from infoprune.network.memory_format import fastest_layout
 from infoprune.network.modes import eval_mode
@@ -28,6 +28,7 @@ from infoprune.network.origin import origin_of
 from infoprune.progress import Progress, silent
 from infoprune.training.penalties import Penalty
 from infoprune.training.recipe import Epoch, Precision, Recipe
+from infoprune.training.schedules import learning_rates
 from infoprune.training.train_state import TrainState
 
 OnStep = Callable[[nn.Module, Tensor, Tensor, int], None]
@@ -243,6 +244,7 @@ class _Loop:
     teacher: nn.Module | None = None
     on_step: OnStep | None = None
     penalty: Penalty | None = None
+    rates: tuple[float, ...] | None = None
 
     def run(self, number: int, held_out: Batches | None) -> Epoch:
         """Train one epoch. Its random numbers depend on the seed and the epoch number only, so it can be repeated."""
@@ -250,12 +252,13 @@ class _Loop:
         state, steps = self.state, len(self.batches)
         if not steps:
             raise InputError("there are no images to train on: the loader is empty")
+        rates = self._rates(steps)
         torch.manual_seed(self.recipe.seed * 100_003 + number)
         _set_pass(self.batches, number)
         state.model.train()
         total = torch.zeros((), dtype=torch.float64)
         for step, (images, labels) in enumerate(labelled(self.batches)):
-            rate = self.recipe.rate((number + step / steps) / self.recipe.epochs)
+            rate = rates[number * steps + step]
             images, labels = self._prepared(images, number), labels.to(state.fabric.device)
             total += self._step(images, labels, rate)
             if not math.isfinite(total):
@@ -263,9 +266,15 @@ class _Loop:
             if self.on_step is not None:
                 self.on_step(state.plain_model(), images, labels, number * steps + step)
             self.progress("training", number * steps + step + 1, self.recipe.epochs * steps)
-        accuracy = None if held_out is None else self._held_out(held_out).accuracy
+        state.agree_on_buffers()
+        accuracy = None if held_out is None else self._held_out(held_out)
         mean = float(cast(Tensor, state.fabric.all_reduce(total / steps)))
         return Epoch(number, mean, accuracy, time.perf_counter() - start)
+
+    def _rates(self, steps: int) -> tuple[float, ...]:
+        if self.rates is None:
+            self.rates = learning_rates(self.recipe, self.recipe.epochs * steps)
+        return self.rates
 
     def _prepared(self, images: Tensor, number: int) -> Tensor:
         images = images.to(self.state.fabric.device)
@@ -311,6 +320,7 @@ class _Loop:
         )
         return (1 - weight) * hard + weight * temperature**2 * soft
 
-    def _held_out(self, held_out: Batches) -> Evaluation:
+    def _held_out(self, held_out: Batches) -> float:
         with self.state.fabric.autocast():
-            return evaluate(self.state.model, held_out)
+            # Without the wrapper, which would exchange tensors in every forward pass of every process.
+            return accuracy_of(self.state.plain_model(), held_out)

@@ -21,6 +21,7 @@ from infoprune.files import written_whole
 from infoprune.network.fingerprint import fingerprint
 from infoprune.network.memory_format import laid_out
 from infoprune.runs.resuming import as_noted, check_same_run
+from infoprune.runs.together import current
 from infoprune.training.recipe import Epoch, Recipe
 
 
@@ -96,6 +97,11 @@ class TrainState:
         """Return the network without the wrapper of Fabric."""
         # Fabric wraps the network to set the precision.
         return cast(nn.Module, getattr(self.model, "module", self.model))
+
+    def agree_on_buffers(self) -> None:
+        """Copy the statistics of batch norm from the first process, whose batches they come from, to the others."""
+        for buffer in self.plain_model().buffers():
+            buffer.copy_(current().agreed(buffer))
 
     def note(self, epoch: Epoch) -> None:
         """Add an epoch, and keep its weights if they are the best so far on held-out images."""

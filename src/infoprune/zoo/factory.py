@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from infoprune.data.preprocessing import Preprocessing
+from infoprune.declarations.interpolation import Interpolation
 from infoprune.errors import InputError, unknown
 from infoprune.user_code import reason
 from infoprune.zoo import registry
@@ -217,6 +218,7 @@ def _timm_preprocessing(network: nn.Module) -> Preprocessing:
         std=tuple(declared.get("std", _IMAGENET.std)),
         resize=int(crop / declared.get("crop_pct", 0.875)),
         crop=crop,
+        interpolation=_interpolation(declared.get("interpolation")),
     )
 
 
@@ -228,7 +230,12 @@ def _torchvision_preprocessing(name: str) -> Preprocessing:
         std=tuple(getattr(transforms, "std", _IMAGENET.std)),
         resize=getattr(transforms, "resize_size", [_IMAGENET.resize])[0],
         crop=getattr(transforms, "crop_size", [_IMAGENET.crop])[0],
+        interpolation=_interpolation(getattr(getattr(transforms, "interpolation", None), "value", None)),
     )
+
+
+def _interpolation(declared: Any) -> Interpolation:
+    return declared if declared in get_args(Interpolation) else "bilinear"
 
 
 def _unchanged(network: nn.Module) -> Preprocessing:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from infoprune.data.batches import Batches
-from infoprune.measure.accuracy import evaluate
+from infoprune.measure.accuracy import accuracy_of
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import Examples, Groups
 from infoprune.plan import LayerDecision, Plan
@@ -62,7 +62,7 @@ class Judge:
         cut = {name: decision.kept for name, decision in self.plan(kept).decisions.items() if decision.removed}
         key = tuple(sorted(cut.items()))
         if key not in self._known:
-            self._known[key] = evaluate(self.cut(cut), self.held_out, half=self.half).accuracy
+            self._known[key] = accuracy_of(self.cut(cut), self.held_out, half=self.half)
         return self._known[key]
 
     @property

@@ -20,6 +20,7 @@ from infoprune.files import write_text
 from infoprune.network.fingerprint import add_values, fingerprint
 from infoprune.network.origin import origin_of
 from infoprune.runs.resuming import as_noted, check_same_run
+from infoprune.runs.together import current, is_first_process
 
 _MARK = "state of an infoprune plan"
 _PARTS = re.compile(r"(\.sample-\d+)?(\.forward|\.backward)?")
@@ -46,8 +47,10 @@ class State:
 
     def __post_init__(self) -> None:
         self.run = as_noted(self.run)
-        if self.path is not None and self.path.exists():
+        processes = current()
+        if processes.is_first and self.path is not None and self.path.exists():
             self._found = _read(self.path, self.run)
+        self._found = processes.agreed(self._found)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return what was noted under a key, ``None`` where nothing was."""
@@ -56,7 +59,7 @@ class State:
     def put(self, key: str, values: Mapping[str, Any]) -> None:
         """Note JSON values under a key."""
         self._found[key] = dict(values)
-        if self.path is not None:
+        if self.path is not None and current().is_first:
             write_text(self.path, json.dumps({"what": _MARK, "run": self.run, "found": self._found}), force=True)
 
     def part(self, name: str) -> State:
@@ -85,7 +88,7 @@ def remove_state(path: Path | None) -> None:
         >>> file.exists()
         True
     """
-    for file in () if path is None else list(_files(path)):
+    for file in () if path is None or not is_first_process() else list(_files(path)):
         if _is_state(file):
             file.unlink(missing_ok=True)
 

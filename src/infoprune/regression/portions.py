@@ -1,0 +1,142 @@
+"""Sums of normal equations in portions: the same result, bit for bit, from one process or several.
+
+A rounded sum depends on the order in which it is formed. The batches are therefore divided into at most 16 portions of
+successive batches, whatever the number of processes. Each portion is summed by itself, in one process, and the
+portions are added in their order. With more than 16 processes there is one portion for each, and results differ by
+rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from infoprune.regression.normal_equations import NormalEquations
+from infoprune.regression.products import Products
+from infoprune.runs.together import current
+
+PORTIONS = 16
+# Batches in a portion where nobody knows how many there are.
+_BATCHES_OF_STREAM = 8
+
+
+class Portions:
+    """Normal equations by name, summed portion by portion over batches that several processes share.
+
+    Args:
+        shapes: By name ``(g, F, O)``: groups, features and outputs.
+        batches: Number of batches, 0 where it is not known.
+        device: Where the sums are.
+        receivers: By name the ranks that need the sum; by default the first.
+
+    Example:
+        >>> portions = Portions({"fc": (1, 2, 1)}, batches=2)
+        >>> for batch in range(2):
+        ...     portions.products(batch)["fc"].add(torch.ones(1, 2, 3), torch.ones(1, 1, 3))
+        >>> portions.equations()["fc"].count
+        6
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, int, int]],
+        batches: int,
+        device: torch.device | None = None,
+        receivers: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        self.processes = current()
+        self._shapes = dict(shapes)
+        self._device = device
+        self._receivers = dict.fromkeys(shapes, (0,)) if receivers is None else receivers
+        self._portion_of = portion_of(batches, self.processes.world)
+        self._sums: dict[str, NormalEquations] = {}
+        self._products: dict[str, Products] | None = None
+        self._round = 0
+
+    @property
+    def share(self) -> Callable[[int], bool] | None:
+        """Which batches this process reads, by their numbers; ``None`` for all."""
+        return (lambda batch: self.processes.reads(self._portion_of(batch))) if self.processes.several else None
+
+    def products(self, batch: int) -> Mapping[str, Products]:
+        """Return the sums that a batch is added to; this process reads it, and batches come in their order."""
+        wanted = self._portion_of(batch) // self.processes.world
+        while self._round < wanted:
+            self._finish_round()
+        if self._products is None:
+            self._products = {name: Products(*shape, self._device) for name, shape in self._shapes.items()}
+        return self._products
+
+    def equations(self) -> dict[str, NormalEquations]:
+        """Return the sums over all batches of all processes, by the names that this process receives."""
+        while self._finish_round():
+            pass
+        mine = [name for name, ranks in self._receivers.items() if self.processes.rank in ranks]
+        return {name: self._sums.get(name) or _nothing(self._shapes[name], self._device) for name in mine}
+
+    def _finish_round(self) -> bool:
+        """Bring the portions of one round, one of each process, to those that receive them; return if there was one."""
+        own = None if self._products is None else {name: one.equations() for name, one in self._products.items()}
+        self._products = None
+        self._round += 1
+        counts = self.processes.exchanged(None if own is None else {name: one.count for name, one in own.items()})
+        for name, ranks in self._receivers.items():
+            for sender, count in enumerate(counts):
+                if count is not None and (sender == self.processes.rank or self.processes.rank in ranks):
+                    mine = own[name] if own is not None and sender == self.processes.rank else None
+                    found = self._moved(name, mine, sender, ranks, count[name])
+                    if self.processes.rank in ranks:
+                        self._add(name, found)
+        return any(count is not None for count in counts)
+
+    def _moved(
+        self, name: str, mine: NormalEquations | None, sender: int, ranks: Sequence[int], count: int
+    ) -> NormalEquations:
+        if mine is not None:
+            for rank in ranks:
+                if rank != sender:
+                    for tensor in _tensors(mine):
+                        self.processes.send(tensor, rank)
+            return mine
+        found = _nothing(self._shapes[name], self.processes.device)
+        for tensor in _tensors(found):
+            self.processes.receive(tensor, sender)
+        found.count = count
+        return found
+
+    def _add(self, name: str, found: NormalEquations) -> None:
+        if name not in self._sums:
+            self._sums[name] = found
+            return
+        total = self._sums[name]
+        for mine, theirs in zip(_tensors(total), _tensors(found), strict=True):
+            mine += theirs.to(mine.device)
+        total.count += found.count
+
+
+def portion_of(batches: int, processes: int = 1) -> Callable[[int], int]:
+    """Return the function from the number of a batch to the number of its portion.
+
+    Args:
+        batches: Number of batches, 0 where it is not known.
+        processes: Number of processes.
+
+    Example:
+        >>> [portion_of(32)(batch) for batch in (0, 1, 2, 31)]
+        [0, 0, 1, 15]
+    """
+    portions = min(max(PORTIONS, processes), batches)
+    if not batches:
+        return lambda batch: batch // _BATCHES_OF_STREAM
+    return lambda batch: min(batch, batches - 1) * portions // batches
+
+
+def _nothing(shape: tuple[int, int, int], device: torch.device | None) -> NormalEquations:
+    return NormalEquations.of(torch.empty(*shape, device=device))
+
+
+def _tensors(equations: NormalEquations) -> tuple[Tensor, ...]:
+    known = equations
+    return known.gram, known.cross, known.features, known.targets, known.squares, known.noise

@@ -1,0 +1,146 @@
+"""Ends all processes of a run when one of them dies or fails, within seconds and with one sentence.
+
+Every process holds a connection to the first one. The operating system closes it when a process ends, however it ends,
+so that a slow process is never taken for a dead one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import selectors
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from infoprune.errors import InputError
+from infoprune.runs.processes import ENDED
+
+if TYPE_CHECKING:
+    from infoprune.runs.together import Processes
+
+# Seconds in which the first process may fail by the same mistake as another one, and report it by itself.
+_GRACE_SECONDS = 1.0
+_WRONG_INPUT = 2
+_BYE, _ENDING = "bye", "ending"
+
+
+@contextmanager
+def watched(processes: Processes) -> Iterator[None]:
+    """Watch the other processes while the block runs.
+
+    Args:
+        processes: Those of this run, more than one.
+    """
+    connections = _connected(processes)
+    left = threading.Event()
+    watch = _watch_all if processes.is_first else _watch_first
+    threading.Thread(target=watch, args=(processes, connections, left), daemon=True).start()
+    try:
+        yield
+    except BaseException as error:
+        _tell(connections, _ENDING if processes.is_first else json.dumps(_sentence_of(error)))
+        if not processes.is_first:
+            if isinstance(error, Exception) and not isinstance(error, InputError):
+                traceback.print_exc()
+            # The first process reports it, and ends this one.
+            left.wait(10 * _GRACE_SECONDS)
+            os._exit(ENDED)
+        left.set()
+        raise
+    left.set()
+    _tell(connections, _BYE)
+
+
+def _connected(processes: Processes) -> dict[int, socket.socket]:
+    """Return by rank the connections of the first process to all others, or of another one to the first."""
+    host = os.environ.get("MASTER_ADDR") or "127.0.0.1"
+    if processes.is_first:
+        local = host in ("127.0.0.1", "localhost")
+        with socket.create_server((host if local else "", 0), backlog=processes.world) as server:
+            _, word = processes.agreed((server.getsockname()[1], secrets.token_hex(16)))
+            found: dict[int, socket.socket] = {}
+            while len(found) < processes.world - 1:
+                one = server.accept()[0]
+                line = one.makefile().readline().split()
+                if len(line) == 2 and secrets.compare_digest(line[0], word) and line[1].isdigit():
+                    found[int(line[1])] = one
+                else:
+                    one.close()
+        processes.agreed(None)
+        return found
+    port, word = processes.agreed((0, ""))
+    one = socket.create_connection((host, port))
+    one.sendall(f"{word} {processes.rank}\n".encode())
+    processes.agreed(None)
+    return {0: one}
+
+
+def _watch_all(processes: Processes, connections: dict[int, socket.socket], left: threading.Event) -> None:
+    waiting = selectors.DefaultSelector()
+    for rank, one in connections.items():
+        waiting.register(one, selectors.EVENT_READ, rank)
+    while waiting.get_map():
+        for key, _ in waiting.select():
+            heard = _heard(connections[key.data])
+            waiting.unregister(key.fileobj)
+            if heard == _BYE:
+                continue
+            sentence, code = _dead(key.data, processes), ENDED
+            if heard:
+                with suppress(ValueError):
+                    sentence, code = json.loads(heard)
+                if left.wait(_GRACE_SECONDS):
+                    return
+            elif left.is_set():
+                return
+            _report(sentence)
+            _tell(connections, _ENDING)
+            os._exit(code)
+
+
+def _watch_first(processes: Processes, connections: dict[int, socket.socket], left: threading.Event) -> None:
+    heard = _heard(connections[0])
+    if heard == _BYE or left.is_set():
+        return
+    # All others lose the first process; the next one reports it, unless the first said why it ends.
+    if not heard and processes.rank == 1:
+        _report(_dead(0, processes))
+    os._exit(ENDED)
+
+
+def _heard(connection: socket.socket) -> str:
+    """Return the one line that the other process sends, empty where its end closed the connection."""
+    with suppress(OSError):
+        return connection.makefile().readline().strip()
+    return ""
+
+
+def _tell(connections: dict[int, socket.socket], word: str) -> None:
+    for one in connections.values():
+        with suppress(OSError):
+            one.sendall(f"{word}\n".encode())
+
+
+def _sentence_of(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, InputError):
+        return f"Error: {error}", _WRONG_INPUT
+    said = " ".join(str(error).split())
+    return f"Error: {type(error).__name__} in another process{': ' if said else ''}{said}", ENDED
+
+
+def _dead(rank: int, processes: Processes) -> str:
+    return (
+        f"Error: process {rank + 1} of {processes.world} was ended from outside, perhaps for want of memory: what is "
+        "finished is kept, run the same command again to resume, with any number of processes"
+    )
+
+
+def _report(sentence: str) -> None:
+    sys.stderr.write(sentence + "\n")
+    sys.stderr.flush()

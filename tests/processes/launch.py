@@ -1,0 +1,29 @@
+"""Starts a function in several processes that work together over gloo, forked from this one."""
+
+import logging
+
+import torch
+from lightning_fabric import Fabric
+
+from infoprune.runs.together import together
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+
+def launched(processes, function, *arguments):
+    """Return what a function returns in the first of several processes; all of them must return the same."""
+    fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp_fork")
+    return fabric.launch(_work, function, arguments)
+
+
+def _work(fabric, function, arguments):
+    torch.set_num_threads(1)
+    with together(fabric) as joined:
+        found = function(*arguments)
+        assert all(one == found for one in joined.exchanged(found)), "the processes came to different results"
+    return found
+
+
+def bits(tensors):
+    """Return tensors by name as bytes, to be compared bit for bit and sent between processes."""
+    return {name: tensor.detach().cpu().contiguous().numpy().tobytes() for name, tensor in tensors.items()}
