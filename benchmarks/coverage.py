@@ -140,22 +140,30 @@ def one(suite: str, name: str, tool: str) -> dict[str, Any]:
 
 def macs(model: nn.Module, example: Tensor) -> int:
     """Count multiplications and additions of one input with PyTorch's own counter."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(example[:1])
-    return int(counter.get_total_flops()) // 2
+    return sum(_operations(model.eval(), example).values()) // 2
 
 
 def is_convolutional(model: nn.Module, example: Tensor) -> bool:
     """Return whether no product of two feature maps, as attention has, takes part."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(example[:1])
-    counts = {str(kind): count for kind, count in counter.get_flop_counts()["Global"].items()}
+    counts = _operations(model, example)
     products = sum(count for kind, count in counts.items() if "bmm" in kind or "attention" in kind)
     return products <= 0.001 * sum(counts.values())
+
+
+def _operations(model: nn.Module, example: Tensor) -> dict[str, int]:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # The counter follows gradients and fails where a network detaches some.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(example[:1])
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    return {str(kind): count for kind, count in counter.get_flop_counts()["Global"].items()}
 
 
 def _where(error: BaseException) -> str:

@@ -186,7 +186,10 @@ def _kept_of_layer(name: str, module: Any, weight: Tensor, small: Any) -> Iterat
     columns = []
     for group in range(fewer):
         first = group * (len(rows) // fewer)
-        inputs = _kept_columns(name, before[rows[first]], after[first])
+        # A few rows: in one row alone, two inputs may have equal values.
+        some = range(first, first + min(4, len(rows) // fewer))
+        wide = torch.cat([before[rows[row]] for row in some], 1)
+        inputs = _kept_columns(name, wide, torch.cat([after[row] for row in some], 1))
         same_group = rows[first : first + len(rows) // fewer]
         if not torch.equal(before[same_group][:, inputs], after[first : first + len(rows) // fewer]):
             raise _AlteredError(f"the weight of '{name}' is no part of the whole one")

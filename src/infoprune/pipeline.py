@@ -27,6 +27,7 @@ from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import Examples
 from infoprune.network.intake import check_network
 from infoprune.network.origin import note_cut, origin_of
+from infoprune.network.several_inputs import reading_as_noted, reads_its_own, takes_several_inputs
 from infoprune.network.verify import verify as verify_cut
 from infoprune.options import (
     AUTO,
@@ -108,6 +109,7 @@ class Result:
         }
 
 
+@takes_several_inputs
 def plan(
     model: nn.Module,
     batches: Batches,
@@ -167,8 +169,9 @@ def apply(plan: Plan, model: nn.Module, example: Examples | None = None) -> nn.M
         >>> small.features[0].out_channels, net.features[0].out_channels
         (8, 16)
     """
-    pruned = surgery.apply(plan, model, example_for(plan, model) if example is None else example)
-    return note_cut(pruned, model, plan)
+    with reading_as_noted(model, plan):
+        pruned = surgery.apply(plan, model, example_for(plan, model) if example is None else example)
+    return note_cut(reads_its_own(pruned), model, plan)
 
 
 def verify(plan: Plan, model: nn.Module, example: Examples | None = None) -> float:
@@ -188,9 +191,11 @@ def verify(plan: Plan, model: nn.Module, example: Examples | None = None) -> flo
         >>> verify(infoprune.plan(net, [torch.rand(8, 1, 8, 8)], criterion="l1", ratio=0.5), net) < 1e-4
         True
     """
-    return verify_cut(plan, model, example_for(plan, model) if example is None else example)
+    with reading_as_noted(model, plan):
+        return verify_cut(plan, model, example_for(plan, model) if example is None else example)
 
 
+@takes_several_inputs
 def prune(
     model: nn.Module,
     images: Any,
@@ -222,7 +227,8 @@ def prune(
     Args:
         model: The trained network; left as it is.
         images: A ``DataLoader``, a list of batches, one ``(n, C, H, W)`` tensor, or a folder of image files. Labels
-            are read only by criteria that need them.
+            are read only by criteria that need them. A network that takes several inputs has batches
+            ``((left, right), labels)``, or dicts of what its forward takes by keyword.
         plan: The filters that are kept, where they are known already.
         effort: ``"quick"``, ``"normal"`` or ``"thorough"``: the time that may be spent on a smaller loss.
         minutes: Minutes for the whole run, in place of the effort.

@@ -297,7 +297,7 @@ def test_numbers_that_are_none(refused):
         (("--lr", "inf"), "--lr takes a number above 0, not inf"),
         (("--epochs", 1.5), "--epochs takes a whole number of 0 or more, not '1.5'"),
         (("--batch-size", 10**12), "--batch-size takes a whole number of 1 or more up to"),
-        (("--step-at", "0.5,2"), "--step-at takes numbers from 0 to 1 with commas between them"),
+        (("--step-at", "0.5,2"), "--step-at takes numbers above 0 and at most 1 with commas between them"),
         (("--device", ""), "there is no device ''"),
     ],
 )

@@ -15,12 +15,15 @@ def small(infoprune, base, folder):
 
 
 def test_export_writes_files_record_and_tables(infoprune, small, folder):
-    done = infoprune("export", small, "--onnx", "small.onnx", "--program", "small.pt2", "--json", "export.json")
+    done = infoprune("export", small, "--onnx", "small.onnx", "--program", "small.pt2", "--json", "export.json",
+                     "--state", "plain.safetensors")  # fmt: skip
     assert done.code == 0, done.err
     record = json.loads((folder / "export.json").read_text())
     assert record["onnx"]["max_abs_difference"] <= 1e-4 * max(1, record["onnx"]["largest_output"])
     assert (folder / "small.onnx").stat().st_size == record["onnx"]["bytes"]
     assert (folder / "small.pt2").stat().st_size == record["program"]["bytes"]
+    assert (folder / "plain.safetensors").stat().st_size == record["state"]["bytes"]
+    assert "features.0" in json.loads((folder / "plain.json").read_text())["attributes"]
     for row in ("base", "network"):
         for runtime in ("pytorch", "onnxruntime"):
             assert f"{record['latency_ms'][row][runtime]:.2f}" in done.out

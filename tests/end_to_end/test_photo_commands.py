@@ -1,6 +1,7 @@
 """Own photos: of different sizes, few of them, in a folder without a test part; every command that reads images."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -164,3 +165,25 @@ def test_fewer_photos_than_a_calibration_set_can_be_trained_on(infoprune, net, c
     assert done.code == 0, done.err
     assert torch.isfinite(torch.tensor(checkpoint.describe(net / "out.safetensors").figures["loss"]))
     assert len(open_source("folder", net / "few").train) < 256
+
+
+def test_the_memory_of_a_step_is_reported_and_a_batch_can_be_computed_in_parts(infoprune, net):
+    for part in ("train", "val"):
+        photos(net / "few" / part, 8, size=(24, 24))
+    data = ("--data", "folder", "--data-dir", net / "few")
+    command = ("train", *OWN, "--input-shape", "3,24,24", *data, "--epochs", 2, "--batch-size", 8, "--precision",
+               "32-true")  # fmt: skip
+    losses, needs = [], []
+    for parts in (1, 4):
+        done = infoprune(*command, "--accumulate", parts, "--out", f"{parts}.safetensors", "--json", f"{parts}.json")
+        assert done.code == 0, done.err
+        needs.append(
+            re.search(r"A training step needs about (\d+) kB of memory: (.+) for each of (\d) images", done.err)
+        )
+        losses.append([one["loss"] for one in record_of(net / f"{parts}.json")["epochs"]])
+    assert [int(one[3]) for one in needs] == [8, 2]
+    assert int(needs[0][1]) > int(needs[1][1])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    refused = infoprune(*command, "--accumulate", 0, "--out", "none.safetensors")
+    assert refused.code == 2
+    assert "--accumulate takes a whole number of 1 or more, not 0" in refused.err

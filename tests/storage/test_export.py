@@ -19,9 +19,11 @@ from infoprune.storage.export import (
     export,
     onnx_agreement,
     program_agreement,
+    reads_other_sizes,
     to_onnx,
     to_program,
 )
+from infoprune.storage.loader import load_pruned
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -146,6 +148,82 @@ def test_nothing_is_written_when_the_outputs_differ(small, tmp_path):
     with pytest.raises(InputError, match="was not written"):
         export(small, program=tmp_path / "small.pt2", onnx=tmp_path / "small.onnx", tolerance=0)
     assert sorted(tmp_path.iterdir()) == before
+
+
+class Several(nn.Module):
+    """Two outputs in a dict, of which one has a height and a width, and a size that must be read where it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3, 2, 1))
+        self.mask, self.head = nn.Conv2d(6, 2, 1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        maps = self.trunk(x)
+        mask = nn.functional.interpolate(self.mask(maps), size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return {"out": mask, "scores": [self.head(maps.mean((2, 3)))]}
+
+
+def test_several_outputs_have_names_and_free_axes_and_each_is_compared():
+    torch.manual_seed(0)
+    model, example = Several().eval(), torch.rand(2, 3, 32, 32)
+    exported = to_onnx(model, example, free_size=True)
+    graph = onnx.load_from_string(exported).graph
+    axes = {one.name: [d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim] for one in graph.output}
+    assert list(axes) == ["out", "scores_0"]
+    assert (axes["out"][0], *axes["out"][2:]) == ("batch", "out_axis_2", "out_axis_3")
+    assert axes["scores_0"] == ["batch", 4]
+    [images] = graph.input
+    assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == ["batch", 3, "height", "width"]
+    for size in ((32, 32), (48, 80)):
+        found = onnx_agreement(exported, model, torch.randn(3, 3, *size))
+        assert set(found.outputs) == {"out", "scores_0"}
+        assert found.max_abs_difference <= 1e-5
+    with torch.no_grad():
+        model.head.bias[1] += 0.25
+    found = onnx_agreement(exported, model, torch.randn(3, 3, 32, 32))
+    assert found.outputs["out"][0] < 1e-5
+    assert found.outputs["scores_0"][0] == pytest.approx(0.25, abs=1e-4)
+    with pytest.raises(InputError, match="outputs 'scores_0' differ by 0.25"):
+        found.check("ONNX file", TOLERANCE)
+
+
+def test_a_program_reads_batches_heights_and_widths_of_any_size():
+    torch.manual_seed(0)
+    model = Several().eval()
+    exported = to_program(model, torch.rand(2, 3, 32, 32), free_size=True)
+    for shape in ((1, 3, 32, 32), (5, 3, 64, 96)):
+        assert program_agreement(exported, model, torch.randn(shape)).max_abs_difference <= 1e-5
+
+
+def test_a_network_of_one_size_is_exported_for_that_size(tmp_path):
+    model, shape = built("lenet5")
+    assert not reads_other_sizes(model, torch.rand(2, *shape))
+    package.save(model, tmp_path / "base.safetensors", origin=Origin("lenet5", shape))
+    record = export(tmp_path / "base.safetensors", onnx=tmp_path / "a.onnx", program=tmp_path / "a.pt2")
+    assert record["onnx"]["sizes"] == record["program"]["sizes"] == "one"
+
+
+def test_a_residual_network_is_exported_for_any_size_and_compared_on_another(tmp_path):
+    model, shape = built("resnet20")
+    package.save(model, tmp_path / "base.safetensors", origin=Origin("resnet20", shape))
+    record = export(tmp_path / "base.safetensors", onnx=tmp_path / "a.onnx", program=tmp_path / "a.pt2")
+    assert record["onnx"]["sizes"] == record["program"]["sizes"] == "any"
+    assert record["onnx"]["images"] == 10
+    images = torch.rand(3, 3, 40, 24)
+    expected = package.load(tmp_path / "base.safetensors").eval()(images).detach()
+    torch.testing.assert_close(OnnxRuntime((tmp_path / "a.onnx").read_bytes())(images), expected)
+
+
+def test_state_dict_and_widths_are_written_beside_the_others(small, tmp_path):
+    record = export(small, state=tmp_path / "plain.safetensors")
+    assert record["state"]["bytes"] == (tmp_path / "plain.safetensors").stat().st_size
+    again = load_pruned(zoo.build("digits"), tmp_path / "plain.safetensors", tmp_path / "plain.json").eval()
+    images = torch.rand(7, 1, 8, 8)
+    assert torch.equal(again(images), package.load(small).eval()(images))
+    with pytest.raises(InputError, match="exists already"):
+        export(small, state=tmp_path / "plain.safetensors", onnx=tmp_path / "a.onnx")
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_files_are_not_replaced_unasked(small, tmp_path):

@@ -17,6 +17,7 @@ from infoprune.measure.divergence import divergence_between
 from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network import surgery
 from infoprune.network.equivalence import copied
+from infoprune.network.several_inputs import takes_several_inputs
 from infoprune.options import PruneOptions, RepairOptions
 from infoprune.progress import Progress, reported
 from infoprune.repair import repaired
@@ -57,6 +58,7 @@ class LayerSensitivity:
         return asdict(self)
 
 
+@takes_several_inputs
 def sensitivity(
     model: nn.Module,
     images: Batches,

@@ -16,6 +16,7 @@ from infoprune.measure.divergence import Divergence
 from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network.cost import Cost, count
 from infoprune.network.origin import note_cut
+from infoprune.network.several_inputs import takes_several_inputs
 from infoprune.options import Effort, chosen
 from infoprune.plan import Budget, Plan
 from infoprune.progress import Progress, reported
@@ -50,6 +51,7 @@ class Point:
     metric: float | None = None
 
 
+@takes_several_inputs
 def sweep(
     model: nn.Module,
     images: Batches,

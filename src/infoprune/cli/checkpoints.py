@@ -82,6 +82,10 @@ def export(
     network: Annotated[NetworkOptions, But("weights", "mean", "std", "resize", "crop", "interpolation", "input_shape")],
     onnx: Annotated[Path | None, Option("The ONNX file to write.")] = None,
     program: Annotated[Path | None, Option("The file of torch.export to write.")] = None,
+    state: Annotated[
+        Path | None,
+        Option("The state dict to write, as safetensors, with the widths of the layers beside it as JSON."),
+    ] = None,
     tolerance: Annotated[
         float | None, Option("Share of the largest output by which outputs may differ.", ge=0, default="1e-4")
     ] = None,
@@ -105,6 +109,7 @@ def export(
             build=build,
             onnx=onnx,
             program=program,
+            state=state,
             tolerance=TOLERANCE if tolerance is None else tolerance,
             force=force,
             progress=progress,

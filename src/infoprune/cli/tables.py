@@ -171,6 +171,9 @@ def export_table(record: dict[str, Any]) -> Table:
     for one in (record[kind] for kind in ("onnx", "program") if kind in record):
         difference, largest = f"{one['max_abs_difference']:.2g}", f"{one['largest_output']:.3g}"
         table.add_row(one["file"], f"{one['bytes']:,}", difference, largest)
+    if "state" in record:
+        table.add_row(record["state"]["file"], f"{record['state']['bytes']:,}", "0", "")
+        table.add_row(record["state"]["widths"], "", "", "")
     return table
 
 

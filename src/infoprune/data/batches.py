@@ -25,7 +25,7 @@ Chosen: TypeAlias = Callable[[int], bool]
 """Whether the batch of a number, from 0, is read."""
 
 _IMAGES = ("pixel_values", "images", "image", "inputs", "input", "x")
-_LABELS = ("labels", "label", "targets", "target", "y")
+LABELS = ("labels", "label", "targets", "target", "y")
 # Networks are traced with one batch of each shape: of these shapes at most.
 _SHAPES = 8
 
@@ -479,7 +479,7 @@ def _parts(batch: Any) -> list[Any]:
     """Return the images, the labels and the rest of a batch, the first of them that are there."""
     if isinstance(batch, Mapping):
         images = [batch[name] for name in _IMAGES if isinstance(batch.get(name), Tensor)]
-        return [*images[:1], *[batch[name] for name in _LABELS if name in batch][:1]] if images else []
+        return [*images[:1], *[batch[name] for name in LABELS if name in batch][:1]] if images else []
     return list(batch) if isinstance(batch, (tuple, list)) else [batch]
 
 

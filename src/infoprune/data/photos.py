@@ -1,6 +1,6 @@
 """Photos of any size become images of one size: by torchvision's transforms v2 where it is installed, else by Pillow.
 
-Both ways give the same pixels: torchvision resizes photos by Pillow, and sizes and corners follow its rules.
+The pixels are the same: torchvision resizes photos by Pillow, and here sizes and corners follow torchvision's rules.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def centre_crop(image: Image.Image, side: int) -> Image.Image:
 def random_resized_crop(image: Image.Image, side: int, interpolation: Interpolation = "bilinear") -> Image.Image:
     """Return a random part of a photo as a square: 8 to 100 % of its area, of an aspect of 3/4 to 4/3.
 
-    Inception's crop (arXiv 1409.4842). The numbers are drawn here, so that a seed gives the same crops with and without
-    torchvision.
+    Inception's crop (arXiv 1409.4842). The numbers are drawn here, so that the crops of a seed are the same with and
+    without torchvision.
 
     Example:
         >>> _ = torch.manual_seed(0)

@@ -25,8 +25,9 @@ from infoprune.network.origin import Origin, origin_of
 from infoprune.progress import Progress, silent
 from infoprune.runs.outputs import outputs
 from infoprune.storage import checkpoint
+from infoprune.training.memory import memory_in_words
 from infoprune.training.recipe import Epoch, Recipe
-from infoprune.training.train import Training
+from infoprune.training.train import Training, check_sizes
 from infoprune.training.train import train as train_network
 from infoprune.zoo.factory import is_listed
 
@@ -116,12 +117,17 @@ def _trained(
     tell(run_network.images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
     assert parts.held_out is not None  # of the parts of a training
     folder = isinstance(parts.train, data.FolderImages)
+    batches = run_images.batches(parts.train, model, images, shuffle=True, random_crop=folder)
+    teacher = _teacher(choice.teacher, network, model)
+    check_sizes(model, batches, choice.recipe)
+    size = min(images.batch_size, len(parts.train))
+    tell(memory_in_words(model, batches, size, choice.recipe, teacher=teacher, fabric=fabric))
     return train_network(
         model,
-        run_images.batches(parts.train, model, images, shuffle=True, random_crop=folder),
+        batches,
         run_images.batches(parts.held_out, model, images),
         choice.recipe,
-        teacher=_teacher(choice.teacher, network, model),
+        teacher=teacher,
         augmentation=usual_augmentation(images.name),
         fabric=fabric,
         resume=state,

@@ -18,6 +18,7 @@ from infoprune.errors import InputError
 from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.network.modes import eval_mode
+from infoprune.network.several_inputs import takes_several_inputs
 from infoprune.progress import Progress, silent
 from infoprune.runs.together import current
 
@@ -48,6 +49,7 @@ class Evaluation:
 
 
 @torch.no_grad()
+@takes_several_inputs
 def evaluate(
     model: nn.Module,
     batches: Batches,

@@ -13,7 +13,7 @@ import torch
 from infoprune.version import __version__
 
 PACKAGES = ("torch", "torch-pruning", "numpy", "scikit-learn", "lightning-fabric")
-OTHER_PACKAGES = ("scipy", "safetensors", "pydantic", "typer", "rich", "pillow")
+OTHER_PACKAGES = ("scipy", "safetensors", "torchmetrics", "pydantic", "typer", "rich", "pillow")
 OPTIONAL_PACKAGES = ("torchvision", "timm", "onnx", "onnxruntime", "jinja2", "plotly", "matplotlib", "pyarrow")
 
 

@@ -160,7 +160,10 @@ class Quality:
         with eval_mode(model):
             for done, batch in enumerate(parsed(batches), 1):
                 if batch.labels is None:
-                    raise InputError(f"the metric '{self.name}' needs targets: each batch must be (images, targets)")
+                    raise InputError(
+                        f"the metric '{self.name}' needs targets: each batch must be (images, targets), "
+                        "with a target for every image"
+                    )
                 outputs = self.of(model(batch.placed(device, dtype)))
                 targets = moved(batch.labels, device)
                 if gathered is None and not self._is_function():
@@ -184,6 +187,8 @@ class Quality:
             return named_metric(self.metric, outputs)
         found: Any = copy.deepcopy(self.metric)
         found.reset()
+        if hasattr(found, "sync_on_compute"):  # every process measures all images by itself
+            found.sync_on_compute = False
         return found.to(device) if device is not None and hasattr(found, "to") else found  # type: ignore[no-any-return]
 
     def _called(self, function: Any, *arguments: Any) -> Any:
@@ -232,7 +237,7 @@ def named_metric(name: str, outputs: Any) -> Accumulating:
     classes = outputs.shape[1]
     if "top_k" in settings:
         settings = {**settings, "top_k": min(settings["top_k"], classes)}
-    return getattr(classification, kind)(num_classes=classes, **settings).to(outputs.device)  # type: ignore[no-any-return]
+    return getattr(classification, kind)(num_classes=classes, sync_on_compute=False, **settings).to(outputs.device)  # type: ignore[no-any-return]
 
 
 def moved(value: Any, device: torch.device | None) -> Any:

@@ -21,25 +21,48 @@ def tensors_in(value: Any) -> list[Tensor]:
         >>> [len(tensor) for tensor in tensors_in({"logits": torch.zeros(3), "maps": [torch.zeros(2)]})]
         [3, 2]
     """
-    return list(_tensors(value, set()))
+    return [tensor for _, tensor in _named(value, "", "", set())]
 
 
-def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+def named_tensors_in(value: Any, single: str = "output") -> dict[str, Tensor]:
+    """Return every tensor in a value by the keys, attributes and places that lead to it, ordered as in ``tensors_in``.
+
+    Args:
+        value: The output of a network.
+        single: The name of the tensor where the output is one tensor.
+
+    Example:
+        >>> import torch
+        >>> list(named_tensors_in({"out": torch.zeros(3), "maps": [torch.zeros(2)]}))
+        ['out', 'maps_0']
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in _named(value, "", single, set()):
+        found[name if name not in found else f"{name}_{len(found)}"] = tensor
+    return found
+
+
+def _named(value: Any, path: str, single: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        yield value
+        yield path or single, value
         return
-    if value is None or isinstance(value, str | bytes | int | float | nn.Module | type) or id(value) in seen:
+    if _holds_nothing(value) or id(value) in seen:
         return
     seen.add(id(value))
-    for part in _parts(value):
-        yield from _tensors(part, seen)
+    for key, part in _parts(value).items():
+        before = path or (single if key.isdigit() else "")
+        yield from _named(part, f"{before}_{key}" if before else key, single, seen)
 
 
-def _parts(value: Any) -> list[Any]:
+def _holds_nothing(value: Any) -> bool:
+    return value is None or isinstance(value, str | bytes | int | float | nn.Module | type)
+
+
+def _parts(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
-        return list(value.values())
+        return {str(key): part for key, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return list(value)
+        return {str(place): part for place, part in enumerate(value)}
     if is_dataclass(value):
-        return [getattr(value, one.name, None) for one in fields(value)]
-    return list(getattr(value, "__dict__", {}).values())
+        return {one.name: getattr(value, one.name, None) for one in fields(value)}
+    return dict(getattr(value, "__dict__", {}))

@@ -15,6 +15,7 @@ from infoprune.errors import InputError, unknown
 from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.equivalence import copied
 from infoprune.network.origin import carry_notes, plan_of
+from infoprune.network.several_inputs import takes_several_inputs
 from infoprune.options import RepairOptions
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+@takes_several_inputs
 def repair(
     small: nn.Module,
     model: nn.Module,

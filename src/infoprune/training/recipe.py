@@ -46,6 +46,11 @@ mean 'cosine'?
         float, Option("Weight of the teacher's soft targets in the loss (Hinton et al. 2015).", ge=0, le=1)
     ] = 0.0
     temperature: Annotated[float, Option("Temperature of the soft targets.", gt=0)] = 4.0
+    accumulate: Annotated[
+        int,
+        Option("Parts that each batch is computed in, one after the other, to need less memory; their gradients add up "
+               "to those of the batch, except that batch norm reads each part alone.", ge=1),
+    ] = 1  # fmt: skip
     clip: Annotated[float, Option("Gradient clipping: maximum gradient norm; 0 disables it.", ge=0)] = 0.0
     rotation: Annotated[
         float, Option("Largest random rotation of a training image, either way.", ge=0, le=180, unit="degrees")

@@ -295,15 +295,21 @@ class _Loop:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(state.model(images).float(), images, labels)
-        if self.penalty is not None:
-            loss = loss + self.penalty(state.plain_model())
-        state.fabric.backward(loss)
+        total = 0.0
+        parts = list(zip(images.chunk(self.recipe.accumulate), labels.chunk(self.recipe.accumulate), strict=True))
+        for number, (some, named) in enumerate(parts):
+            is_last = number == len(parts) - 1
+            with state.fabric.no_backward_sync(cast(Any, state.model), enabled=not is_last):
+                loss = self._loss(state.model(some).float(), some, named) * (len(some) / len(images))
+                if self.penalty is not None and is_last:
+                    loss = loss + self.penalty(state.plain_model())
+                state.fabric.backward(loss)
+            total += float(loss.detach())
         if norm := self.recipe.clip:
             # The loss is checked for values that are not finite; in float16 the scaler skips such steps.
             state.fabric.clip_gradients(state.model, state.optimizer, max_norm=norm, error_if_nonfinite=False)
         state.optimizer.step()
-        return float(loss.detach())
+        return total
 
     def _loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         hard = F.cross_entropy(logits, labels_within(labels, logits), label_smoothing=self.recipe.label_smoothing)
