@@ -123,7 +123,8 @@ class JoinedBatches:
     Example:
         >>> net = nn.Bilinear(2, 3, 1)
         >>> inputs = Inputs(("", ""), ((2,), (3,)), (torch.float32, torch.float32))
-        >>> [tuple(batch.images.shape) for batch in JoinedBatches([((torch.zeros(4, 2), torch.zeros(4, 3)),)], inputs, net)]
+        >>> batches = [((torch.zeros(4, 2), torch.zeros(4, 3)),)]
+        >>> [tuple(batch.images.shape) for batch in JoinedBatches(batches, inputs, net)]
         [(4, 1, 5)]
     """
 
