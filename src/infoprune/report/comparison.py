@@ -72,7 +72,7 @@ def distinct(runs: Sequence[Run]) -> list[Run]:
     Example:
         >>> from infoprune.plan import Plan
         >>> [run.name for run in distinct([Run({}, Plan({}), name="l1"), Run({}, Plan({}), name="l1")])]
-        ['l1', 'l1 (2)']
+        ['l1 1', 'l1 2']
     """
     names = [run.name for run in runs]
     seen: dict[str, int] = {}
