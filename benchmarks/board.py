@@ -43,10 +43,10 @@ class Subject:
     shortcuts: tuple[str, ...] = ()
 
 
-SHORTCUTS = ("conv1", "layer*.*.conv2", "*downsample*")
+SHORTCUTS = ("conv1", "layer*.*.conv2")
 SUBJECTS = {
     "resnet56": Subject("akamaster_resnet56-4bfd9763.th", "cifar10", shortcuts=SHORTCUTS),
-    "resnet56_b": Subject("nm_ResNet.cifar10.original.56.pth.tar", "cifar10", shortcuts=SHORTCUTS),
+    "resnet56_b": Subject("nm_ResNet.cifar10.original.56.pth.tar", "cifar10", shortcuts=(*SHORTCUTS, "*downsample*")),
     "vgg16": Subject("vgg16_bn_cifar10.safetensors", "cifar10"),
     "lenet5": Subject("lenet5_caffe_mnist.pt", "mnist"),
     "mobilenet_v2_imagenet": Subject("coral_tf2_mobilenet_v2_1.0_224_ptq_dequant.pt", "folder", 100, 400),

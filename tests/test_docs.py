@@ -18,9 +18,11 @@ NEEDED = {
     "--report": "plotly",
     "report": "plotly",
     "compare": "plotly",
+    "bench": "plotly",
     "--figures": "matplotlib",
 }
-GUIDES = [DOCS / name for name in ("start.md", "own-network.md", "small-without-training.md", "report.md", "extend.md")]
+NAMES = ("start.md", "own-network.md", "small-without-training.md", "report.md", "extend.md", "board.md")
+GUIDES = [DOCS / name for name in NAMES]
 PAGES = [
     *GUIDES,
     *(page for page in sorted(DOCS.glob("methods/*.md")) if BLOCK.search(page.read_text(encoding="utf-8"))),

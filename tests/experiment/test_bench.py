@@ -137,6 +137,14 @@ def test_another_protocol_is_refused(job):
     assert lines_of(job) == lines
 
 
+def test_a_pattern_that_names_nothing_leaves_the_folder_to_a_corrected_one(job):
+    with pytest.raises(InputError, match="unknown layer 'featurs.0'"):
+        bench(replace(job, options=replace(OPTIONS, skip=("featurs.0",))))
+    assert not any(job.folder.iterdir())
+    board = bench(replace(job, options=replace(OPTIONS, skip=("features.0",), criteria=("l1",))))
+    assert board.failures == {}
+
+
 def test_a_folder_with_something_else_in_it_is_refused(job):
     job.folder.mkdir()
     (job.folder / "letter.txt").write_text("Dear")
@@ -180,9 +188,10 @@ def test_fine_tuning_is_measured_beside_the_repair(job):
 def test_a_data_set_without_test_images_is_divided_into_parts_that_share_none(base, tmp_path):
     source = data.open_source("digits", None)
     whole = replace(source, test=source.train)
-    job = Job(NetworkOptions(weights=base), DataOptions("digits"), replace(OPTIONS, seeds=2), tmp_path / "board")
-    sample, train, test = benches._images(whole, job, 30)
-    assert (len(sample(0)), len(sample(1)), len(train), len(test)) == (30, 30, 60, len(source.train) - 60)
+    images = DataOptions("digits", calibration=30)
+    job = Job(NetworkOptions(weights=base), images, replace(OPTIONS, seeds=2), tmp_path / "board")
+    count, sample, train, test = benches._images(whole, job)
+    assert (count, len(sample(0)), len(sample(1)), len(train), len(test)) == (30, 30, 30, 60, len(source.train) - 60)
     parts = torch.cat([sample(0).images, sample(1).images, test.images]).flatten(1)
     assert parts.sum(0).equal(source.train.images.flatten(1).sum(0))
 

@@ -322,6 +322,9 @@ def test_the_board_fits_its_screen(opened, width, theme):
         shown.wait_for_selector(f"#{figure} .main-svg")
         shown.wait_for_function(f"document.querySelector('#{figure} .main-svg').clientWidth <= window.innerWidth")
     assert shown.evaluate("document.documentElement.scrollWidth") == width
+    # On a phone the head of a table lies wholly outside the screen: it must not cover the rows.
+    right = shown.evaluate("document.querySelector('#board .rows thead th:last-child').getBoundingClientRect().right")
+    assert right < 0 if width == 390 else right > 0
 
 
 def test_the_board_shows_the_budget_and_stage_that_are_chosen(opened, digits_board):

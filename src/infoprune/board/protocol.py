@@ -93,12 +93,16 @@ class Sample:
     @classmethod
     def of(cls, subject: Subject, seed: int, progress: Progress = silent) -> Sample:
         """Look at the sample of a seed."""
-        batches, options = subject.sample(seed), subject.options
+        batches = subject.sample(seed)
         calibration = Calibration.of(subject.model, batches)
-        which = PruneOptions(ratio=0.5, layers=options.layers, skip=options.skip)
-        groups = choose_groups(subject.model, calibration.groups, which)
+        groups = _groups(subject, calibration)
         dead = dead_filters(subject.model, batches, groups, progress=progress)
         return cls(calibration, groups, dead, seconds_of_one_pass(subject.model, batches))
+
+
+def _groups(subject: Subject, calibration: Calibration) -> tuple[CoupledGroup, ...]:
+    which = PruneOptions(ratio=0.5, layers=subject.options.layers, skip=subject.options.skip)
+    return choose_groups(subject.model, calibration.groups, which)
 
 
 def bench(
@@ -162,6 +166,9 @@ def bench(
 def reference(subject: Subject, *, progress: Progress = silent) -> Reference:
     """Measure the network before pruning.
 
+    Raises:
+        InputError: The images do not fit the network, or a pattern of layers names nothing.
+
     Example:
         >>> import torch, infoprune
         >>> _ = torch.manual_seed(0)
@@ -173,7 +180,8 @@ def reference(subject: Subject, *, progress: Progress = silent) -> Reference:
     """
     model = subject.model
     calibration = Calibration.of(model, subject.sample(0))
-    found = evaluate(model, subject.test, half=subject.options.bf16, progress=progress)
+    _groups(subject, calibration)
+    found = _evaluated(subject, model, progress)
     time_of_one = latencies((model,), calibration.example)[0].milliseconds
     coupled = {group.name: len(group.producers) for group in calibration.groups.groups}
     base = calibration.costs.base
@@ -281,9 +289,22 @@ def _row(subject: Subject, sample: Sample, planned: Planned, cut: _Cut, cell: Ce
         small = repaired(small, known.model, known.batches, planned.plan, known.groups, how=cell.repair,
                          progress=progress)  # fmt: skip
     seconds = time.perf_counter() - start
-    found = evaluate(small, subject.test, half=subject.options.bf16, progress=progress)
+    found = _evaluated(subject, small, progress)
     row = Row(*cell, found.accuracy, None, found.loss, cut.macs, cut.parameters, cut.latency_ms, cut.dead, seconds)
     if subject.tune is None:
         return row
-    tuned = evaluate(subject.tune(small, cell.seed), subject.test, half=subject.options.bf16, progress=progress)
-    return replace(row, tuned=tuned.accuracy)
+    return replace(row, tuned=_evaluated(subject, subject.tune(small, cell.seed), progress).accuracy)
+
+
+@dataclass(frozen=True)
+class _Accuracy:
+    accuracy: float
+    loss: float
+    images: int
+
+
+def _evaluated(subject: Subject, model: nn.Module, progress: Progress) -> _Accuracy:
+    found = evaluate(model, subject.test, half=subject.options.bf16, progress=progress)
+    assert found.accuracy is not None  # no metric was passed
+    assert found.loss is not None
+    return _Accuracy(found.accuracy, found.loss, found.images)

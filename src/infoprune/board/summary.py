@@ -30,7 +30,7 @@ class Mean:
 
     Example:
         >>> Mean(91.5, 0.4).text()
-        '91.50 ± 0.40'
+        '91.50 ± 0.4'
     """
 
     value: float
@@ -38,7 +38,7 @@ class Mean:
 
     def text(self) -> str:
         """Return it as people write it."""
-        spread = "" if self.interval is None else f" ± {self.interval:.2f}"
+        spread = "" if self.interval is None else f" ± {self.interval:.1f}"
         return f"{self.value:.2f}{spread}"
 
 
@@ -78,7 +78,7 @@ def mean_of(values: Iterable[float]) -> Mean | None:
 
     Example:
         >>> mean_of([90.0, 91.0, 92.0]).text()
-        '91.00 ± 2.48'
+        '91.00 ± 2.5'
     """
     some = list(values)
     if not some:

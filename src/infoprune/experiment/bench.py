@@ -90,8 +90,9 @@ def bench(job: Job, *, processes: int = 1, progress: Progress = silent, tell: Ca
         board_files.check_folder(job.folder, settings["conditions"])
         found = board_files.read(job.folder)
         if found.base is None:
+            base = reference(subject, progress=progress)
             board_files.write_settings(job.folder, settings)
-            board_files.append(job.folder, reference(subject, progress=progress))
+            board_files.append(job.folder, base)
         done = {row.cell for row in found.rows if not row.reason}
         units = [unit for unit in job.options.units() if set(job.options.cells(*unit)) - done]
         if processes == 1 or len(units) < 2:
@@ -173,8 +174,7 @@ def _opened(job: Job) -> tuple[Subject, dict[str, Any]]:
     model = run_network.open_network(job.network, job.device)
     source = data.open_source(job.images.name, job.images.directory)
     run_images.check_classes(source, model, job.images)
-    count = CALIBRATION if job.images.calibration is None else job.images.calibration
-    sample, train, test = _images(source, job, count)
+    count, sample, train, test = _images(source, job)
     if job.test_images is not None and job.test_images < len(test):
         test = data.balanced_sample(test, job.test_images)
     subject = Subject(
@@ -201,14 +201,20 @@ def _opened(job: Job) -> tuple[Subject, dict[str, Any]]:
     return subject, {**settings, "board": asdict(options), "conditions": conditions}
 
 
-def _images(source: Source, job: Job, count: int) -> tuple[Callable[[int], Images], Images, Images]:
-    """Return the calibration images of a seed, the training images and the test images; no test image calibrates."""
+def _images(source: Source, job: Job) -> tuple[int, Callable[[int], Images], Images, Images]:
+    """Return the number of calibration images, those of a seed, the training and the test images; no two share one.
+
+    Of a set without test images at most half calibrate, all seeds together.
+    """
+    asked = job.images.calibration
     if source.train is source.test:
         seeds = job.options.seeds
+        count = asked or min(CALIBRATION, max(1, len(source.train) // (2 * seeds)))
         pool, test = data.divided(source.train, count * seeds)
-        return lambda seed: pool.subset(torch.arange(seed, len(pool), seeds)), pool, test
+        return count, lambda seed: pool.subset(torch.arange(seed, len(pool), seeds)), pool, test
     train, _ = data.held_out_split(source.train, job.images.held_out)
-    return lambda seed: data.balanced_sample(train, count, seed), train, source.test
+    count = asked or min(CALIBRATION, len(train))
+    return count, lambda seed: data.balanced_sample(train, count, seed), train, source.test
 
 
 def _tune(job: Job, train: Images) -> Callable[[nn.Module, int], nn.Module]:

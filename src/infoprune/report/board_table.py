@@ -11,7 +11,7 @@ from infoprune.report.views import short
 
 _WORDS = {"none": "as cut"}
 BEFORE = "no pruning"
-_WIDEST = len("54.87 ± 10.21")
+_WIDEST = len("54.87 ± 10.2")
 
 
 def stage_words(stage: str) -> str:
@@ -45,9 +45,9 @@ def _table(board: Board, view: View) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), collapse_padding=True)
     table.add_column("criterion", no_wrap=True)
     for name in map(stage_words, stages):
-        table.add_column(name, justify="right", min_width=_WIDEST)
+        table.add_column(name, justify="right", min_width=_WIDEST, overflow="fold")
     table.add_column("rank", justify="right", no_wrap=True)
-    for name in ("MACs", "weights", "ms", "dead", "scoring s", "passes", "MiB"):
+    for name in ("MACs", "weights", "ms", "dead", "score s", "passes", "MiB"):
         table.add_column(name, justify="right", overflow="fold")
     base = board.base
     costs = (short(base.macs), short(base.parameters), f"{base.latency_ms:.2f}")
@@ -68,9 +68,9 @@ def _cells(line: Line, stages: list[str]) -> list[str]:
         "" if line.macs is None else short(line.macs),
         "" if line.parameters is None else short(line.parameters),
         _number(line.latency_ms, ".2f"),
-        _number(line.dead, ".1f"),
-        _number(line.seconds, ".2f"),
-        _number(line.passes, ".1f"),
+        _number(line.dead, ".0f"),
+        _number(line.seconds, ".1f"),
+        _number(line.passes, ".0f"),
         _number(line.memory_mib, ".0f"),
     ]
 
