@@ -18,7 +18,7 @@ PICTURE = {
     "entropy": "",
     "runs": "",
     "data": "",
-    "network": "data",
+    "network": "data runs",
     "zoo": "data network",
     "regression": "network runs",
     "criteria": "data entropy network regression runs",
@@ -38,8 +38,8 @@ PICTURE = {
     "selection storage training zoo",
     "cli": "automatic board criteria cutoff data experiment iterative measure network options repair report runs "
     "selection storage training zoo",
-    "__init__": "automatic board criteria cutoff iterative measure network options pipeline repair selection storage "
-    "training",
+    "__init__": "automatic board criteria cutoff data iterative measure network options pipeline repair runs selection "
+    "storage training",
     "__main__": "cli",
 }
 # Arrows that are to go; each is checked to be still there.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from infoprune.board import Board, bench
     from infoprune.criteria import all_criteria, register_criterion
     from infoprune.cutoff import all_rules, register_rule
+    from infoprune.data.streams import sample_of
     from infoprune.errors import InputError
     from infoprune.iterative.iterate import iterate
     from infoprune.iterative.schedule import PruningSchedule
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from infoprune.plan import Budget, LayerDecision, Plan
     from infoprune.repair import all_repairs, repair
     from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
+    from infoprune.runs.together import together
     from infoprune.selection.reselection import reselect
     from infoprune.storage.checkpoint import load, save
     from infoprune.training.recipe import Recipe
@@ -73,9 +75,11 @@ __all__ = [
     "remove_constant_filters",
     "repair",
     "reselect",
+    "sample_of",
     "save",
     "sensitivity",
     "sweep",
+    "together",
     "train",
     "verify",
 ]
@@ -87,6 +91,7 @@ _WHERE = {
     "infoprune.board": ("Board", "bench"),
     "infoprune.criteria": ("all_criteria", "register_criterion"),
     "infoprune.cutoff": ("all_rules", "register_rule"),
+    "infoprune.data.streams": ("sample_of",),
     "infoprune.errors": ("InputError",),
     "infoprune.iterative.iterate": ("iterate",),
     "infoprune.iterative.schedule": ("PruningSchedule",),
@@ -99,6 +104,7 @@ _WHERE = {
     "infoprune.plan": ("Budget", "LayerDecision", "Plan"),
     "infoprune.repair": ("all_repairs", "repair"),
     "infoprune.repair.constant_filters": ("ConstantRemoval", "remove_constant_filters"),
+    "infoprune.runs.together": ("together",),
     "infoprune.selection.reselection": ("reselect",),
     "infoprune.storage.checkpoint": ("load", "save"),
     "infoprune.training.recipe": ("Recipe",),

@@ -24,6 +24,7 @@ RUNS = {
     "iterate": ("iterate", "--model", "digits", "--schedule", "rounds.json", *DIGITS),
     "layer by layer": (*PRUNE, *LAYERS, "--calibration", 60, "--stability", 2, "--run", "run"),
     "distil": (*PRUNE, *DISTIL),
+    "prune in two processes": (*PRUNE, *DISTIL, "--devices", 2, "--device", "cpu"),
     "two processes": ("train", "--model", "digits", *PLAIN, "--epochs", 3, "--devices", 2, "--device", "cpu", *DIGITS),
 }
 ROUNDS = """{"layers": [{"layers": "features.0", "pace": "5", "limit": 6}], "criterion": "hrel", "images": 100,
@@ -58,7 +59,7 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(command, base, tmp_path
         assert names(folder) == files
 
     # Another process is started by the command itself, which takes its time.
-    left, killed = KILLS if run != "two processes" else max(2, KILLS // 5), prepared(base, tmp_path / "killed")
+    left, killed = KILLS if "two processes" not in run else max(2, KILLS // 5), prepared(base, tmp_path / "killed")
     while left:
         number = moments.choice(SIGNALS)
         ended = command(words, killed, kill=number, after=moments.uniform(0, uninterrupted.seconds))

@@ -76,3 +76,10 @@ def test_a_trainer_is_not_copied():
     small = apply(plans.keeping(find_groups(model, EXAMPLE), conv1__0=(0, 5)), model, EXAMPLE)
     assert vars(small)["_trainer"] is None
     assert isinstance(vars(model)["_trainer"], Trainer)
+
+
+def test_a_network_on_several_devices_is_refused():
+    model = toys.Plain()
+    next(model.children()).to("meta")
+    with pytest.raises(InputError, match=r"lies on several devices, cpu and meta: move it to one"):
+        check_network(model)

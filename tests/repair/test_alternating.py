@@ -132,10 +132,12 @@ def test_in_a_chain_every_layer_reads_what_the_changed_ones_give(monkeypatch):
 
 def test_small_maps_are_held_of_more_images():
     for side, wanted in ((4, 23), (8, 6)):
-        maps = alternating_module._Maps(positions=6 * 64)
-        for some in images(23, side, 3):
+        batches = list(images(23, side, 3))
+        maps = alternating_module._Maps(tuple(map(len, batches)), positions=6 * 64)
+        for number, some in enumerate(batches):
             result = some[:, :1]
-            maps(Reading(some, result, "", None, None), Targets([(result, 1, None)], linear=False))
+            maps(number, Reading(some, result, "", None, None), Targets([(result, 1, None)], linear=False))
+        maps.bring_together()
         held = torch.cat(maps.inputs)
         assert len(held) == wanted
         assert torch.equal(held, torch.cat(images(23, side, 3))[:wanted])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -108,7 +109,7 @@ class SharedReading:
         groups: The groups of this pass.
         owners: By group, the rank that scores it.
         states: By group its criterion; those of other processes are left as they are.
-        fresh: Returns criteria of some groups that have seen nothing.
+        blank: By group a criterion that has seen nothing, and stays so; empty where criteria keep maps.
 
     Example:
         >>> import infoprune
@@ -121,8 +122,8 @@ class SharedReading:
         >>> reading = Reading(net, FirstImages([images]), info, "activation", None)
         >>> owners = {group.name: 0 for group in groups}  # one process scores everything
         >>> states = create_states(net, groups, info)
-        >>> fresh = lambda some: create_states(net, some, info)
-        >>> shared = SharedReading(reading, current(), groups, owners, states, fresh)
+        >>> blank = create_states(net, groups, info)
+        >>> shared = SharedReading(reading, current(), groups, owners, states, blank)
         >>> shared.feed(PassProgress(silent))
         >>> states["features.0"].compute().scores.shape
         torch.Size([16])
@@ -133,7 +134,7 @@ class SharedReading:
     groups: Sequence[CoupledGroup]
     owners: Mapping[str, int]
     states: States
-    fresh: Callable[[Sequence[CoupledGroup]], States]
+    blank: States
     _maps: dict[str, Tensor] = field(default_factory=dict)
     _labels: dict[str, Tensor] = field(default_factory=dict)
 
@@ -184,19 +185,22 @@ class SharedReading:
         return any(part is not None for part in labels)
 
     def _merge(self, has_batch: bool) -> bool:
-        chosen = [group for group in self.groups if group.name in self._maps]
-        seen = self.fresh(chosen)
+        seen = {name: _with(self.blank[name], copy.deepcopy(_state_of(self.blank[name]))) for name in self._maps}
         for name, criterion in seen.items():
             criterion.update(self._maps[name], self._labels[name])
         parts = self.processes.exchanged({name: _state_of(one) for name, one in seen.items()} if has_batch else None)
-        mine = [group for group in self.groups if self.owners[group.name] == self.processes.rank]
-        for part in parts:
-            some = [group for group in mine if part is not None and group.name in part]
-            for name, criterion in self.fresh(some).items():
-                vars(criterion).update((part or {})[name])
-                if not _has_settled(self.states[name]):
-                    self.states[name].merge(criterion)
+        for part in (part for part in parts if part is not None):
+            for name, state in part.items():
+                if self.owners[name] == self.processes.rank and not _has_settled(self.states[name]):
+                    self.states[name].merge(_with(self.blank[name], state))
         return any(part is not None for part in parts)
+
+
+def _with(criterion: Criterion, state: Mapping[str, Any]) -> Criterion:
+    """Return a criterion like another one that has seen something else."""
+    found = copy.copy(criterion)
+    vars(found).update(state)
+    return found
 
 
 def _known(info: CriterionInfo, maps: Tensor, labels: Tensor | None) -> Tensor:

@@ -115,7 +115,8 @@ def _fed(
     processes = current()
     owners = processes.owners({group.name: float(group.filters**2) for group in groups})
     if reading is not None and groups and processes.several:
-        SharedReading(reading, processes, groups, owners, states, fresh).feed(progress)
+        blank = {} if reading.info.holds_maps else fresh(groups)
+        SharedReading(reading, processes, groups, owners, states, blank).feed(progress)
     elif reading is not None and groups:
         reading.feed(states, groups, progress)
     for group in groups:

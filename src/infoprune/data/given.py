@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from infoprune.data.batches import Batches
 from infoprune.data.images import FolderImages, unlabelled
@@ -56,7 +57,8 @@ def as_batches(images: Any, preprocessing: Preprocessing | None = None) -> Batch
     """Return batches of whatever a user gives as images.
 
     Args:
-        images: A ``DataLoader``, a list or other iterable of batches, one ``(n, C, H, W)`` tensor, or a folder with
+        images: A ``DataLoader``, a data set of single images (of PyTorch, WebDataset, or Hugging Face ``datasets``), a
+            list or other iterable of batches, one ``(n, C, H, W)`` tensor, or a folder with
             image files in it or in folders of it.
         preprocessing: How image files become tensors; needed for a folder only.
 
@@ -72,6 +74,9 @@ def as_batches(images: Any, preprocessing: Preprocessing | None = None) -> Batch
         if images.ndim < 2 or not len(images):
             raise InputError(f"images are (n, C, H, W) with n above 0, not a tensor of shape {tuple(images.shape)}")
         return [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
+    if isinstance(images, Dataset) or hasattr(images, "with_format"):
+        # Single images: a data set of PyTorch, WebDataset, or Hugging Face datasets.
+        return DataLoader(images.with_format("torch") if hasattr(images, "with_format") else images, batch_size=BATCH)
     if not isinstance(images, (str, Path)):
         return images  # type: ignore[no-any-return]
     folder = Path(images)

@@ -13,6 +13,7 @@ from infoprune.device import pick_device
 from infoprune.errors import InputError
 from infoprune.runs.processes import launched_processes_end_with_this_one
 from infoprune.runs.together import together
+from infoprune.runs.watch import watched_start
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -73,7 +74,8 @@ def on_devices(
         raise InputError(f"--device {device} is one device: pass --device {kind} with --devices {devices}")
     with launched_processes_end_with_this_one():
         fabric = make_fabric(accelerator=kind, devices=devices, nodes=nodes, precision=precision or "32-true")
-        fabric.launch()
+        with watched_start(fabric):
+            fabric.launch()
         with together(fabric):
             yield Place(str(found) if fabric.world_size == 1 else str(fabric.device), fabric)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,6 @@ def evaluate(
     device = device_of(model)
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         if quality.metric is not None:
-            # Any metric may need all images together: every process measures all of them.
             value, images = quality.measure(model, batches, progress)
             return Evaluation(None, None, None, images, time.perf_counter() - start, value)
         first, fifth, loss, images = _classified(model, batches, quality, half, progress)
@@ -114,31 +113,40 @@ def _classified(
     model: nn.Module, batches: Batches, quality: Quality, half: bool, progress: Progress
 ) -> tuple[int, int, float, int]:
     """Return how many images have their class first, how many among the first five, the mean loss, and the number."""
-    from torchmetrics.functional.classification import multiclass_stat_scores
+    from torchmetrics import MeanMetric
+    from torchmetrics.classification import MulticlassStatScores
 
-    device, processes = device_of(model), current()
-    own: list[tuple[float, int, int, int]] = []
-    total, measured = number_of_batches(batches), None if half else model
-    with eval_mode(model):
-        for number, batch in some_batches(batches, processes.share):
+    device, total = device_of(model), number_of_batches(batches)
+    # All processes see the logits of all images, in the order of the batches.
+    loss = MeanMetric(sync_on_compute=False).set_dtype(torch.float64).to(device)
+    counts: dict[int, Any] = {}
+    processes = current()
+
+    def own() -> Iterator[tuple[Tensor, Tensor]]:
+        measured = None if half else model
+        for _, batch in some_batches(batches, processes.share):
             images, labels = next(labelled([batch]))
             if measured is None:
                 measured = _in_fastest_layout(model, images[:1].to(device), quality.of)
             logits = logits_of(measured, images.to(device), quality.of).float()
-            labels = labels_within(labels, logits).to(device)
-            loss = F.cross_entropy(logits, labels, reduction="sum").double().item()
-            # Labels and logits are checked already. Counts are exact; torchmetrics' accuracy is in float32.
-            right = [
-                int(multiclass_stat_scores(logits, labels, classes, "micro", min(k, classes), validate_args=False)[0])
-                for classes in logits.shape[1:]
-                for k in (1, 5)
-            ]
-            own.append((loss, right[0], right[1], len(labels)))
-            progress("evaluating", number + 1, total or number + 1)
-    loss, first, fifth, seen = map(sum, zip((0.0, 0, 0, 0), *processes.in_order(own), strict=True))
-    if not seen:
+            yield logits, labels_within(labels, logits).to(device)
+
+    with eval_mode(model):
+        for done, (logits, labels) in enumerate(processes.in_rounds(own()), 1):
+            if not counts:
+                # Labels and logits are checked already. Counts are exact; torchmetrics' accuracy is in float32.
+                form: dict[str, Any] = {"average": "micro", "validate_args": False, "sync_on_compute": False}
+                counts = {k: MulticlassStatScores(logits.shape[1], min(k, logits.shape[1]), **form) for k in (1, 5)}
+                for one in counts.values():
+                    one.to(device)
+            loss.update(F.cross_entropy(logits, labels, reduction="none").double())
+            for one in counts.values():
+                one.update(logits, labels)
+            progress("evaluating", done, total or done)
+    if not counts:
         raise InputError("there are no images to evaluate on: the loader is empty")
-    return first, fifth, loss / seen, seen
+    right, *_, seen = counts[1].compute().tolist()
+    return right, int(counts[5].compute()[0]), float(loss.compute()), seen
 
 
 def _in_fastest_layout(model: nn.Module, image: Tensor, output: Output) -> nn.Module:

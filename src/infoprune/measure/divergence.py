@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,58 +58,49 @@ def divergence_between(
         >>> both.value, both.agreement
         (0.25, None)
     """
+    sums: list[_Sum] = []
+    count, alone = 0, True
     processes = current()
-    own = [_of_batch(original(some), pruned(some), len(some)) for _, some in some_batches(images, processes.share)]
-    batches = processes.in_order(own)
-    if None in batches:
-        return Divergence(0.0, None, 0)
-    tensors = list(zip(*(batch for batch in batches if batch is not None), strict=True))
-    count = sum(part.images for part in tensors[0]) if tensors else 0
-    value = sum(_value(parts, count) for parts in tensors) / max(1, len(tensors))
-    alone = bool(tensors) and all(part.classes and part.alone for part in tensors[0])
-    return Divergence(value, 100 * sum(part.same for part in tensors[0]) / max(1, count) if alone else None, count)
+    own = ((original(some), pruned(some), len(some)) for _, some in some_batches(images, processes.share))
+    for wanted, found, size in processes.in_rounds(own):
+        alone = isinstance(wanted, Tensor)
+        mine, theirs = _real(wanted), _real(found)
+        if [one.shape for one in mine] != [one.shape for one in theirs]:
+            return Divergence(0.0, None, 0)
+        pairs = list(zip(mine, theirs, strict=True))
+        sums = sums or [_Sum() for _ in pairs]
+        count += size
+        for one, (first, second) in zip(sums, pairs, strict=True):
+            one.add(first.double(), second.double(), size)
+    value = sum(one.value(count) for one in sums) / max(1, len(sums))
+    return Divergence(value, 100 * sums[0].same / max(1, count) if alone and sums and sums[0].classes else None, count)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Sums over the images of one batch, of one tensor of the output."""
+@dataclass
+class _Sum:
+    """Sums over the images, of one tensor of the output."""
 
-    total: float
-    variance: float
-    same: int
-    images: int
-    classes: bool
-    alone: bool
+    total: float = 0.0
+    variance: float = 0.0
+    same: int = 0
+    classes: bool = True
 
+    def add(self, wanted: Tensor, found: Tensor, images: int) -> None:
+        self.classes = wanted.dim() == 2 and wanted.shape[1] > 1
+        if self.classes:
+            mine, theirs = F.log_softmax(found, dim=1), F.log_softmax(wanted, dim=1)
+            self.total += float(F.kl_div(mine, theirs, reduction="sum", log_target=True))
+            self.same += int((found.argmax(1) == wanted.argmax(1)).sum())
+        elif wanted.numel():
+            self.total += float((wanted - found).square().mean()) * images
+            self.variance += float(wanted.var(unbiased=False)) * images
 
-def _of_batch(wanted: Any, found: Any, images: int) -> tuple[_Part, ...] | None:
-    """Return the sums of one batch by tensor, ``None`` where the outputs have different shapes."""
-    mine, theirs = _real(wanted), _real(found)
-    if [one.shape for one in mine] != [one.shape for one in theirs]:
-        return None
-    alone = isinstance(wanted, Tensor)
-    return tuple(_part(one.double(), other.double(), images, alone) for one, other in zip(mine, theirs, strict=True))
-
-
-def _part(wanted: Tensor, found: Tensor, images: int, alone: bool) -> _Part:
-    if wanted.dim() == 2 and wanted.shape[1] > 1:
-        mine, theirs = F.log_softmax(found, dim=1), F.log_softmax(wanted, dim=1)
-        total = float(F.kl_div(mine, theirs, reduction="sum", log_target=True))
-        same = int((found.argmax(1) == wanted.argmax(1)).sum())
-        return _Part(total, 0.0, same, images, classes=True, alone=alone)
-    if not wanted.numel():
-        return _Part(0.0, 0.0, 0, images, classes=False, alone=alone)
-    total = float((wanted - found).square().mean()) * images
-    return _Part(total, float(wanted.var(unbiased=False)) * images, 0, images, classes=False, alone=alone)
-
-
-def _value(parts: Sequence[_Part], images: int) -> float:
-    # Logits of equal networks may leave a divergence of a rounding below zero.
-    value = float(max(0.0, sum(part.total for part in parts)) / max(1, images))
-    if parts[-1].classes:
-        return value
-    variance = float(sum(part.variance for part in parts) / max(1, images))
-    return value / max(variance, torch.finfo(torch.float64).tiny)
+    def value(self, images: int) -> float:
+        # Logits of equal networks may leave a divergence of a rounding below zero.
+        value = max(0.0, self.total) / max(1, images)
+        if self.classes:
+            return value
+        return value / max(self.variance / max(1, images), torch.finfo(torch.float64).tiny)
 
 
 def _real(output: Any) -> list[Tensor]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from infoprune.data.batches import Batches, number_of_batches, parsed
+from infoprune.data.batches import Batches, number_of_batches, parse, some_batches
 from infoprune.device import place_of
 from infoprune.errors import InputError, unknown
 from infoprune.network.modes import eval_mode
 from infoprune.progress import Progress, silent
+from infoprune.runs.together import current
 from infoprune.user_code import reason
 
 
@@ -157,23 +158,31 @@ class Quality:
         device, dtype = place_of(model)
         total, seen, batches_there = 0.0, 0, number_of_batches(batches)
         gathered: Accumulating | None = None
-        with eval_mode(model):
-            for done, batch in enumerate(parsed(batches), 1):
+        processes = current()
+
+        def own() -> Iterator[tuple[Any, Any, int]]:
+            for _, some in some_batches(batches, processes.share):
+                batch = parse(some)
                 if batch.labels is None:
                     raise InputError(
                         f"the metric '{self.name}' needs targets: each batch must be (images, targets), "
                         "with a target for every image"
                     )
-                outputs = self.of(model(batch.placed(device, dtype)))
-                targets = moved(batch.labels, device)
+                yield self.of(model(batch.placed(device, dtype))), moved(batch.labels, device), len(batch)
+
+        with eval_mode(model):
+            # All processes see the outputs for all images, in the order of the batches.
+            for done, (outputs, targets, images) in enumerate(processes.in_rounds(own()), 1):
                 if gathered is None and not self._is_function():
                     gathered = self._ready(outputs, device)
                 if gathered is None:
-                    total += self._number(self._called(self.metric, outputs, targets)) * len(batch)
+                    total += self._number(self._called(self.metric, outputs, targets)) * images
                 else:
                     self._called(gathered.update, outputs, targets)
-                seen += len(batch)
+                seen += images
                 progress("evaluating", done, batches_there or done)
+        if not seen:
+            raise InputError("there are no images: the loader is empty, give at least one batch")
         if gathered is None:
             return total / seen, seen
         return self._number(self._called(gathered.compute)), seen
@@ -183,11 +192,9 @@ class Quality:
 
     def _ready(self, outputs: Any, device: torch.device | None) -> Accumulating:
         """Return an accumulating metric of its own for one measurement."""
-        if isinstance(self.metric, str):
-            return named_metric(self.metric, outputs)
-        found: Any = copy.deepcopy(self.metric)
+        found: Any = named_metric(self.metric, outputs) if isinstance(self.metric, str) else copy.deepcopy(self.metric)
         found.reset()
-        if hasattr(found, "sync_on_compute"):  # every process measures all images by itself
+        if hasattr(found, "sync_on_compute"):
             found.sync_on_compute = False
         return found.to(device) if device is not None and hasattr(found, "to") else found  # type: ignore[no-any-return]
 

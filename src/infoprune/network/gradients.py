@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infoprune.data.batches import Batches, parse
+from infoprune.data.batches import Batches, parse, some_batches
 from infoprune.errors import InputError, unknown
 from infoprune.network.equivalence import copied
 from infoprune.network.layers import Side
+from infoprune.runs.together import current
 
 Labels = Literal["given", "own"]
 
@@ -87,22 +88,27 @@ def gate_gradients(
         [-0.2384, 0.0]
     """
     twin = _frozen(model)
+
+    def found() -> Iterator[tuple[dict[Place, Tensor], dict[Place, int], int]]:
+        for images, given in _labelled(batches, twin, labels):
+            gates = _Gates(len(images))
+            with ExitStack() as hooks, torch.enable_grad():
+                for place in dict.fromkeys(places):
+                    hooks.callback(gates.attach(twin.get_submodule(place.layer), place).remove)
+                leaf = images.requires_grad_()
+                # A copy, since the network may change its input in place.
+                loss = summed_loss(twin(leaf.clone()), given)
+                torch.autograd.grad(loss, leaf)
+            for place in places:
+                if place not in gates.found:
+                    raise InputError(f"the loss does not depend on layer '{place.layer}': leave it out")
+            yield gates.found, gates.positions, len(images)
+
     images_seen = 0
-    for images, given in _labelled(batches, twin, labels):
-        gates = _Gates(len(images))
-        with ExitStack() as hooks, torch.enable_grad():
-            for place in dict.fromkeys(places):
-                hooks.callback(gates.attach(twin.get_submodule(place.layer), place).remove)
-            leaf = images.requires_grad_()
-            # A copy, since the network may change its input in place.
-            loss = summed_loss(twin(leaf.clone()), given)
-            torch.autograd.grad(loss, leaf)
-        for place in places:
-            if place not in gates.found:
-                raise InputError(f"the loss does not depend on layer '{place.layer}': leave it out")
-        consume(gates.found, gates.positions)
-        images_seen += len(images)
-    return images_seen
+    for gradients, positions, count in current().in_rounds(found()):
+        consume(gradients, positions)
+        images_seen += count
+    return _checked(images_seen)
 
 
 def weight_gradients(
@@ -138,19 +144,23 @@ def weight_gradients(
     """
     twin = _frozen(model)
     weights = {layer: twin.get_parameter(f"{layer}.weight").requires_grad_() for layer in layers}
+
+    def found() -> Iterator[tuple[dict[str, Tensor], int]]:
+        for images, given in _labelled(batches, twin, labels):
+            with torch.enable_grad():
+                # Images ask for a gradient too, so that a loss without these weights is recognised by their absence.
+                loss = summed_loss(twin(images.requires_grad_().clone()), given) / len(images)
+                parts = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            for layer, gradient in zip(weights, parts, strict=True):
+                if gradient is None:
+                    raise InputError(f"the loss does not depend on layer '{layer}': leave it out")
+            yield {layer: part for layer, part in zip(weights, parts, strict=True) if part is not None}, len(images)
+
     images_seen = 0
-    for images, given in _labelled(batches, twin, labels):
-        with torch.enable_grad():
-            # Images ask for a gradient too, so that a loss without these weights is recognised by their absence.
-            loss = summed_loss(twin(images.requires_grad_().clone()), given) / len(images)
-            found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        for layer, gradient in zip(weights, found, strict=True):
-            if gradient is None:
-                raise InputError(f"the loss does not depend on layer '{layer}': leave it out")
-        consume({layer: weight.detach() for layer, weight in weights.items()},
-                {layer: part for layer, part in zip(weights, found, strict=True) if part is not None})  # fmt: skip
-        images_seen += len(images)
-    return images_seen
+    for gradients, count in current().in_rounds(found()):
+        consume({layer: weight.detach() for layer, weight in weights.items()}, gradients)
+        images_seen += count
+    return _checked(images_seen)
 
 
 def summed_loss(logits: Any, labels: Tensor | None) -> Tensor:
@@ -216,14 +226,19 @@ def _frozen(model: nn.Module) -> nn.Module:
     return twin
 
 
+def _checked(images: int) -> int:
+    if not images:
+        raise InputError("there are no images: the loader is empty, give at least one batch")
+    return images
+
+
 def _labelled(batches: Batches, model: nn.Module, labels: Labels) -> Iterator[tuple[Tensor, Tensor | None]]:
     if labels not in get_args(Labels):
         raise unknown("labels", str(labels), get_args(Labels))
     stored = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
-    empty = True
     # A loader draws from the global generator, which is left as it is.
     with torch.random.fork_rng([]):
-        for batch in batches:
+        for _, batch in some_batches(batches, current().share):
             found, given = parse(batch), None
             images = found.images.detach().to(stored.device, stored.dtype)
             if labels == "given":
@@ -231,7 +246,4 @@ def _labelled(batches: Batches, model: nn.Module, labels: Labels) -> Iterator[tu
                 if given is None:
                     raise InputError("gradients of the loss need labels: give (images, labels) pairs, or labels='own'")
                 given = given.to(images.device)
-            empty = False
             yield images.clone(), given
-    if empty:
-        raise InputError("there are no images: the loader is empty, give at least one batch")

@@ -20,7 +20,7 @@ def check_network(model: nn.Module) -> None:
 
     Raises:
         InputError: It is no network, or it is wrapped for parallel training, compiled, scripted, quantised, prepared
-            for quantisation, or has layers whose sizes are not known yet.
+            for quantisation, lies on several devices, or has layers whose sizes are not known yet.
 
     Example:
         >>> check_network(nn.DataParallel(nn.Linear(2, 2)))
@@ -38,6 +38,12 @@ def check_network(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
             "a scripted or traced network cannot be cut: pass the one it was made from, and script the result"
+        )
+    devices = sorted({str(tensor.device) for tensor in [*model.parameters(), *model.buffers()]})
+    if len(devices) > 1:
+        raise InputError(
+            f"the network lies on several devices, {' and '.join(devices)}: move it to one, as by "
+            f"model.to('{devices[0]}')"
         )
     if any(nn.parameter.is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
         raise InputError("the network has layers whose sizes are not known yet: run one batch through it first")

@@ -16,6 +16,7 @@ derivative of one ReLU in each couple.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ from infoprune.regression.products import Products
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.combined import normed_if_nearer
 from infoprune.repair.least_squares import MEMORY, Walks, layers_to_refit, refit
+from infoprune.runs.together import current
 
 ROUNDS = 12
 # Rounds without a lower error on held-out images, after which a couple is finished.
@@ -60,27 +62,42 @@ _HELD = 1 << 30
 class _Maps:
     """Inputs and targets of a layer for the first images, up to a limit of memory and of positions.
 
-    The limit counts positions: a layer with small maps needs more images than one with large maps.
+    ``sizes`` are the numbers of images of all batches. The limit counts positions: a layer with small maps needs more
+    images than one with large maps.
     """
 
+    sizes: tuple[int, ...]
     room: int = _HELD
     positions: int = _POSITIONS
     inputs: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
     fed: list[Tensor] = field(default_factory=list)
+    _own: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def __call__(self, reading: Reading, targets: Targets) -> None:
-        """Add a batch."""
+    def __call__(self, number: int, reading: Reading, targets: Targets) -> None:
+        """Add the batch of that number, in the order of all processes."""
         self.fed.append(reading.inputs)
         inputs, wanted = reading.inputs, targets.terms[0][0]
         each = 4 * (inputs[0].numel() + 4 * reading.result[0].numel())
-        positions = wanted[0, 0].numel()
-        count = min(len(inputs), self.room // each, self.positions // positions)
-        if count > 0 or not self.inputs:
+        positions, before = wanted[0, 0].numel(), sum(self.sizes[:number])
+        count = min(len(inputs), self.room // each - before, self.positions // positions - before)
+        if count > 0 or not number:
             count = max(count, HELD_OUT_EVERY)
-            self.inputs.append(inputs[:count].clone())
-            self.targets.append(targets.whole()[:count])
-        self.room, self.positions = self.room - len(inputs) * each, self.positions - len(inputs) * positions
+            self._own[number] = inputs[:count].clone(), targets.whole()[:count]
+
+    def bring_together(self) -> None:
+        """Bring what all processes hold to the first one, in the order of the batches."""
+        self.inputs = _brought({number: inputs for number, (inputs, _) in self._own.items()})
+        self.targets = _brought({number: targets for number, (_, targets) in self._own.items()})
+        self._own = {}
+
+
+def _brought(own: dict[int, Tensor]) -> list[Tensor]:
+    """Return the tensors of all processes in the order of their numbers; none in another process than the first."""
+    processes = current()
+    names = {str(number): 0 for number in sorted(itertools.chain(*processes.exchanged(list(own))))}
+    moved = processes.pass_on({str(number): one for number, one in own.items()}, names)
+    return [one for name in names for one in moved.get(name, ())] if processes.is_first else []
 
 
 @torch.no_grad()
@@ -110,8 +127,10 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
         first_of = _couples(small, walks.sites, next(pair.images())[:2])
         held: dict[str, tuple[Site, _Maps]] = {}
         for done, site in enumerate(walks.sites, 1):
-            maps = _Maps() if site.name in first_of or site.name in first_of.values() else None
+            maps = _Maps(walks.sizes) if site.name in first_of or site.name in first_of.values() else None
             refit(walks, site, maps)
+            if maps is not None:
+                maps.bring_together()
             begun = held.get(first_of.get(site.name, ""))
             walks.small.before_next(None)
             if maps is not None and begun is not None:
@@ -123,15 +142,20 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
 
 
 def _improve(walks: Walks, begun: tuple[Site, _Maps], site: Site, maps: _Maps, rounds: int) -> None:
-    """Improve a couple, and continue the passes with the new output of its first layer."""
+    """Improve a couple, in the first process, and continue the passes with the new output of its first layer."""
     first, before = begun
-    images = min(sum(map(len, before.inputs)), sum(map(len, maps.targets)))
-    inputs, targets = (_together(some, images) for some in (before.inputs, maps.targets))
+    processes, state = current(), [*_Layer(first).state(), *_Layer(site).state()]
     unchanged = [tensor.clone() for tensor in _Layer(first).state()]
-    _alternate(first, site, inputs, targets, rounds)
+    if processes.is_first:
+        images = min(sum(map(len, before.inputs)), sum(map(len, maps.targets)))
+        inputs, targets = (_together(some, images) for some in (before.inputs, maps.targets))
+        _alternate(first, site, inputs, targets, rounds)
+        before.inputs = [inputs]
+    for mine, found in zip(state, processes.agreed(state), strict=True):
+        mine.copy_(found)
     if all(torch.equal(a, b) for a, b in zip(unchanged, _Layer(first).state(), strict=True)):
         return
-    maps.inputs = [_Layer(first)(inputs).relu()]
+    maps.inputs = [_Layer(first)(inputs).relu() for inputs in before.inputs]
     fed = before.fed
 
     def change(number: int, reading: Reading) -> None:

@@ -10,9 +10,10 @@ it natively. With a time limit the result depends on the speed of the machine an
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,7 @@ from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.combined import HeldOut, divergence, normed_if_nearer
 from infoprune.repair.distil_state import DistilState, moments_of, restore_moments
 from infoprune.repair.least_squares import least_squares
+from infoprune.runs.together import Processes, current
 
 # First step size of a weight, relative to its root mean square. An absolute step that suits a narrow network is too
 # large for a wide one, whose weights are smaller.
@@ -57,6 +59,10 @@ def distil(
     state: DistilState | None = None,
 ) -> nn.Module:
     """Return a copy of a pruned network after label-free training towards the original.
+
+    Of several processes, each takes a part of every batch, and the gradients are added up. The steps are those of one
+    process but for rounding, and for the spread of the feature maps, by which errors are divided: it is that of the
+    part. A repeated run with as many processes ends with the same result, bit for bit.
 
     Args:
         pair: The networks and the images; every fifth image is held out, and the first thousand of these choose
@@ -121,19 +127,23 @@ def _drawn(
     if state is not None and state.parts:
         step, least, best = int(state.figures["step"]), state.figures["least"], _restored(state, student, optimiser)
         clock.go_on(state.figures["seconds"])
-    share = clock.share(step, steps)
+    processes = current()
+    share = processes.agreed(clock.share(step, steps))
     while share < 1:
         for images in _batches(pair):
             for some in optimiser.param_groups:
                 some["lr"] = some["size"] * learning_rate * (1 + math.cos(math.pi * share)) / 2
-            with torch.enable_grad():
-                loss = _loss(pair.original, student, modules, _changed(images, step), logits=share >= _MAPS_ALONE)
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.zero_grad()
+            own = processes.part_of(_changed(images, step))
+            if len(own):
+                with torch.enable_grad():
+                    loss = _loss(pair.original, student, modules, own, logits=share >= _MAPS_ALONE)
+                    torch.autograd.backward(loss * (len(own) / len(images)))
+            _add_up_gradients(processes, weights)
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
             step += 1
-            share = clock.share(step, steps)
+            share = processes.agreed(clock.share(step, steps))
             progress("distilling", step, max(step, round(step / share)))
             if share >= 1:
                 break
@@ -144,6 +154,16 @@ def _drawn(
             parts = {"weights": student.state_dict(), "best": best, "moments": moments_of(optimiser)}
             state.note(parts, step=step, least=least, seconds=clock.spent())
     return best
+
+
+def _add_up_gradients(processes: Processes, weights: Sequence[Tensor]) -> None:
+    """Replace the gradients of the parts of a batch by those of the whole batch; the first process has a part."""
+    if not processes.several:
+        return
+    used = processes.agreed([weight.grad is not None for weight in weights])
+    for weight in itertools.compress(weights, used):
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    processes.add_up([weight.grad for weight in weights if weight.grad is not None])
 
 
 def _restored(state: DistilState, student: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

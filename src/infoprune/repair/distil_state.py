@@ -81,7 +81,7 @@ class DistilState:
         self._write()
 
     def _write(self) -> None:
-        if self.path is None or not current().is_first:
+        if self.path is None or not is_first_process():
             return
         parts = {**self.parts, "start": self.start or {}}
         tensors = {

@@ -186,7 +186,7 @@ def least_squares(pair: Pair, progress: Progress, *, every: bool = True, memory:
     return small
 
 
-def refit(walks: Walks, site: Site, keep: Callable[[Reading, Targets], None] | None = None) -> None:
+def refit(walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None] | None = None) -> None:
     """Advance to a layer and refit it. The search for the next layer's ridge starts at this one's.
 
     Example:
@@ -291,7 +291,7 @@ def _alike(mine: Reading, theirs: Reading) -> bool:
 
 
 def moments_of(
-    walks: Walks, site: Site, keep: Callable[[Reading, Targets], None] | None = None
+    walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None] | None = None
 ) -> tuple[NormalEquations, NormalEquations] | None:
     """Return the normal equations of the fitted images and of the held-out images, which choose the ridge.
 
@@ -300,7 +300,7 @@ def moments_of(
     Args:
         walks: The networks, which advance to the layer.
         site: The layer.
-        keep: Called with the reading of the layer and its targets for every batch.
+        keep: Called with the number of each batch of this process, the reading of the layer and its targets.
 
     Example:
         >>> import infoprune
@@ -320,7 +320,7 @@ def moments_of(
     for number, mine, theirs in walks.towards(site.name):
         targets = targets_of(site, mine, theirs)
         if keep is not None:
-            keep(mine, targets)
+            keep(number, mine, targets)
         drawn = torch.Generator().manual_seed(number)
         products = portions.products(number)
         held = every_nth(len(mine.inputs), sum(walks.sizes[:number]), HELD_OUT_EVERY)

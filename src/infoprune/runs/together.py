@@ -11,10 +11,11 @@ import io
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -106,10 +107,19 @@ class Processes:
             dist.broadcast(packed, 0, group=self.words)
         return value if self.is_first else self._unpacked(packed)
 
-    def in_order(self, own: Sequence[Value]) -> list[Value]:
-        """Return what all processes found for their batches, in the order of the batches; see ``share``."""
-        parts = self.exchanged(list(own))
-        return [part[turn] for turn in range(len(parts[0])) for part in parts if turn < len(part)]
+    def in_rounds(self, own: Iterable[Value]) -> Iterator[Value]:
+        """Yield what all processes find for their batches, in the order of the batches; see ``share``.
+
+        Args:
+            own: What this process finds, computed one by one as it is asked for. No more than one of each process is
+                held at a time.
+        """
+        if not self.several:
+            yield from own
+            return
+        mine = iter(own)
+        while found := [one[0] for one in self.exchanged(list(islice(mine, 1))) if one]:
+            yield from found
 
     def owners(self, loads: Mapping[str, float]) -> dict[str, int]:
         """Return by name the rank that works on it, so that the loads of all are about the same.
@@ -158,6 +168,25 @@ class Processes:
             for one in dist.batch_isend_irecv(waiting) if waiting else ():
                 one.wait()
         return found
+
+    def part_of(self, tensor: Tensor) -> Tensor:
+        """Return the rows of a tensor that this process works on; none where there are fewer rows than processes.
+
+        Example:
+            >>> Processes(rank=1, world=2).part_of(torch.arange(5)).tolist()
+            [3, 4]
+        """
+        return tensor.tensor_split(self.world)[self.rank] if self.several else tensor
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over all processes, in an order that depends on their number only."""
+        if not self.several or not tensors:
+            return
+        together = torch.cat([one.flatten() for one in tensors]).to(self.device)
+        with _lost_connections():
+            dist.all_reduce(together)
+        for one, total in zip(tensors, torch.split(together, [one.numel() for one in tensors]), strict=True):
+            one.copy_(total.reshape(one.shape))
 
     def send(self, tensor: Tensor, rank: int) -> None:
         """Send a large tensor to another process, which waits for it by ``receive``."""

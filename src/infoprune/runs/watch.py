@@ -22,10 +22,13 @@ from infoprune.errors import InputError
 from infoprune.runs.processes import ENDED
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from infoprune.runs.together import Processes
 
 # Seconds in which the first process may fail by the same mistake as another one, and report it by itself.
 _GRACE_SECONDS = 1.0
+_POLL_SECONDS = 0.1
 _WRONG_INPUT = 2
 _BYE, _ENDING = "bye", "ending"
 
@@ -55,6 +58,29 @@ def watched(processes: Processes) -> Iterator[None]:
         raise
     left.set()
     _tell(connections, _BYE)
+
+
+@contextmanager
+def watched_start(fabric: Fabric) -> Iterator[None]:
+    """End this process, with a sentence, where one that it starts inside the block ends before all are connected.
+
+    Args:
+        fabric: The processes, which are launched inside the block.
+    """
+    launcher, started = fabric.strategy.launcher, threading.Event()
+
+    def look() -> None:
+        while not started.wait(_POLL_SECONDS):
+            ended = [rank for rank, one in enumerate(getattr(launcher, "procs", ()), 1) if one.poll() is not None]
+            if ended:
+                _report(_dead(fabric.global_rank + ended[0], fabric.world_size))
+                os._exit(ENDED)
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        started.set()
 
 
 def _connected(processes: Processes) -> dict[int, socket.socket]:
@@ -91,7 +117,7 @@ def _watch_all(processes: Processes, connections: dict[int, socket.socket], left
             waiting.unregister(key.fileobj)
             if heard == _BYE:
                 continue
-            sentence, code = _dead(key.data, processes), ENDED
+            sentence, code = _dead(key.data, processes.world), ENDED
             if heard:
                 with suppress(ValueError):
                     sentence, code = json.loads(heard)
@@ -110,7 +136,7 @@ def _watch_first(processes: Processes, connections: dict[int, socket.socket], le
         return
     # All others lose the first process; the next one reports it, unless the first said why it ends.
     if not heard and processes.rank == 1:
-        _report(_dead(0, processes))
+        _report(_dead(0, processes.world))
     os._exit(ENDED)
 
 
@@ -134,9 +160,9 @@ def _sentence_of(error: BaseException) -> tuple[str, int]:
     return f"Error: {type(error).__name__} in another process{': ' if said else ''}{said}", ENDED
 
 
-def _dead(rank: int, processes: Processes) -> str:
+def _dead(rank: int, world: int) -> str:
     return (
-        f"Error: process {rank + 1} of {processes.world} was ended from outside, perhaps for want of memory: what is "
+        f"Error: process {rank + 1} of {world} was ended from outside, perhaps for want of memory: what is "
         "finished is kept, run the same command again to resume, with any number of processes"
     )
 

@@ -59,7 +59,7 @@ class State:
     def put(self, key: str, values: Mapping[str, Any]) -> None:
         """Note JSON values under a key."""
         self._found[key] = dict(values)
-        if self.path is not None and current().is_first:
+        if self.path is not None and is_first_process():
             write_text(self.path, json.dumps({"what": _MARK, "run": self.run, "found": self._found}), force=True)
 
     def part(self, name: str) -> State:
