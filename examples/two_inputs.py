@@ -1,8 +1,7 @@
 """Prune a network that reads two inputs: here the left and the right half of a digit, each with its own branch.
 
-infoprune reads one tensor of images. ``OneInput`` is the same network with both inputs in one tensor: joined along the
-channels where the inputs are of one size, flattened and joined otherwise. It is pruned, and the smaller network inside
-it reads two inputs as before.
+A batch is ``((left, right), labels)``, or ``((left, right),)`` without labels. The smaller network reads two inputs, as
+the original does.
 
     python examples/two_inputs.py
 """
@@ -39,26 +38,6 @@ def branch(width: int) -> nn.Sequential:
 
 
 # --8<-- [end:network]
-# --8<-- [start:wrapper]
-class OneInput(nn.Module):
-    """A network of several inputs that reads them from one ``(n, 1, length)`` tensor."""
-
-    def __init__(self, network: nn.Module, shapes: list[tuple[int, ...]]) -> None:
-        super().__init__()
-        self.network, self.shapes = network, shapes
-
-    def forward(self, joined: Tensor) -> Tensor:
-        """Return what the network returns for the inputs in ``joined``."""
-        parts = joined.flatten(1).split([torch.Size(shape).numel() for shape in self.shapes], 1)
-        return self.network(*(part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)))
-
-
-def join(*inputs: Tensor) -> Tensor:
-    """Return one ``(n, 1, length)`` tensor of inputs of any shapes; the opposite of ``OneInput``."""
-    return torch.cat([part.flatten(1) for part in inputs], 1).unsqueeze(1)
-
-
-# --8<-- [end:wrapper]
 def digits() -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
     """Return left halves, right halves and labels, of the training and of the test images."""
     source = infoprune.data.open_source("digits")
@@ -95,10 +74,9 @@ def main() -> None:
     train(model, left, right, labels, epochs=2 if options.quick else 15)
 
     # --8<-- [start:prune]
-    wrapped = OneInput(model, [(1, 8, 4), (1, 8, 4)]).eval()
-    test = [(join(test_left, test_right), test_labels)]
-    result = infoprune.prune(wrapped, join(left, right), macs=0.5, test=test)
-    small = result.model.network  # reads two inputs, as the original does
+    calibration = [((left[some], right[some]),) for some in torch.arange(len(labels)).split(128)]  # no labels
+    result = infoprune.prune(model, calibration, macs=0.5, test=[((test_left, test_right), test_labels)])
+    small = result.model  # reads two inputs, as the original does
     # --8<-- [end:prune]
     right_answers = (small(test_left, test_right).argmax(1) == test_labels).double().mean()
     print(f"MACs: {result.base.macs:,} -> {result.pruned.macs:,}")

@@ -106,3 +106,21 @@ def test_networks_of_the_pages_exist():
     for page in DOCS.rglob("*.md"):
         named = re.findall(r"--model ([a-z0-9_]+)(?![\w:.])", page.read_text(encoding="utf-8"))
         assert set(named) <= set(zoo.names()), page
+
+
+@pytest.mark.parametrize("page", [*sorted(DOCS.rglob("*.md")), DOCS.parent / "README.md"], ids=lambda page: page.name)
+def test_no_line_of_a_page_is_too_long_to_read(page):
+    """Rows of tables cannot be broken; a line of code in a block may not be."""
+    lines = enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+    assert not [number for number, line in lines if len(line) > 120 and not line.startswith("|")]
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("guides/*.md")), ids=lambda page: page.name)
+def test_a_worked_guide_shows_the_code_of_its_example(page):
+    """The code is included from a script that tests/examples runs, so that page and script are one text."""
+    included = re.findall(r'^--8<-- "(examples/\w+\.py):(\w+)"$', page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert included
+    for script, part in included:
+        text = (DOCS.parent / script).read_text(encoding="utf-8")
+        assert f"# --8<-- [start:{part}]" in text
+        assert f"# --8<-- [end:{part}]" in text

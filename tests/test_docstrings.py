@@ -17,9 +17,10 @@ COMMAND_FUNCTIONS = {f"cli/{module}.py:{name}" for module, name in (place.split(
 OTHERS = {
     "cli/app.py:main": "ends the process",
     "experiment/demo.py:run": "trains and prunes five times; tests/end_to_end runs it",
+    "runs/watch.py:watched": "watches several processes of one run; tests/processes runs it",
     "experiment/iterate.py:iterate": "trains on a whole data set; tests/end_to_end runs it",
 }
-MOST_EXCEPTIONS = 3
+MOST_EXCEPTIONS = 4
 # A skipped example is none.
 SKIPPED = re.compile(r"doctest: *\+SKIP")
 

@@ -141,3 +141,19 @@ def test_images_that_are_all_the_same_are_scored(value):
         model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), *rest).eval()
         found = reconstruction(model, find_groups(model, same[0][:2]).groups, same)
         assert all(torch.isfinite(one.scores).all() for one in found.values())
+
+
+def test_moments_that_rounding_makes_indefinite_are_inverted_with_a_larger_ridge():
+    """Maps that hardly depend on the image: what centring leaves is mostly rounding."""
+    turned = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
+    spectrum = torch.tensor([1.0, 0.5, 0.2, 0.1, 0.01, -0.003], dtype=torch.float64)
+    gram = turned @ spectrum.diag() @ turned.mT
+    with pytest.raises(torch.linalg.LinAlgError):
+        torch.linalg.cholesky(gram)
+    inverse = inverse_of(gram, 10**9, ridge=1e-6)
+    assert torch.linalg.eigvalsh(inverse).min() > 0
+
+
+def test_moments_that_are_not_finite_are_refused():
+    with pytest.raises(InputError, match="values that are not finite"):
+        inverse_of(torch.full((2, 2), torch.nan, dtype=torch.float64), 10)

@@ -78,8 +78,8 @@ def prune_within(
         progress: Called in every stage.
 
     Raises:
-        InputError: A budget is passed too, there is nothing to measure a loss by, or not even the smallest cut stays
-            within the loss.
+        InputError: A budget or ``keep_share`` is passed too, there is nothing to measure a loss by, or not even the
+            smallest cut stays within the loss.
 
     Example:
         >>> import torch, infoprune
@@ -87,7 +87,7 @@ def prune_within(
         >>> from infoprune.selection.calibration import Calibration
         >>> _ = torch.manual_seed(0)
         >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
-        >>> found = prune_within(whole, 100.0, {"keep_at_least": 8}, allowance("quick", None))
+        >>> found = prune_within(whole, 100.0, {"layers": ("features.0",)}, allowance("quick", None))
         >>> found.repair
         'least-squares'
     """
@@ -141,7 +141,8 @@ def smallest_within(
         >>> _ = torch.manual_seed(0)
         >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
         >>> spend = allowance("quick", None)
-        >>> setting = prepare(whole, PruneOptions("reconstruction", budget=Budget(macs=0.7), keep_at_least=12), spend)
+        >>> choice = PruneOptions("reconstruction", budget=Budget(macs=0.8), layers=("features.0",))
+        >>> setting = prepare(whole, choice, spend)
         >>> found, tried = smallest_within(setting, 1.0, lambda model: 99.0, spend)
         >>> all(one.allowed for one in tried)
         True

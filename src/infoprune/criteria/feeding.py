@@ -25,7 +25,14 @@ States = dict[str, Criterion]
 
 @dataclass(frozen=True)
 class PassProgress:
-    """How far one of several passes over the images is."""
+    """How far one of several passes over the images is.
+
+    Example:
+        >>> def shown(stage, done, total):
+        ...     print(stage, done, total)
+        >>> PassProgress(shown, number=1, passes=2)(3, 4)
+        reading feature maps 7 8
+    """
 
     progress: Progress
     number: int = 0
@@ -47,6 +54,18 @@ class Reading:
         info: The criterion.
         tap: Where the maps are read.
         device: Where the batches are moved; ``None`` for the network's device.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.criteria import find
+        >>> from infoprune.criteria.scoring import create_states
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(8, 1, 8, 8)
+        >>> groups, info = find_groups(net, images).groups, find("variance")
+        >>> states = create_states(net, groups, info)
+        >>> Reading(net, FirstImages([images]), info, "activation", None).feed(states, groups)
+        >>> states["features.0"].compute().scores.shape
+        torch.Size([16])
     """
 
     model: nn.Module
@@ -91,6 +110,23 @@ class SharedReading:
         owners: By group, the rank that scores it.
         states: By group its criterion; those of other processes are left as they are.
         blank: By group a criterion that has seen nothing, and stays so; empty where criteria keep maps.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.criteria import find
+        >>> from infoprune.criteria.scoring import create_states
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> from infoprune.runs.together import current
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(8, 1, 8, 8)
+        >>> groups, info = find_groups(net, images).groups, find("variance")
+        >>> reading = Reading(net, FirstImages([images]), info, "activation", None)
+        >>> owners = {group.name: 0 for group in groups}  # one process scores everything
+        >>> states = create_states(net, groups, info)
+        >>> blank = create_states(net, groups, info)
+        >>> shared = SharedReading(reading, current(), groups, owners, states, blank)
+        >>> shared.feed(PassProgress(silent))
+        >>> states["features.0"].compute().scores.shape
+        torch.Size([16])
     """
 
     reading: Reading

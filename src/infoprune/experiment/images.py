@@ -146,6 +146,16 @@ def say_what_is_read(
         choice: How the images are read.
         quality: What is measured; other outputs than classes are not checked.
         tell: Receives the sentences.
+
+    Example:
+        >>> from infoprune.experiment.network import open_network
+        >>> from infoprune.experiment.options import NetworkOptions
+        >>> from infoprune.measure.metric import PLAIN
+        >>> choice, said = DataOptions("digits"), []
+        >>> model = open_network(NetworkOptions("digits"), "cpu")
+        >>> say_what_is_read(open_parts(choice), model, choice, PLAIN, said.append)
+        >>> len(said)  # what is done to the images, and a warning: this network is not trained
+        2
     """
     tell(images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
     if quality.metric is not None and not isinstance(quality.metric, str):

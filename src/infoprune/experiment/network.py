@@ -189,7 +189,7 @@ def stored_precision(model: nn.Module, *, half: bool) -> nn.Module:
         >>> import torch
         >>> net = nn.Linear(1, 1)
         >>> _ = nn.init.constant_(net.weight, 0.1)
-        >>> float(stored_precision(net, half=True).weight) == float(torch.tensor(0.1).half())
+        >>> stored_precision(net, half=True).weight.item() == float(torch.tensor(0.1).half())
         True
     """
     if half:

@@ -115,7 +115,7 @@ def dead_filters(
 
 
 def outputs_of(model: nn.Module, example: Tensor, quality: Quality = PLAIN) -> int | None:
-    """Return the number of classes of a network, ``None`` where its output is not ``(n, classes)``.
+    """Return the number of classes of a network, ``None`` where what is measured of it is not ``(n, classes)``.
 
     Example:
         >>> import torch

@@ -119,6 +119,13 @@ class JoinedBatches:
         batches: Batches as they were passed.
         inputs: What the network takes.
         model: The network.
+
+    Example:
+        >>> net = nn.Bilinear(2, 3, 1)
+        >>> inputs = Inputs(("", ""), ((2,), (3,)), (torch.float32, torch.float32))
+        >>> batches = [((torch.zeros(4, 2), torch.zeros(4, 3)),)]
+        >>> [tuple(batch.images.shape) for batch in JoinedBatches(batches, inputs, net)]
+        [(4, 1, 5)]
     """
 
     batches: Batches
@@ -193,7 +200,14 @@ def _keywords(model: nn.Module) -> tuple[set[str], set[str]]:
 
 
 class SplitInputs:
-    """Takes a joined tensor apart where a network is called with it, before its forward."""
+    """Takes a joined tensor apart where a network is called with it, before its forward.
+
+    Example:
+        >>> split = SplitInputs(Inputs(("", ""), ((2,), (3,)), (torch.float32, torch.float32)))
+        >>> positional, by_keyword = split(nn.Bilinear(2, 3, 1), (torch.zeros(4, 1, 5),), {})
+        >>> [tuple(one.shape) for one in positional]
+        [(4, 2), (4, 3)]
+    """
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
@@ -226,13 +240,29 @@ def reading_as_noted(model: nn.Module, plan: Plan) -> AbstractContextManager[Non
 
     Raises:
         InputError: The plan's inputs are damaged.
+
+    Example:
+        >>> inputs = Inputs(("", ""), ((2,), (3,)), (torch.float32, torch.float32))
+        >>> net, plan = nn.Bilinear(2, 3, 1), Plan({}, settings={SETTING: inputs.settings()})
+        >>> with reading_as_noted(net, plan):
+        ...     net(torch.zeros(4, 1, 5)).shape
+        torch.Size([4, 1])
     """
     noted = plan.settings.get(SETTING)
     return nullcontext() if noted is None else reading_joined(model, Inputs.from_settings(noted))
 
 
 def reads_its_own(model: nn.Module) -> nn.Module:
-    """Return a network that was copied while it read joined tensors, as it is called by its users."""
+    """Return a network that was copied while it read joined tensors, as it is called by its users.
+
+    Example:
+        >>> import copy
+        >>> net = nn.Bilinear(2, 3, 1)
+        >>> with reading_joined(net, Inputs(("", ""), ((2,), (3,)), (torch.float32, torch.float32))):
+        ...     small = reads_its_own(copy.deepcopy(net))
+        >>> small(torch.zeros(4, 2), torch.zeros(4, 3)).shape
+        torch.Size([4, 1])
+    """
     for number, hook in list(model._forward_pre_hooks.items()):
         if isinstance(hook, SplitInputs):
             del model._forward_pre_hooks[number]
@@ -244,6 +274,13 @@ def takes_several_inputs(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Let a function of a network and images accept networks that take several inputs.
 
     What it returns notes the inputs where it is a plan, and is called with several inputs where it is a network.
+
+    Example:
+        >>> @takes_several_inputs
+        ... def shape_of(model, images):
+        ...     return [tuple(model(batch.images).shape) for batch in images]
+        >>> shape_of(nn.Bilinear(2, 3, 1), [((torch.zeros(4, 2), torch.zeros(4, 3)),)])
+        [(4, 1)]
     """
     signature = inspect.signature(function)
 

@@ -74,6 +74,11 @@ class Relay:
     Args:
         processes: Those that share the batches, one after the other.
         norms: The batch norms, each of which runs at most once in a forward pass where there are several processes.
+
+    Example:
+        >>> from infoprune.runs.together import current
+        >>> Relay(current(), []).norms
+        []
     """
 
     processes: Processes

@@ -276,7 +276,7 @@ class OnnxRuntime:
 
 
 def onnx_agreement(exported: bytes, model: nn.Module, images: Tensor) -> Agreement:
-    """Compare an ONNX model, run by ONNX Runtime, with the network on ``(n, C, H, W)`` images.
+    """Compare every output of an ONNX model, run by ONNX Runtime, with the network's on ``(n, C, H, W)`` images.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -288,7 +288,15 @@ def onnx_agreement(exported: bytes, model: nn.Module, images: Tensor) -> Agreeme
 
 
 def program_agreement(exported: bytes, model: nn.Module, images: Tensor) -> Agreement:
-    """Compare every output of an exported program, loaded again, with the network's on ``(n, C, H, W)`` images."""
+    """Compare every output of an exported program, loaded again, with the network's on ``(n, C, H, W)`` images.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Conv2d(1, 2, 3)
+        >>> found = program_agreement(to_program(net, torch.rand(2, 1, 8, 8)), net, torch.rand(5, 1, 8, 8))
+        >>> found.max_abs_difference < 1e-5
+        True
+    """
     with _quiet(), torch.inference_mode():
         found = torch.export.load(io.BytesIO(exported)).module()(images.cpu())
     return _agreement(named_tensors_in(found, _SINGLE), model, images)

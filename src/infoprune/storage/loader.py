@@ -10,7 +10,17 @@ from torch import nn
 
 
 def load_pruned(model: nn.Module, weights: Path, widths: Path) -> nn.Module:
-    """Turn ``model``, the whole network as its code builds it, into the pruned one, in place."""
+    """Turn ``model``, the whole network as its code builds it, into the pruned one, in place.
+
+    Example:
+        >>> import tempfile
+        >>> from safetensors.torch import save_file
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, folder / "small.safetensors")
+        >>> _ = (folder / "widths.json").write_text('{"layers": {}, "attributes": {"": {"out_features": 1}}}')
+        >>> load_pruned(nn.Linear(2, 3), folder / "small.safetensors", folder / "widths.json")
+        Linear(in_features=2, out_features=1, bias=True)
+    """
     state = load_file(weights)
     changes: dict[str, Any] = json.loads(widths.read_text(encoding="utf-8"))
     for name, (kind, arguments) in changes["layers"].items():
