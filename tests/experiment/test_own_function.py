@@ -56,7 +56,7 @@ def test_a_function_of_the_user_with_arguments(user_module):
 def test_the_preprocessing_of_a_users_network_is_what_it_declares_or_none(user_module):
     declared, colour, grey = (
         preprocessing_of(
-            run_network.open_network(NetworkOptions(f"{user_module}:{name}", None, how, None, None, shape))
+            run_network.open_network(NetworkOptions(f"{user_module}:{name}", arguments=how, input_shape=shape))
         )
         for name, how, shape in (
             ("declared", {}, (3, 8, 8)),

@@ -66,6 +66,12 @@ def watched_start(fabric: Fabric) -> Iterator[None]:
 
     Args:
         fabric: The processes, which are launched inside the block.
+
+    Example:
+        >>> from lightning.fabric import Fabric
+        >>> fabric = Fabric(accelerator="cpu", devices=1)
+        >>> with watched_start(fabric):
+        ...     fabric.launch()
     """
     launcher, started = fabric.strategy.launcher, threading.Event()
 
