@@ -212,11 +212,11 @@ def measure(case: Case, out: Path) -> None:
     rows = found["rows"]
     for key, work in wanted(case, rows):
         rows[key] = work()
-        print(key, told(rows[key]), flush=True)
+        print(key, described(rows[key]), flush=True)
         out.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def told(row: Mapping[str, Any]) -> str:
+def described(row: Mapping[str, Any]) -> str:
     accuracies = ", ".join(f"{name} {accuracy:.2f}" for name, accuracy in row["accuracy"].items())
     share = 100 * row["filters_removed"] / row["filters"]
     return f"{share:.1f} % of filters, {row['macs_removed']:.1f} % of MACs: {accuracies}; {row['seconds']:.0f} s"

@@ -2,7 +2,7 @@
 
     python benchmarks/entropy.py --weights vgg16_bn_cifar10.safetensors --data-dir DIR [--quick] [--json out.json]
 
-Two references run in the same process, in turns with ours. The papers' way: for every filter, and in a greedy order
+Two references run in the same process, alternating with ours. The papers' way: for every filter, and in a greedy order
 for every candidate of every step, distances by broadcasting n x n x d, the full Gram matrix, two full eigen-problems.
 Plain: distances by matrix products, Gram matrices kept, two batched eigvalsh. Both take the symmetric solver in double
 precision, which the released code does not. Where they would take hours they are timed on some filters of every
@@ -46,7 +46,7 @@ from infoprune.zoo import load_network
 
 ALPHA = 1.01
 SECTIONS = ("relevance-100", "relevance-256", "greedy", "rankings", "approximations", "threads")
-# The geometric mean takes an exponential per pair, candidate and step: only layers of so many filters.
+# The geometric mean takes an exponential per pair, candidate and step: only layers of at most this many filters.
 LARGEST_MEAN = 256
 GREEDY = {"64 maps of 32x32": 1, "256 maps of 8x8": 5, "512 maps of 4x4": 8}
 

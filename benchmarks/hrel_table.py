@@ -51,7 +51,7 @@ COLUMNS = (
 class Row:
     """One pruning: ``network`` by ``criterion`` on ``schedule``, from stored ``weights`` where there are any.
 
-    ``repair`` is given to every cut network before it is retrained; the published method has none.
+    ``repair`` repairs every cut network before it is retrained; the published method has none.
     """
 
     network: str
@@ -128,7 +128,7 @@ def run(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
             fabric=make_fabric(accelerator=arguments.device.partition(":")[0]),
             plane=plane,
             progress=progress,
-            on_round=lambda one, last: console.print(f"{row.name}: {told(one, last)}"),
+            on_round=lambda one, last: console.print(f"{row.name}: {described(one, last)}"),
         )
     if plane is not None:
         write_points(plane.points, arguments.out / f"{row.name}.plane.csv", force=True)
@@ -146,7 +146,7 @@ def run(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def told(one: Round, last: int) -> str:
+def described(one: Round, last: int) -> str:
     filters = ", ".join(map(str, list(one.filters.values())[:4]))
     seconds = sum(one.seconds.values())
     return (
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--batch-size", type=int, help="By default as published.")
-    parser.add_argument("--plane", type=int, default=0, help="Note the information plane every so many steps.")
+    parser.add_argument("--plane", type=int, default=0, help="Note the information plane every this many steps.")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quiet", action="store_true")
     arguments = parser.parse_args()

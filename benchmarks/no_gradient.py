@@ -8,7 +8,7 @@ keeps half of the filters of every layer, which in VGG-16 is QSFM's published po
 ranking over the network is cut to each of these shares; ``--ratios 0.2,0.5`` takes the same share from every layer;
 ``--counts li-2017`` keeps of VGG-16 what Neuron Merging keeps.
 Calibration and repair images come from the training set (the first chosen with balanced classes, the second at random,
-labels unseen); every seed draws both anew. The test set measures and chooses nothing; of a set that has none, one half
+labels unseen); every seed draws both again. The test set measures and chooses nothing; of a set that has none, one half
 measures and the other is drawn from. ``--quick`` is one seed, the criteria l1 and random, 500 repair images and the
 first 2,000 test images.
 
@@ -75,7 +75,7 @@ class Case:
         parts = run_images.open_parts(self.images, seed)
         return parts.calibration, parts.train
 
-    def told(self, criterion: str, size: str, seed: int, repair: str, images: int) -> dict[str, Any]:
+    def settings_of_row(self, criterion: str, size: str, seed: int, repair: str, images: int) -> dict[str, Any]:
         """Return what a row is known by."""
         a = self.arguments
         return {
@@ -174,7 +174,7 @@ def measure(case: Case, rows: Rows, criterion: str, size: str, seed: int) -> Non
     """Measure one plan as cut and with every repair and number of images, what is known already left out."""
     a = case.arguments
     asked = [("as cut", 0), *((repair, count) for count in a.images for repair in a.repairs)]
-    missing = [one for one in asked if _key(case.told(criterion, size, seed, *one)) not in rows.known]
+    missing = [one for one in asked if _key(case.settings_of_row(criterion, size, seed, *one)) not in rows.known]
     if not missing:
         return
     scoring, training = case.drawn(seed)
@@ -192,7 +192,7 @@ def measure(case: Case, rows: Rows, criterion: str, size: str, seed: int) -> Non
     figures = {**sizes(case, small, example), **dead(case, calibration, groups, plan)}
     fitted: dict[int, Timed] = {}
     for repair, count in missing:
-        row = {**case.told(criterion, size, seed, repair, count), **figures}
+        row = {**case.settings_of_row(criterion, size, seed, repair, count), **figures}
         if repair == "as cut":
             rows.add({**row, "accuracy": case.accuracy(small), "seconds": seconds})
             continue
@@ -227,7 +227,7 @@ def cells(some: list[dict[str, Any]]) -> tuple[str, ...]:
     first = some[0]
     return (
         first["size"],
-        f"chosen anew, counts of {first['criterion']}" if first["reselected"] else first["criterion"],
+        f"selected again, counts of {first['criterion']}" if first["reselected"] else first["criterion"],
         first["repair"],
         str(first["images"]),
         f"{first['macs_removed']:.1f}",
@@ -291,7 +291,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--skip", type=words, default=[], help="patterns of layers that lose nothing")
     parser.add_argument("--keep-share", type=float, default=0.0, help="share of the filters that stays everywhere")
     parser.add_argument("--budget-by", help="criterion that shares the MACs out to the layers")
-    parser.add_argument("--reselect", action="store_true", help="choose as many filters anew, front to back")
+    parser.add_argument("--reselect", action="store_true", help="select the same counts again, front to back")
     parser.add_argument("--minutes", type=float, help="how long the repair distil may take")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test-images", type=int)

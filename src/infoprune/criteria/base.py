@@ -131,7 +131,7 @@ class CriterionInfo:
         by_layer: Whether the layers of a coupled group are scored one by one, each by an instance of its own that sees
             ``(n, C, H, W)`` maps, and the scores joined; for criteria that look at maps as pictures.
         held_images: Of how many images a criterion that keeps maps has them at once, at most; ``None`` for all.
-        images: How many images it is given at most, unless the user says otherwise; ``None`` for all there are.
+        images: How many images it receives at most, unless the user says otherwise; ``None`` for all there are.
         cost: How its time grows, in words.
         score_network: Of a criterion that sees the network: ``score_network(model, groups, batches, options,
             progress)`` returns the importance by group. Without ``needs_maps`` there may be no batches.

@@ -35,7 +35,7 @@ class Spent:
 
 
 def is_chance(accuracy: float, classes: int | None) -> bool:
-    """Return whether an accuracy in percent is hardly better than guessing among so many classes.
+    """Return whether an accuracy in percent is hardly better than guessing among that many classes.
 
     That is at most twice the accuracy of guessing, and at most a tenth of the way from guessing to 100 %.
 

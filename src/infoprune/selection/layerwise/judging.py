@@ -30,8 +30,8 @@ class Judge:
         example: A batch to trace with.
         groups: What ``find_groups`` said of the network.
         held_out: ``(images, labels)`` pairs that chose nothing else, iterable more than once.
-        repair: A repair that each cut network is given before it is measured, by name; by default none is.
-        repair_images: What it is given, without a look at labels.
+        repair: A repair, by name, that runs on each cut network before it is measured; by default none.
+        repair_images: The images of that repair; labels are not read.
         base_accuracy: What losses are counted from; by default the accuracy of the whole network, repaired like
             the cut ones.
         half: Measure in bfloat16, which takes a third of the time on processors made for it.
@@ -69,7 +69,7 @@ class Judge:
     def base(self) -> float:
         """Accuracy that losses are counted from, in percent.
 
-        The whole network is given the repair too: what batch norm loses by statistics of a few images, three points
+        The whole network is repaired too: what batch norm loses by statistics of a few images, three points
         on images that a ResNet was trained on, is not the cut's doing.
         """
         if self.base_accuracy is None:
