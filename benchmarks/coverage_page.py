@@ -82,7 +82,7 @@ def _speed(by_key: dict[tuple[str, str, str], Row], tools: Sequence[str]) -> Ite
         if ratios:
             yield (
                 f"infoprune needs {statistics.median(ratios):.1f} times the processor time of {other} in the median "
-                f"of the {len(ratios)} networks that both prune right; it checks every cut, {other} does not.\n"
+                f"of the {len(ratios)} networks that both\nprune right; it checks every cut, {other} does not.\n"
             )
 
 

@@ -43,6 +43,17 @@ def test_one_changed_weight_is_found_out(cut):
     assert verify(plan, model, EXAMPLE, small, tolerance=1.0) > 0
 
 
+def test_a_wrong_cut_is_found_out_on_images_that_are_all_zero():
+    """Without biases every output of a network is zero on zeros, whatever is cut."""
+    layers = [torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3, bias=False)]
+    model, zeros = torch.nn.Sequential(*layers), torch.zeros(2, 3, 8, 8)
+    plan = plans.keeping(find_groups(model, zeros), **{"0": (0, 2)})
+    other = plans.keeping(find_groups(model, zeros), **{"0": (1, 2)})
+    assert verify(plan, model, zeros) < 1e-5
+    with pytest.raises(VerificationError, match="differs from the masked one"):
+        verify(plan, model, zeros, apply(other, model, zeros))
+
+
 def test_a_cut_network_that_gives_no_numbers_is_found_out(cut):
     plan, model, small = cut
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """A pruned network as files without infoprune: state dict, widths, and a loader that imports torch and safetensors."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,11 +80,16 @@ torch.save(small(torch.load("images.pt")), "outputs.pt")
 """
 
 
+def source_to_copy():
+    """Return the loader as the guide shows it: without the example that is its test here."""
+    text = Path(loader.__file__).read_text(encoding="utf-8")
+    return re.sub(r'\n\n    Example:\n.*?\n    """', '"""', text, flags=re.DOTALL)
+
+
 def test_the_loader_is_short_and_needs_no_infoprune(tmp_path):
-    source = Path(loader.__file__)
     code = [
         line
-        for line in source.read_text().splitlines()
+        for line in source_to_copy().splitlines()
         if line.strip() and not line.startswith(('"""', "import", "from"))
     ]
     assert len(code) <= 30
@@ -93,14 +99,14 @@ def test_the_loader_is_short_and_needs_no_infoprune(tmp_path):
     assert small[0].out_channels < 8
     save_plain(whole, small, tmp_path / "small.safetensors")
     torch.save(EXAMPLE, tmp_path / "images.pt")
-    (tmp_path / "loader.py").write_text(source.read_text())
+    (tmp_path / "loader.py").write_text(source_to_copy())
     subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, check=True, timeout=120)
     assert torch.equal(torch.load(tmp_path / "outputs.pt"), small(EXAMPLE))
 
 
 def test_the_guide_shows_the_loader_as_it_is():
     guide = Path(__file__).resolve().parents[2] / "docs" / "own-network.md"
-    assert f"```python file=loader.py\n{Path(loader.__file__).read_text()}```" in guide.read_text(encoding="utf-8")
+    assert f"```python file=loader.py\n{source_to_copy()}```" in guide.read_text(encoding="utf-8")
 
 
 def test_a_network_of_the_zoo_with_routing_layers(tmp_path):

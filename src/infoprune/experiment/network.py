@@ -22,7 +22,7 @@ from infoprune.experiment.options import NetworkOptions
 from infoprune.network.origin import Origin, origin_of, set_origin
 from infoprune.storage import checkpoint
 from infoprune.user_code import imported, working_directory_importable
-from infoprune.zoo import factory, registry
+from infoprune.zoo import factory, onnx_file, registry
 from infoprune.zoo.weights import load_weights, read_weights, translated
 
 
@@ -111,6 +111,10 @@ def _built(choice: NetworkOptions, name: str) -> nn.Module:
 def _made(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     if factory.is_listed(name):
         return factory.make(name, arguments)
+    if onnx_file.is_onnx(name):
+        if arguments:
+            raise InputError("a network from an ONNX file takes no --model-args")
+        return onnx_file.from_onnx(name.removeprefix(onnx_file.PREFIX))
     function = imported(name, "function")
     if not callable(function):
         raise InputError(f"'{name}' must be a function that returns a torch.nn.Module, not {type(function).__name__}")
@@ -177,6 +181,9 @@ def _preprocessing(choice: NetworkOptions, known: Preprocessing) -> Preprocessin
 def _input_shape(name: str, preprocessing: Preprocessing) -> tuple[int, int, int]:
     if name in registry.names():
         return registry.info(name).input_shape
+    declared = onnx_file.input_shape(name.removeprefix(onnx_file.PREFIX)) if onnx_file.is_onnx(name) else None
+    if declared is not None:
+        return declared
     if preprocessing.crop is None:
         raise InputError(f"say what images '{name}' reads: --input-shape C,H,W")
     return preprocessing.channels, preprocessing.crop, preprocessing.crop

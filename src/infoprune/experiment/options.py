@@ -32,7 +32,7 @@ class NetworkOptions:
 
     model: Annotated[
         str | None,
-        Option("A zoo name, timm:NAME, torchvision:NAME or package.module:function.", default="a checkpoint"),
+        Option("A zoo name, timm:NAME, torchvision:NAME, onnx:FILE or package:function.", default="a checkpoint"),
     ] = None
     weights: Annotated[
         Path | None, Option("Weights of the model, or an infoprune checkpoint.", default="fresh weights")

@@ -87,14 +87,7 @@ def evaluate(
         >>> 0 <= evaluate(net, batches, metric="f1").metric <= 1
         True
     """
-    quality, start = Quality(metric, output), time.perf_counter()
-    device = device_of(model)
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        if quality.metric is not None:
-            value, images = quality.measure(model, batches, progress)
-            return Evaluation(None, None, None, images, time.perf_counter() - start, value)
-        first, fifth, loss, images = _classified(model, batches, quality, half, progress)
-    return Evaluation(100 * first / images, 100 * fifth / images, loss, images, time.perf_counter() - start)
+    return _measured(model, batches, Quality(metric, output), half, progress)
 
 
 def accuracy_of(model: nn.Module, batches: Batches, *, half: bool = False) -> float:
@@ -104,9 +97,19 @@ def accuracy_of(model: nn.Module, batches: Batches, *, half: bool = False) -> fl
         >>> accuracy_of(nn.Flatten(), [(torch.eye(3)[:, None, None], torch.tensor([0, 1, 2]))])
         100.0
     """
-    found = evaluate(model, batches, half=half).accuracy
+    found = _measured(model, batches, Quality(), half, silent).accuracy
     assert found is not None  # no metric was passed
     return found
+
+
+def _measured(model: nn.Module, batches: Batches, quality: Quality, half: bool, progress: Progress) -> Evaluation:
+    device, start = device_of(model), time.perf_counter()
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        if quality.metric is not None:
+            value, images = quality.measure(model, batches, progress)
+            return Evaluation(None, None, None, images, time.perf_counter() - start, value)
+        first, fifth, loss, images = _classified(model, batches, quality, half, progress)
+    return Evaluation(100 * first / images, 100 * fifth / images, loss, images, time.perf_counter() - start)
 
 
 def _classified(

@@ -278,7 +278,7 @@ class Trial:
 def _lively(model: nn.Module, examples: Sequence[Tensor]) -> tuple[nn.Module, list[Tensor]]:
     """Return a randomised copy in which no channel is always zero, and one input of each shape that varies."""
     network = randomised(model, seed=0)
-    inputs = [_varied(placed(one, network)[:1]) for one in examples]
+    inputs = [varied(placed(one, network)[:1]) for one in examples]
     with exactly(inputs[0].device):
         rescale_layers(network, inputs)
     with suppress(Exception):
@@ -287,7 +287,13 @@ def _lively(model: nn.Module, examples: Sequence[Tensor]) -> tuple[nn.Module, li
     return network, inputs
 
 
-def _varied(example: Tensor) -> Tensor:
+def varied(example: Tensor) -> Tensor:
+    """Return a batch as it is, or with noise where it is constant: the outputs of a cut network say nothing on zeros.
+
+    Example:
+        >>> varied(torch.zeros(1, 2)).unique().numel(), varied(torch.arange(2.0)).tolist()
+        (2, [0.0, 1.0])
+    """
     constant = example.is_floating_point() and bool((example == example.flatten()[0]).all())
     return example + (_uniform(example, seed=1) + 1) / 2 if constant else example
 

@@ -37,7 +37,7 @@ def verify(
     Args:
         plan: The kept filters.
         model: The whole network.
-        example: ``(n, ...)`` the batch to compare on, or one of each shape.
+        example: ``(n, ...)`` the batch to compare on, or one of each shape; noise is added to a constant one.
         pruned: The cut network, with the weights of the whole one; by default the plan is applied here.
         tolerance: Largest difference allowed, relative to the largest absolute output.
         groups: What ``find_groups`` returned for this network, if known.
@@ -65,7 +65,7 @@ def verify(
     runner = equivalence.copied(small)
     largest = 0.0
     for one in equivalence.batches_of(example):
-        one = equivalence.placed(one, reference)
+        one = equivalence.varied(equivalence.placed(one, reference))
         whole = equivalence.outputs(reference, one)
         if not whole:
             raise InputError("the network returns no tensor: wrap it so that it returns its outputs")

@@ -68,7 +68,7 @@ def watched_start(fabric: Fabric) -> Iterator[None]:
         fabric: The processes, which are launched inside the block.
 
     Example:
-        >>> from lightning.fabric import Fabric
+        >>> from lightning_fabric import Fabric
         >>> fabric = Fabric(accelerator="cpu", devices=1)
         >>> with watched_start(fabric):
         ...     fabric.launch()

@@ -170,7 +170,7 @@ def to_onnx(model: nn.Module, example: Tensor, *, free_size: bool = False) -> by
     written = io.BytesIO()
     try:
         names, axes = _outputs_and_axes(network, example, free_size)
-        with _quiet():
+        with _quiet(), _operators_known():
             # Tracing: the same on every PyTorch since 2.4, and ten times as fast as the exporter built on Dynamo.
             torch.onnx.export(
                 _Named(network),
@@ -470,6 +470,20 @@ def _package(name: str) -> Any:
 
 def _onnx_versions(onnx: Path | None) -> dict[str, str]:
     return {} if onnx is None else {name: _package(name).__version__ for name in ("onnx", "onnxruntime")}
+
+
+@contextmanager
+def _operators_known() -> Iterator[None]:
+    """Name the set of operators where onnx2torch's modules look for it, a place that newer PyTorch has moved."""
+    place, name = torch.onnx.symbolic_helper, "_export_onnx_opset_version"
+    if hasattr(place, name):
+        yield
+        return
+    setattr(place, name, OPSET)
+    try:
+        yield
+    finally:
+        delattr(place, name)
 
 
 @contextmanager
