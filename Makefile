@@ -14,7 +14,7 @@ demo: $(BIN)/infoprune  ## Train a small network on the digits, prune it without
 	$(BIN)/infoprune demo --out runs/demo
 
 test: $(BIN)/infoprune  ## Everything, offline, without a GPU; one process a core, one thread each.
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-processors: $(BIN)/infoprune  ## The numeric tests under eight instruction sets, with one and two threads.
 	.ci/processors $(BIN)/python

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from infoprune.measure.advice import latency_advice
+
 pytest.importorskip("onnxruntime")
 
 
@@ -28,6 +30,7 @@ def test_export_writes_files_record_and_tables(infoprune, small, folder):
         for runtime in ("pytorch", "onnxruntime"):
             assert f"{record['latency_ms'][row][runtime]:.2f}" in done.out
     assert f"{record['onnx']['bytes']:,}" in done.out
+    assert all(sentence in " ".join(done.out.split()) for sentence in latency_advice(record["latency_ms"]))
 
 
 @pytest.mark.parametrize(

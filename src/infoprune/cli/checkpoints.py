@@ -97,6 +97,7 @@ def export(
     from infoprune.cli.output import check_outputs, write_record
     from infoprune.cli.tables import export_table, latency_table
     from infoprune.experiment.network import typed_build
+    from infoprune.measure.advice import latency_advice
     from infoprune.report.terminal import messages, results, shown_progress
     from infoprune.storage.export import TOLERANCE
     from infoprune.storage.export import export as write_export
@@ -118,3 +119,5 @@ def export(
     if not quiet:
         for table in (export_table(record), latency_table(record["latency_ms"])):
             results().print(table)
+        for sentence in latency_advice(record["latency_ms"]):
+            results().print(sentence)

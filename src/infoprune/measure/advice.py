@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from infoprune.measure.record import MUCH, Figures
@@ -101,3 +102,26 @@ def advice(base: Figures, pruned: Figures, spent: Spent) -> tuple[str, ...]:
     if loss >= MUCH:
         found.append(f"{loss:.1f} points are much: a larger budget, or --max-loss, keeps the loss where you want it.")
     return tuple(found)
+
+
+def latency_advice(times: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
+    """Return what to do where a pruned network gains no time in a runtime.
+
+    Runtimes compute channels in blocks of 8 or 16: an odd number of filters can take longer than the next multiple.
+
+    Args:
+        times: Milliseconds of one image, by network (``base``, ``network``) and runtime.
+
+    Example:
+        >>> latency_advice({"base": {"onnxruntime": 4.0}, "network": {"onnxruntime": 3.0}})
+        ()
+        >>> print(*latency_advice({"base": {"onnxruntime": 4.7}, "network": {"onnxruntime": 9.4}}))
+        The pruned network gains no time in onnxruntime (9.40 ms, before pruning 4.70 ms): prune with --multiple 8.
+    """
+    before, after = times.get("base", {}), times["network"]
+    return tuple(
+        f"The pruned network gains no time in {runtime} ({after[runtime]:.2f} ms, before pruning {spent:.2f} ms): prune "
+        "with --multiple 8."
+        for runtime, spent in before.items()
+        if runtime in after and after[runtime] >= spent
+    )
