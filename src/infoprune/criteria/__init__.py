@@ -3,6 +3,7 @@
 from infoprune.criteria import (  # noqa: F401 - they register
     apoz,
     attention,
+    aura,
     bn_scale,
     capacity,
     chip,
