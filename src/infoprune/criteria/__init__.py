@@ -9,6 +9,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     chip,
     cmi,
     coring,
+    entropic,
     fisher,
     fpgm,
     fsim,
