@@ -21,6 +21,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     next_layer,
     phash,
     prf,
+    propagated,
     qsfm,
     random,
     reconstruction,
