@@ -2,6 +2,7 @@
 
 from infoprune.criteria import (  # noqa: F401 - they register
     apoz,
+    apssf,
     attention,
     aura,
     bn_scale,
