@@ -7,6 +7,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     aura,
     bn_scale,
     capacity,
+    capacity_maps,
     chip,
     cmi,
     coring,
