@@ -11,6 +11,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     chip,
     cmi,
     coring,
+    distinction,
     entropic,
     fisher,
     fpgm,
