@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ Gate = Callable[[str, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Steps:
-    """How gates are trained, with Adam.
+    """How gates are trained.
 
     Args:
         count: Steps, 1 or more.
@@ -37,6 +37,7 @@ class Steps:
         learning_rate: Above 0.
         betas: Of Adam.
         seed: For the order of the images and what else is drawn.
+        rule: ``"adam"``, or ``"sgd"`` without momentum, after which a proximal step is exact.
 
     Raises:
         InputError: A value is out of range.
@@ -51,6 +52,7 @@ class Steps:
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.999)
     seed: int = 0
+    rule: Literal["adam", "sgd"] = "adam"
 
     def __post_init__(self) -> None:
         for name, value in (("steps", self.count), ("images a batch", self.batch)):
@@ -153,7 +155,7 @@ def train_gates(
         loss: What is made small.
         steps: How.
         progress: Called after every step.
-        after: Called after every step, to keep gates in their range.
+        after: Called after every step, to keep gates in their range or to shrink them.
 
     Example:
         >>> from infoprune.progress import silent
@@ -166,7 +168,9 @@ def train_gates(
         True
     """
     generator = torch.Generator().manual_seed(steps.seed)
-    optimiser = torch.optim.Adam(list(gates), steps.learning_rate, steps.betas)
+    optimiser: torch.optim.Optimizer = torch.optim.SGD(list(gates), steps.learning_rate)
+    if steps.rule == "adam":
+        optimiser = torch.optim.Adam(list(gates), steps.learning_rate, steps.betas)
     waiting = torch.zeros(0, dtype=torch.int64)
     with torch.enable_grad():
         for step in range(steps.count):
