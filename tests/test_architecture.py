@@ -24,6 +24,7 @@ PICTURE = {
     "criteria": "data entropy network regression runs",
     "cutoff": "criteria entropy network",
     "measure": "criteria data entropy network runs",
+    "depth": "criteria data entropy measure network",
     "training": "data measure network runs",
     "options": "cutoff network",
     "repair": "data measure network options regression runs",

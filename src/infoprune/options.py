@@ -54,7 +54,8 @@ class LayerwiseOptions:
     layers pruned before in this branch; ``"all"``, those of all layers pruned before. ``direction`` is
     ``"forward"``, ``"backward"``, or ``"both"``: every layer alone first, then from the one that would lose the
     largest share to the last and to the first. With a ``tolerance``, the first i of L layers may cost i/L of it,
-    and a whole layer is always a candidate; without, the best candidate of the rule is taken.
+    and a whole layer is always a candidate; without, the best candidate of the rule is taken. A ``class_tolerance``
+    limits in the same way what each class may lose (PMC, Ahmadluei et al. 2023), so that no class pays for all.
 
     Example:
         >>> LayerwiseOptions(cutoff="scree", direction="backward").is_asked_for
@@ -69,6 +70,11 @@ class LayerwiseOptions:
         float | None,
         Option("Held-out accuracy that the cut-off may cost.", ge=0, unit="percentage points", default="no limit"),
     ] = None
+    class_tolerance: Annotated[
+        float | None,
+        Option("Held-out accuracy that the cut-off may cost in any one class.", ge=0, unit="percentage points",
+               default="no limit"),
+    ] = None  # fmt: skip
     parallel: Annotated[
         bool, Option("With --direction both, run the forward and the backward branch in two processes.")
     ] = False

@@ -11,7 +11,7 @@ from torch import nn
 import infoprune
 from infoprune.criteria.cmi import conditional_mutual_information_order as cmi
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import accuracy_of, evaluate
+from infoprune.measure.accuracy import class_counts_of, evaluate
 from infoprune.network import equivalence, surgery
 from infoprune.network.coupled_groups import find_groups
 from infoprune.options import chosen
@@ -182,8 +182,8 @@ def test_losses_are_counted_from_the_whole_network_given_the_same_repair(two, im
 
 def test_the_judge_measures_the_same_network_once(two, images, monkeypatch):
     measured = []
-    monkeypatch.setattr(judging, "accuracy_of", lambda model, *rest, **named: measured.append(model) or accuracy_of(
-        model, *rest, **named))  # fmt: skip
+    monkeypatch.setattr(judging, "class_counts_of", lambda model, *rest, **named: (
+        measured.append(model) or class_counts_of(model, *rest, **named)))  # fmt: skip
     judge = Judge(two, images[0][0][:2], find_groups(two, images[0][0][:2]), images)
     for kept in ({"layers.0.0": (0, 3)}, {"layers.0.0": (0, 3), "layers.1.0": tuple(range(8))}, {"layers.0.0": (0, 3)}):
         judge.accuracy(kept)
@@ -340,6 +340,8 @@ def test_another_criterion_is_cut_by_a_curve_it_has(two, images):
         ({"cutoff": "scree", "conditioning": "compct"}, "did you mean 'compact'"),
         ({"cutoff": "scree", "direction": "bacward"}, "did you mean 'backward'"),
         ({"cutoff": "scree", "tolerance": -1}, "0 or more"),
+        ({"cutoff": "scree", "class_tolerance": -1}, "0 or more"),
+        ({"ratio": 0.5, "class_tolerance": 1.0}, "class_tolerance is for layers"),
         ({"cutoff": "scree", "parallel": True}, "two branches"),
         ({"cutoff": "scree", "parallel": True, "direction": "both", "conditioning": "all"}, "any conditioning but"),
         ({"cutoff": "scree", "repair_between_layers": "bn", "direction": "both"}, "iterative form"),
@@ -365,3 +367,42 @@ def test_images_that_run_out_are_refused(two, images):
     with pytest.raises(InputError, match="iterable more than once"):
         make_plan(two, iter(images), chosen(cutoff="scree"))
     assert not Path("out.resume").exists()
+
+
+def test_no_class_pays_for_all(images):
+    model = trained(images, 6, 8, 6)
+    names = ("layers.0.0", "layers.1.0", "layers.2.0")
+    judge = Judge(model, images[0][0][:2], find_groups(model, images[0][0][:2]), images)
+    # The share of the images of a class that the network puts there, counted by hand.
+    pictures, labels = (torch.cat(part) for part in zip(*images, strict=True))
+    kept = {"layers.1.0": (0, 3, 5)}
+    for network, found in ((model, judge.class_base), (judge.cut(kept), judge.classes(kept))):
+        answers = network(pictures).argmax(1)
+        assert found == pytest.approx([100 * float((answers[labels == c] == c).double().mean()) for c in range(4)])
+    lost = [before - now for before, now in zip(judge.class_base, judge.classes(kept), strict=True)]
+    assert judge.largest_class_loss(kept) == max(lost)
+    words = {"criterion": "l2", "cutoff": "grid", "criterion_options": {}}
+    for most in (0.0, 20.0, 100.0):
+        found = planned(model, images, class_tolerance=most, **words)
+        for number in range(1, 4):
+            done = {name: found.plan.kept[name] for name in names[:number]}
+            assert judge.largest_class_loss(done) <= most * number / 3 + 1e-9
+    widths = [sum(map(len, planned(model, images, class_tolerance=most, **words).plan.kept.values()))
+              for most in (0.0, 100.0)]  # fmt: skip
+    assert widths[1] < widths[0]
+
+
+def test_the_mean_may_hide_what_one_class_loses(images):
+    model = trained(images, 6, 8, 6)
+    judge = Judge(model, images[0][0][:2], find_groups(model, images[0][0][:2]), images)
+    words = {"criterion": "l2", "cutoff": "grid", "criterion_options": {}, "tolerance": 30.0}
+    alone, both = planned(model, images, **words), planned(model, images, **words, class_tolerance=15.0)
+    assert judge.largest_class_loss(alone.plan.kept) > 15 >= judge.largest_class_loss(both.plan.kept)
+    assert judge.base - judge.accuracy(both.plan.kept) <= 30
+
+
+def test_a_class_without_held_out_images_loses_nothing(two, images):
+    some = [(pictures[labels < 3], labels[labels < 3]) for pictures, labels in images]
+    judge = Judge(two, images[0][0][:2], find_groups(two, images[0][0][:2]), some)
+    assert math.isnan(judge.class_base[3])
+    assert math.isfinite(judge.largest_class_loss({"layers.0.0": (0, 1)}))

@@ -13,47 +13,23 @@ No labels are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from infoprune.criteria.base import Importance
+from infoprune.criteria.reader_moments import MEMORY, ByReaders, ReaderPart, mean_square
 from infoprune.criteria.whole_network import register_network_criterion
-from infoprune.data.batches import (
-    Batches,
-    FirstImages,
-    examples_of,
-    images_of,
-    number_of_batches,
-    parse,
-    some_batches,
-)
-from infoprune.device import device_of, place_of
+from infoprune.data.batches import Batches
 from infoprune.entropy.ties import first_least, rounding
 from infoprune.errors import InputError
-from infoprune.network.coupled_groups import CoupledGroup, in_passes
-from infoprune.network.equivalence import copied
-from infoprune.network.layer_io import Reading, Watch, is_convolution_without_window
+from infoprune.network.coupled_groups import CoupledGroup
 from infoprune.progress import Progress, silent
-from infoprune.regression.layer_fit import add_positions, norm_scale, positions_of
-from infoprune.regression.normal_equations import NormalEquations
-from infoprune.regression.patches import as_matrix, features_of
-from infoprune.regression.portions import Portions
-from infoprune.regression.products import Products
-from infoprune.runs.together import current
 
 RIDGE = 1e-4
-# Share of the mean square below which a variance is rounding error of float64.
-_CONSTANT = 1e-12
-MEMORY = 1 << 30
-# Images on which the variance of a layer's result is measured.
-_PROBE = 16
 # Columns of change to P that are put off: one product with all of them takes hardly longer than one with each.
 _LATE = 128
 
@@ -231,37 +207,13 @@ def reconstruction(
         >>> found["features.0"].scores.shape
         torch.Size([16])
     """
-    model = copied(model)
-    probe = next(images_of(batches, model))[:_PROBE]
-    positions = positions_of(FirstImages(batches).most_images())
-    found: dict[str, Importance] = {}
-    passes = in_passes(groups, partial(_bytes_of_moments, model), memory)
-    processes = current()
-    for number, some in enumerate(passes):
-        owners = processes.owners({group.name: _load(model, group) for group in some})
-        layers = {layer: sorted({owners[group.name] for group in some if layer in _readers(model, group)})
-                  for group in some for layer in _readers(model, group)}  # fmt: skip
-        moments = _moments(model, layers, batches, positions, _PassProgress(progress, number, len(passes)))
-        behind = _behind(model, list(layers), probe)
-        if not behind.keys() >= set(layers):  # some run on images of another size only
-            for images in examples_of(batches, model):
-                behind = {**_behind(model, list(layers), images), **behind}
-        own: dict[str, Importance] = {}
-        for group in some:
-            if owners[group.name] != processes.rank:
-                continue
-            shares = [one for layer in _readers(model, group)
-                      for one in _shares(model, group, layer, moments[layer], behind[layer], ridge)]  # fmt: skip
-            own[group.name] = _importance(group, eliminate(shares, len(group.units)))
-            progress("backward elimination", len(found) + len(own), len(groups))
-        for part in processes.exchanged(own):
-            found |= part
-    return {group.name: found[group.name] for group in groups}
 
+    def eliminated(group: CoupledGroup, parts: Sequence[ReaderPart]) -> Importance:
+        shares = [Share(inverse_of(one.gram, one.count, ridge), one.weights, one.rows, one.worth) for one in parts]
+        return _importance(group, eliminate(shares, len(group.units)))
 
-def _load(model: nn.Module, group: CoupledGroup) -> float:
-    """Return about how long it takes to score a group, to divide the groups between processes."""
-    return len(group.units) * float(_bytes_of_moments(model, group))
+    of = ByReaders("reconstruction", "backward elimination", memory)
+    return of.score(model, groups, batches, eliminated, progress)
 
 
 def _importance(group: CoupledGroup, gone: Iterable[tuple[int, float]]) -> Importance:
@@ -274,75 +226,6 @@ def _importance(group: CoupledGroup, gone: Iterable[tuple[int, float]]) -> Impor
             scores[filter_] = most
         order = [*group.units[unit], *order]
     return Importance(scores, tuple(order))
-
-
-@dataclass(frozen=True)
-class _PassProgress:
-    progress: Progress
-    number: int
-    passes: int
-
-    def __call__(self, done: int, total: int) -> None:
-        self.progress("second moments", self.number * total + done, max(self.passes * total, done))
-
-
-def _readers(model: nn.Module, group: CoupledGroup) -> list[str]:
-    readers = [member.layer for member in group.members if member.side == "in"
-               and isinstance(model.get_submodule(member.layer), (nn.Linear, _ConvNd))
-               and not isinstance(model.get_submodule(member.layer), _ConvTransposeNd)]  # fmt: skip
-    if not readers:
-        raise InputError(
-            f"layer '{group.name}' is read by no convolution or linear layer: 'reconstruction' cannot score it"
-        )
-    return readers
-
-
-def _bytes_of_moments(model: nn.Module, group: CoupledGroup) -> int:
-    shapes = [as_matrix(model.get_submodule(layer)).shape for layer in _readers(model, group)]
-    return sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
-
-
-def _moments(
-    model: nn.Module,
-    layers: Mapping[str, Sequence[int]],
-    batches: Batches,
-    positions: int,
-    report: _PassProgress,
-) -> dict[str, NormalEquations]:
-    """Return by layer the second moments of its features, at some positions of all images, without targets.
-
-    ``layers`` holds by layer the ranks of the processes that receive its moments.
-    """
-    shapes = {layer: (*as_matrix(model.get_submodule(layer)).shape[:2], 0) for layer in layers}
-    total = number_of_batches(batches)
-    found = Portions(shapes, total, device_of(model), layers)
-    # Both are those of the present batch.
-    products: Mapping[str, Products] = {}
-    drawn = torch.Generator()
-
-    def take(layer: str, reading: Reading) -> None:
-        _check(model, layer, reading)
-        images = torch.arange(len(reading.inputs), device=reading.inputs.device)
-        add_positions(products[layer], reading.window, reading.inputs, None, images, drawn, positions)
-
-    watch = Watch(model, list(layers), take)
-    with watch.hooks():
-        for number, batch in some_batches(batches, found.share):
-            products, drawn = found.products(number), torch.Generator().manual_seed(number)
-            for some in torch.split(parse(batch).placed(*place_of(model)), 64):
-                with watch:
-                    watch.finish(model(some))
-                watch.waiting = []
-            report(number + 1, max(number + 1, total))
-    return found.equations()
-
-
-def _check(model: nn.Module, layer: str, reading: Reading) -> None:
-    if is_convolution_without_window(model.get_submodule(layer), reading):
-        raise InputError(
-            f"'reconstruction' cannot score what layer '{layer}' reads: its forward does not convolve with its own"
-            " weight; choose another criterion, or skip the layers before it"
-        )
 
 
 def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
@@ -360,8 +243,7 @@ def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
         >>> inverse_of(torch.eye(2, dtype=torch.float64), count=10**6, ridge=0.0).round(decimals=6).abs().tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    features = len(gram)
-    size = gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
+    features, size = len(gram), mean_square(gram)
     spread = gram.square().mean()
     apart = (count + 1) * (spread - size.square() / features)
     drawn = min(1.0, float((spread + size.square()) / apart)) if apart > 0 else 1.0
@@ -373,66 +255,6 @@ def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
             return torch.cholesky_inverse(factor)
         added = 10 * added
     raise InputError("the filters cannot be scored: the feature maps may hold values that are not finite")
-
-
-@dataclass(frozen=True)
-class _Behind:
-    """What comes behind a layer: its norm's scale, ``(g, 1, O)``, and the variance of what its result is part of."""
-
-    scale: Tensor
-    worth: float
-
-
-def _behind(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str, _Behind]:
-    """Return by layer what comes behind it, from one forward pass of a few images."""
-    found = {}
-
-    def note(layer: str, reading: Reading) -> None:
-        module = model.get_submodule(layer)
-        whole = reading.result if reading.added is None else reading.result + reading.added
-        axis = whole.dim() - 1 if isinstance(module, nn.Linear) else 1
-        rows = whole.double().transpose(0, axis).flatten(1)
-        worth = max(float(rows.var(dim=1, unbiased=False).sum()), torch.finfo(torch.float64).tiny)
-        scale = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
-        if reading.norm:
-            norm = model.get_submodule(reading.norm)
-            assert isinstance(norm, _BatchNorm)
-            scale = norm_scale(norm)
-        found[layer] = _Behind(scale.reshape(module.groups if isinstance(module, _ConvNd) else 1, 1, -1), worth)
-
-    watch = Watch(model, layers, note)
-    with watch.hooks(), watch:
-        watch.finish(model(images))
-    return found
-
-
-def _shares(
-    model: nn.Module, group: CoupledGroup, layer: str, moments: NormalEquations, behind: _Behind, ridge: float
-) -> list[Share]:
-    module = model.get_submodule(layer)
-    weights = as_matrix(module) * behind.scale
-    member = next(one for one in group.members if one.layer == layer and one.side == "in")
-    inverses = [inverse_of(gram, moments.count, ridge) for gram in _varying(moments)]
-    shares = []
-    for number, (inverse, mine) in enumerate(zip(inverses, weights, strict=True)):
-        first = number * len(inverse)
-        rows = []
-        for unit in group.units:
-            channels = [channel for filter_ in unit for channel in member.channels[filter_]]
-            features = features_of(module, channels) - first
-            rows.append(features[(features >= 0) & (features < len(inverse))].to(inverse.device))
-        shares.append(Share(inverse, mine, rows, behind.worth))
-    return shares
-
-
-def _varying(moments: NormalEquations) -> Tensor:
-    """Return ``(g, F, F)``: the covariance of the features, zero for those that never change.
-
-    What centring leaves of a constant is rounding error, which is no covariance and has no inverse.
-    """
-    gram, whole = moments.moments(centred=True), moments.moments(centred=False)
-    varies = gram.diagonal(dim1=1, dim2=2) > _CONSTANT * whole.diagonal(dim1=1, dim2=2)
-    return gram * (varies[:, :, None] & varies[:, None, :])
 
 
 register_network_criterion(

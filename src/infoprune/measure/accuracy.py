@@ -108,14 +108,64 @@ def _measured(model: nn.Module, batches: Batches, quality: Quality, half: bool, 
         if quality.metric is not None:
             value, images = quality.measure(model, batches, progress)
             return Evaluation(None, None, None, images, time.perf_counter() - start, value)
-        first, fifth, loss, images = _classified(model, batches, quality, half, progress)
-    return Evaluation(100 * first / images, 100 * fifth / images, loss, images, time.perf_counter() - start)
+        found, fifth, loss = _classified(model, batches, quality, half, progress)
+    images = sum(found.images)
+    return Evaluation(found.accuracy, 100 * fifth / images, loss, images, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """How many images of each class a network puts there.
+
+    Args:
+        right: By class, of how many of its images that class is first.
+        images: By class, how many there are.
+
+    Example:
+        >>> found = ClassCounts((1, 1, 0), (1, 3, 0))
+        >>> found.accuracy, found.sensitivity[:2]
+        (50.0, (100.0, 33.333333333333336))
+    """
+
+    right: tuple[int, ...]
+    images: tuple[int, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1, percent."""
+        return 100 * sum(self.right) / sum(self.images)
+
+    @property
+    def sensitivity(self) -> tuple[float, ...]:
+        """By class, the share of its images that are put there, percent; NaN for a class without images."""
+        pairs = zip(self.right, self.images, strict=True)
+        return tuple(100 * right / images if images else float("nan") for right, images in pairs)
+
+
+@torch.no_grad()
+def class_counts_of(model: nn.Module, batches: Batches, *, half: bool = False) -> ClassCounts:
+    """Count by class on how many labelled images a network is right.
+
+    Args:
+        model: Gives ``(n, classes)`` logits; left in the mode it was in.
+        batches: ``(images, labels)`` pairs.
+        half: As for :func:`evaluate`.
+
+    Raises:
+        InputError: As for :func:`evaluate`.
+
+    Example:
+        >>> class_counts_of(nn.Flatten(), [(torch.eye(3)[:, None, None], torch.tensor([0, 1, 1]))])
+        ClassCounts(right=(1, 1, 0), images=(1, 2, 0))
+    """
+    with torch.autocast(device_of(model).type, torch.bfloat16, enabled=half):
+        return _classified(model, batches, Quality(), half, silent)[0]
 
 
 def _classified(
     model: nn.Module, batches: Batches, quality: Quality, half: bool, progress: Progress
-) -> tuple[int, int, float, int]:
-    """Return how many images have their class first, how many among the first five, the mean loss, and the number."""
+) -> tuple[ClassCounts, int, float]:
+    """Return the counts by class, on how many images the class is among the first five, and the mean loss."""
     from torchmetrics import MeanMetric
     from torchmetrics.classification import MulticlassStatScores
 
@@ -138,7 +188,7 @@ def _classified(
         for done, (logits, labels) in enumerate(processes.in_rounds(own()), 1):
             if not counts:
                 # Labels and logits are checked already. Counts are exact; torchmetrics' accuracy is in float32.
-                form: dict[str, Any] = {"average": "micro", "validate_args": False, "sync_on_compute": False}
+                form: dict[str, Any] = {"average": None, "validate_args": False, "sync_on_compute": False}
                 counts = {k: MulticlassStatScores(logits.shape[1], min(k, logits.shape[1]), **form) for k in (1, 5)}
                 for one in counts.values():
                     one.to(device)
@@ -148,8 +198,10 @@ def _classified(
             progress("evaluating", done, total or done)
     if not counts:
         raise InputError("there are no images to evaluate on: the loader is empty")
-    right, *_, seen = counts[1].compute().tolist()
-    return right, int(counts[5].compute()[0]), float(loss.compute()), seen
+    # (classes, 5): true positives first, the number of images last.
+    first, fifth = (counts[k].compute() for k in (1, 5))
+    found = ClassCounts(tuple(first[:, 0].tolist()), tuple(first[:, -1].tolist()))
+    return found, int(fifth[:, 0].sum()), float(loss.compute())
 
 
 def _in_fastest_layout(model: nn.Module, image: Tensor, output: Output) -> nn.Module:

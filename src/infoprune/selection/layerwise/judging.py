@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from infoprune.data.batches import Batches
-from infoprune.measure.accuracy import accuracy_of
+from infoprune.measure.accuracy import ClassCounts, class_counts_of
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import Examples, Groups
 from infoprune.plan import LayerDecision, Plan
@@ -35,6 +35,7 @@ class Judge:
         base_accuracy: What losses are counted from; by default the accuracy of the whole network, repaired like
             the cut ones.
         half: Measure in bfloat16, which takes a third of the time on processors made for it.
+        base_classes: What losses of single classes are counted from; by default as for ``base_accuracy``.
 
     Example:
         >>> import torch
@@ -55,15 +56,21 @@ class Judge:
     repair_images: Batches = ()
     base_accuracy: float | None = None
     half: bool = False
-    _known: dict[tuple[Any, ...], float] = field(init=False, default_factory=dict)
+    base_classes: tuple[float, ...] | None = None
+    _known: dict[tuple[Any, ...], ClassCounts] = field(init=False, default_factory=dict)
 
     def accuracy(self, kept: Kept) -> float:
         """Return the top-1 accuracy in percent with only these filters of the named groups."""
-        cut = {name: decision.kept for name, decision in self.plan(kept).decisions.items() if decision.removed}
-        key = tuple(sorted(cut.items()))
-        if key not in self._known:
-            self._known[key] = accuracy_of(self.cut(cut), self.held_out, half=self.half)
-        return self._known[key]
+        return self._counts(kept).accuracy
+
+    def classes(self, kept: Kept) -> tuple[float, ...]:
+        """Return by class the accuracy in percent on its images, NaN without any, with only these filters."""
+        return self._counts(kept).sensitivity
+
+    def largest_class_loss(self, kept: Kept) -> float:
+        """Return how many points of its accuracy the class loses that loses most, with only these filters."""
+        pairs = zip(self.class_base, self.classes(kept), strict=True)
+        return max((before - now for before, now in pairs if before == before), default=0.0)
 
     @property
     def base(self) -> float:
@@ -75,6 +82,13 @@ class Judge:
         if self.base_accuracy is None:
             self.base_accuracy = self.accuracy({})
         return self.base_accuracy
+
+    @property
+    def class_base(self) -> tuple[float, ...]:
+        """By class, what its losses are counted from, in percent; see ``base``."""
+        if self.base_classes is None:
+            self.base_classes = self.classes({})
+        return self.base_classes
 
     def cut(self, kept: Kept) -> nn.Module:
         """Return the network with only these filters of the named groups, repaired where that was asked for."""
@@ -89,3 +103,11 @@ class Judge:
         """Return the plan that keeps these filters of the named groups."""
         by_name = self.groups.by_name()
         return Plan({name: LayerDecision(name, by_name[name].filters, tuple(some)) for name, some in kept.items()})
+
+    def _counts(self, kept: Kept) -> ClassCounts:
+        decisions = self.plan(kept).decisions
+        cut = {name: decision.kept for name, decision in decisions.items() if decision.removed}
+        key = tuple(sorted(cut.items()))
+        if key not in self._known:
+            self._known[key] = class_counts_of(self.cut(cut), self.held_out, half=self.half)
+        return self._known[key]

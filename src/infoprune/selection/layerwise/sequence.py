@@ -101,7 +101,7 @@ class Cutting:
 
     Args:
         rule: From a group and its curve to candidates "keep the first m".
-        how: Conditioning, direction, tolerance and processes.
+        how: Conditioning, direction, tolerances and processes.
         limits: How far each group may be cut.
         between: In the iterative form, what is done to the cut network before the maps of the next layer are read
             from it; otherwise all maps are of the original network.
@@ -348,12 +348,23 @@ class _Branch:
         given = [self._kept_maps(one, others[one]) for one in self._conditions(name, list(others))]
         importance, curve = self.orders(group, layers.maps, given)
         counts = list(cutting.rule(group, curve))
-        if cutting.how.tolerance is not None or not counts:
+        share = (len(kept) + 1) / self.total
+        limited = cutting.how.tolerance is not None or cutting.how.class_tolerance is not None
+        if limited or not counts:
             counts += [group.filters, *_without_dead(group, importance)]
         cuts = candidate_cuts(group, importance, counts, cutting.limits)
-        floor = None if cutting.how.tolerance is None else base - cutting.how.tolerance * (len(kept) + 1) / self.total
         before = {} if cutting.between is not None else kept
-        chosen, accuracies = _choose(cuts, lambda cut: layers.judge.accuracy({**before, name: cut.kept}), floor)
+
+        def accuracy(cut: Cut) -> float:
+            return layers.judge.accuracy({**before, name: cut.kept})
+
+        def allowed(cut: Cut) -> bool:
+            if cutting.how.tolerance is not None and accuracy(cut) < base - cutting.how.tolerance * share:
+                return False
+            most = cutting.how.class_tolerance
+            return most is None or layers.judge.largest_class_loss({**before, name: cut.kept}) <= most * share
+
+        chosen, accuracies = _choose(cuts, accuracy, allowed if limited else None)
         evidence = {
             **importance.evidence,
             "candidates": torch.tensor([len(cut.kept) for cut in cuts]),
@@ -401,7 +412,8 @@ class _Branch:
         by_name = groups.by_name()
         chosen = tuple(by_name[group.name] for group in layers.groups if group.name in by_name)
         maps = replace(layers.maps, model=model, groups=chosen)
-        fresh = replace(judge, model=model, groups=groups, base_accuracy=judge.base)
+        by_class = judge.class_base if self.cutting.how.class_tolerance is not None else None
+        fresh = replace(judge, model=model, groups=groups, base_accuracy=judge.base, base_classes=by_class)
         self.held.clear()
         self.layers = replace(layers, model=model, groups=chosen, maps=maps, judge=fresh)
 
@@ -411,8 +423,10 @@ def _without_dead(group: CoupledGroup, importance: Importance) -> list[int]:
     return [] if dead is None or not 0 < int(dead) < group.filters else [group.filters - int(dead)]
 
 
-def _choose(cuts: list[Cut], accuracy: Callable[[Cut], float], floor: float | None) -> tuple[Cut, list[float]]:
-    """Return the fewest filters that reach the floor, else the most accurate; and the accuracies that were needed.
+def _choose(
+    cuts: list[Cut], accuracy: Callable[[Cut], float], allowed: Callable[[Cut], bool] | None
+) -> tuple[Cut, list[float]]:
+    """Return the fewest filters that are allowed, else the most accurate; and the accuracies that were needed.
 
     Few candidates are tried from the fewest filters up. Of many, the gap between one that fails and one that does not
     is halved, accuracy being taken to rise with the number of filters.
@@ -423,9 +437,9 @@ def _choose(cuts: list[Cut], accuracy: Callable[[Cut], float], floor: float | No
 
     def reaches(i: int) -> bool:
         known[i] = accuracy(cuts[i])
-        return floor is not None and known[i] >= floor
+        return allowed is not None and allowed(cuts[i])
 
-    if floor is not None and len(cuts) > _FEW:
+    if allowed is not None and len(cuts) > _FEW:
         chosen = bisect_left(range(len(cuts)), True, key=reaches)
     else:
         chosen = next((i for i in range(len(cuts)) if reaches(i)), len(cuts))

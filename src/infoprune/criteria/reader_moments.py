@@ -1,0 +1,278 @@
+"""Second moments of what the layers that read a coupled group receive, for criteria that refit those layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from infoprune.criteria.base import Importance
+from infoprune.data.batches import (
+    Batches,
+    FirstImages,
+    examples_of,
+    images_of,
+    number_of_batches,
+    parse,
+    some_batches,
+)
+from infoprune.device import device_of, place_of
+from infoprune.errors import InputError
+from infoprune.network.coupled_groups import CoupledGroup, in_passes
+from infoprune.network.equivalence import copied
+from infoprune.network.layer_io import Reading, Watch, is_convolution_without_window
+from infoprune.progress import Progress
+from infoprune.regression.layer_fit import add_positions, norm_scale, positions_of
+from infoprune.regression.normal_equations import NormalEquations
+from infoprune.regression.patches import as_matrix, features_of
+from infoprune.regression.portions import Portions
+from infoprune.regression.products import Products
+from infoprune.runs.together import current
+
+# Share of the mean square below which a variance is rounding error of float64.
+_CONSTANT = 1e-12
+MEMORY = 1 << 30
+# Images on which the variance of a layer's result is measured.
+_PROBE = 16
+
+
+@dataclass(frozen=True)
+class ReaderPart:
+    """One group of channels of one layer that reads a coupled group.
+
+    Args:
+        gram: ``(F, F)`` float64, the covariance of its features; zero for those that never change.
+        count: Of how many positions.
+        weights: ``(F, O)`` float64, the weights times the scale of the norm that follows.
+        rows: By unit of the coupled group, which of the F features are its own.
+        worth: The variance of what the layer's result becomes part of, by which squared errors are divided.
+
+    Example:
+        >>> eye = torch.eye(2, dtype=torch.float64)
+        >>> ReaderPart(eye, 9, eye, (torch.tensor([0]), torch.tensor([1])), worth=1.0).count
+        9
+    """
+
+    gram: Tensor
+    count: int
+    weights: Tensor
+    rows: tuple[Tensor, ...]
+    worth: float
+
+
+Scoring = Callable[[CoupledGroup, Sequence[ReaderPart]], Importance]
+
+
+@dataclass(frozen=True)
+class ByReaders:
+    """Scores coupled groups by what the layers that read them receive.
+
+    The images are read as often as the second moments need room; several processes divide the batches and the groups.
+
+    Args:
+        criterion: Its name, for messages.
+        stage: What is done with the moments, for progress.
+        memory: Bytes of second moments held at once.
+
+    Example:
+        >>> import infoprune
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> from infoprune.progress import silent
+        >>> net, images = infoprune.zoo.build("digits").eval(), torch.rand(16, 1, 8, 8)
+        >>> def weighed(group, parts):
+        ...     return Importance(torch.ones(group.filters) * len(parts))
+        >>> of = ByReaders("weighed", "scoring")
+        >>> of.score(net, find_groups(net, images).groups[:1], [images], weighed, silent)["features.0"].scores[0].item()
+        1.0
+    """
+
+    criterion: str
+    stage: str
+    memory: int = MEMORY
+
+    @torch.no_grad()
+    def score(
+        self, model: nn.Module, groups: Sequence[CoupledGroup], batches: Batches, scoring: Scoring, progress: Progress
+    ) -> dict[str, Importance]:
+        """Return the importance by group, in their order.
+
+        Args:
+            model: The network; left as it is.
+            groups: What to score.
+            batches: Images, with or without labels, iterable more than once.
+            scoring: From a group and the parts of its readers to its importance.
+            progress: Called after every batch and every group.
+
+        Raises:
+            InputError: A group is read by no convolution or linear layer, or there are no images.
+        """
+        model = copied(model)
+        probe = next(images_of(batches, model))[:_PROBE]
+        positions = positions_of(FirstImages(batches).most_images())
+        found: dict[str, Importance] = {}
+        passes = in_passes(groups, partial(self._bytes_of_moments, model), self.memory)
+        processes = current()
+        for number, some in enumerate(passes):
+            owners = processes.owners({group.name: self._load(model, group) for group in some})
+            layers = {layer: sorted({owners[group.name] for group in some if layer in self._readers(model, group)})
+                      for group in some for layer in self._readers(model, group)}  # fmt: skip
+            moments = self._moments(model, layers, batches, positions, _PassProgress(progress, number, len(passes)))
+            behind = _behind(model, list(layers), probe)
+            if not behind.keys() >= set(layers):  # some run on images of another size only
+                for images in examples_of(batches, model):
+                    behind = {**_behind(model, list(layers), images), **behind}
+            own: dict[str, Importance] = {}
+            for group in some:
+                if owners[group.name] != processes.rank:
+                    continue
+                parts = [one for layer in self._readers(model, group)
+                         for one in _parts(model, group, layer, moments[layer], behind[layer])]  # fmt: skip
+                own[group.name] = scoring(group, parts)
+                progress(self.stage, len(found) + len(own), len(groups))
+            for part in processes.exchanged(own):
+                found |= part
+        return {group.name: found[group.name] for group in groups}
+
+    def _load(self, model: nn.Module, group: CoupledGroup) -> float:
+        """Return about how long it takes to score a group, to divide the groups between processes."""
+        return len(group.units) * float(self._bytes_of_moments(model, group))
+
+    def _bytes_of_moments(self, model: nn.Module, group: CoupledGroup) -> int:
+        shapes = [as_matrix(model.get_submodule(layer)).shape for layer in self._readers(model, group)]
+        return sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
+
+    def _readers(self, model: nn.Module, group: CoupledGroup) -> list[str]:
+        readers = [member.layer for member in group.members if member.side == "in"
+                   and isinstance(model.get_submodule(member.layer), (nn.Linear, _ConvNd))
+                   and not isinstance(model.get_submodule(member.layer), _ConvTransposeNd)]  # fmt: skip
+        if not readers:
+            raise InputError(
+                f"layer '{group.name}' is read by no convolution or linear layer: '{self.criterion}' cannot score it"
+            )
+        return readers
+
+    def _moments(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, Sequence[int]],
+        batches: Batches,
+        positions: int,
+        report: _PassProgress,
+    ) -> dict[str, NormalEquations]:
+        """Return by layer the second moments of its features, at some positions of all images, without targets.
+
+        ``layers`` holds by layer the ranks of the processes that receive its moments.
+        """
+        shapes = {layer: (*as_matrix(model.get_submodule(layer)).shape[:2], 0) for layer in layers}
+        total = number_of_batches(batches)
+        found = Portions(shapes, total, device_of(model), layers)
+        # Both are those of the present batch.
+        products: Mapping[str, Products] = {}
+        drawn = torch.Generator()
+
+        def take(layer: str, reading: Reading) -> None:
+            self._check(model, layer, reading)
+            images = torch.arange(len(reading.inputs), device=reading.inputs.device)
+            add_positions(products[layer], reading.window, reading.inputs, None, images, drawn, positions)
+
+        watch = Watch(model, list(layers), take)
+        with watch.hooks():
+            for number, batch in some_batches(batches, found.share):
+                products, drawn = found.products(number), torch.Generator().manual_seed(number)
+                for some in torch.split(parse(batch).placed(*place_of(model)), 64):
+                    with watch:
+                        watch.finish(model(some))
+                    watch.waiting = []
+                report(number + 1, max(number + 1, total))
+        return found.equations()
+
+    def _check(self, model: nn.Module, layer: str, reading: Reading) -> None:
+        if is_convolution_without_window(model.get_submodule(layer), reading):
+            raise InputError(
+                f"'{self.criterion}' cannot score what layer '{layer}' reads: its forward does not convolve with its "
+                "own weight; choose another criterion, or skip the layers before it"
+            )
+
+
+def mean_square(gram: Tensor) -> Tensor:
+    """Return the mean diagonal of ``(F, F)`` second moments, above zero: the unit of a ridge.
+
+    Example:
+        >>> mean_square(torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))).item()
+        2.0
+    """
+    return gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
+
+
+@dataclass(frozen=True)
+class _PassProgress:
+    progress: Progress
+    number: int
+    passes: int
+
+    def __call__(self, done: int, total: int) -> None:
+        self.progress("second moments", self.number * total + done, max(self.passes * total, done))
+
+
+@dataclass(frozen=True)
+class _Behind:
+    """What comes behind a layer: its norm's scale, ``(g, 1, O)``, and the variance of what its result is part of."""
+
+    scale: Tensor
+    worth: float
+
+
+def _behind(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str, _Behind]:
+    """Return by layer what comes behind it, from one forward pass of a few images."""
+    found = {}
+
+    def note(layer: str, reading: Reading) -> None:
+        module = model.get_submodule(layer)
+        whole = reading.result if reading.added is None else reading.result + reading.added
+        axis = whole.dim() - 1 if isinstance(module, nn.Linear) else 1
+        rows = whole.double().transpose(0, axis).flatten(1)
+        worth = max(float(rows.var(dim=1, unbiased=False).sum()), torch.finfo(torch.float64).tiny)
+        scale = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+        if reading.norm:
+            norm = model.get_submodule(reading.norm)
+            assert isinstance(norm, _BatchNorm)
+            scale = norm_scale(norm)
+        found[layer] = _Behind(scale.reshape(module.groups if isinstance(module, _ConvNd) else 1, 1, -1), worth)
+
+    watch = Watch(model, layers, note)
+    with watch.hooks(), watch:
+        watch.finish(model(images))
+    return found
+
+
+def _parts(
+    model: nn.Module, group: CoupledGroup, layer: str, moments: NormalEquations, behind: _Behind
+) -> list[ReaderPart]:
+    module = model.get_submodule(layer)
+    weights = as_matrix(module) * behind.scale
+    member = next(one for one in group.members if one.layer == layer and one.side == "in")
+    parts = []
+    for number, (gram, mine) in enumerate(zip(_varying(moments), weights, strict=True)):
+        first = number * len(gram)
+        rows = []
+        for unit in group.units:
+            channels = [channel for filter_ in unit for channel in member.channels[filter_]]
+            features = features_of(module, channels) - first
+            rows.append(features[(features >= 0) & (features < len(gram))].to(gram.device))
+        parts.append(ReaderPart(gram, moments.count, mine, tuple(rows), behind.worth))
+    return parts
+
+
+def _varying(moments: NormalEquations) -> Tensor:
+    """Return ``(g, F, F)``: the covariance of the features, zero for those that never change.
+
+    What centring leaves of a constant is rounding error, which is no covariance and has no inverse.
+    """
+    gram, whole = moments.moments(centred=True), moments.moments(centred=False)
+    varies = gram.diagonal(dim1=1, dim2=2) > _CONSTANT * whole.diagonal(dim1=1, dim2=2)
+    return gram * (varies[:, :, None] & varies[:, None, :])
