@@ -48,7 +48,7 @@ def apply(
     groups = groups or find_groups(model, example, check=False)
     removal = removal_of(plan, groups, model)
     if check and removal:
-        _check(plan, model, example, removal)
+        check_plan(plan, model, example, removal)
     small = equivalence.duplicate(model)
     touched = [str(place) for place, _ in removal if place in groups.computed]
     if touched:
@@ -123,7 +123,7 @@ def _check_widths(removal: Removal, model: nn.Module) -> None:
             raise InputError(f"layer '{layer}' would be left without {what}: keep at least one of its filters")
 
 
-def _check(plan: Plan, model: nn.Module, example: Examples, removal: Removal) -> None:
+def check_plan(plan: Plan, model: nn.Module, example: Examples, removal: Removal) -> None:
     """Raise an error that names the layer, if the cut network differs from the masked one."""
     problem = equivalence.Trial(model, equivalence.batches_of(example)).problem(removal)
     if not problem:

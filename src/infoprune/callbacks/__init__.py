@@ -1,0 +1,1 @@
+"""Pruning in rounds inside the training loops that people have: their own, Lightning's and Transformers'."""
