@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from network import plans, toys
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -14,6 +13,7 @@ from infoprune.errors import InputError
 from infoprune.network.coupled_groups import find_groups
 from infoprune.network.in_place import cut_in_place
 from infoprune.network.surgery import apply, removal_of
+from network import plans, toys
 
 EXAMPLE = torch.randn(2, *toys.IMAGE, generator=torch.Generator().manual_seed(1))
 NETWORKS = {

@@ -23,7 +23,9 @@ def plain_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     """
     found = getattr(optimizer, "optimizer", optimizer)
     if not isinstance(found, torch.optim.Optimizer):
-        raise InputError(f"the optimizer must be one of torch.optim or a class of that kind, not {type(found).__name__}")
+        raise InputError(
+            f"the optimizer must be one of torch.optim or a class of that kind, not {type(found).__name__}"
+        )
     if isinstance(found, torch.optim.LBFGS):
         raise InputError("LBFGS keeps one vector for all parameters, which cannot be cut: use another optimizer")
     return found
@@ -91,12 +93,14 @@ _OTHER = object()
 
 def _cut(value: Any, parameter: nn.Parameter, left: Smaller) -> Any:
     """Return what is left of one entry of the state; ``_OTHER`` for one that is not a value for each parameter."""
-    if not isinstance(value, Tensor) or value.numel() <= 1 and value.shape != left.before:
+    if not isinstance(value, Tensor) or (value.numel() <= 1 and value.shape != left.before):
         return value
     if value.shape != left.before:
         return _OTHER
     # In the layout of the parameter, which fused steps expect.
-    return torch.empty_like(parameter, dtype=value.dtype, device=value.device, requires_grad=False).copy_(left.of(value))
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device, requires_grad=False).copy_(
+        left.of(value)
+    )
 
 
 Parameters = tuple[nn.Parameter, ...]

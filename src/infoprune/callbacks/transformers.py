@@ -1,0 +1,1 @@
+"""Pruning in rounds as a callback of a Trainer of Hugging Face Transformers."""
