@@ -164,7 +164,8 @@ def logits_of(model: nn.Module, images: Tensor, output: Callable[[Any], Any] = _
     Args:
         model: The network.
         images: ``(n, C, H, W)``, where the network is.
-        output: Applied to what the network returns.
+        output: Applied to what the network returns. The outputs of Hugging Face Transformers need none: their
+            ``logits`` are taken.
 
     Raises:
         InputError: The network cannot read such images, returns something else, or returns values that are not finite.
@@ -180,6 +181,8 @@ def logits_of(model: nn.Module, images: Tensor, output: Callable[[Any], Any] = _
         reason = str(error).splitlines()[0]
         raise InputError(f"the network cannot read images of shape {shape} (C, H, W): {reason}") from error
     logits = output(found)
+    if not isinstance(logits, Tensor):
+        logits = getattr(logits, "logits", logits)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(
