@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import infoprune
 from infoprune.callbacks import PruningRounds, RoundImages, TransformersPruning
 from infoprune.errors import InputError
 from infoprune.iterative.schedule import LayerPace, Pace
@@ -87,6 +88,13 @@ def test_the_model_is_that_of_the_same_rounds_in_a_loop_of_ones_own(model, examp
     assert rounds.plan.kept == pruning.plan.kept
     for name, value in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_pruned_model_is_a_file(model, examples, images, tmp_path):
+    first = copy.deepcopy(model)
+    trainer(model, tmp_path, examples, TransformersPruning(SCHEDULE, images), save_strategy="no").train()
+    infoprune.save(model, tmp_path / "small.safetensors", origin=infoprune.Origin("resnet", (1, 8, 8)))
+    assert same(infoprune.load(tmp_path / "small.safetensors", build=lambda: first), model)
 
 
 def test_a_training_goes_on_from_any_checkpoint(model, examples, images, tmp_path):

@@ -19,6 +19,7 @@ from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.network.modes import eval_mode
 from infoprune.network.several_inputs import takes_several_inputs
+from infoprune.network.tensors import logits_in
 from infoprune.progress import Progress, silent
 from infoprune.runs.together import current
 
@@ -180,9 +181,7 @@ def logits_of(model: nn.Module, images: Tensor, output: Callable[[Any], Any] = _
         shape = tuple(images.shape[1:])
         reason = str(error).splitlines()[0]
         raise InputError(f"the network cannot read images of shape {shape} (C, H, W): {reason}") from error
-    logits = output(found)
-    if not isinstance(logits, Tensor):
-        logits = getattr(logits, "logits", logits)
+    logits = logits_in(output(found))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(
