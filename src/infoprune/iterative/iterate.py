@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from infoprune.iterative.run_state import Round, Rounds
 from infoprune.iterative.schedule import PruningSchedule
 from infoprune.measure.figures import check_runs
 from infoprune.measure.information_plane import InformationPlane
+from infoprune.measure.loggers import Later, MetricsLogger, note
 from infoprune.measure.record import Stopwatch
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import Groups, find_groups
@@ -123,6 +124,7 @@ def iterate(
     progress: Progress = silent,
     on_round: OnRound | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    loggers: Sequence[MetricsLogger] | None = None,
 ) -> Iterated:
     """Train, then score, cut and retrain in rounds, until every layer is at its limit or the accuracy floor is hit.
 
@@ -137,6 +139,8 @@ def iterate(
         progress: Called while filters are scored and the network is trained.
         on_round: Called after every round with its figures and the number of the last round there will be at most.
         on_epoch: Called after every epoch.
+        loggers: Take the figures of every epoch and every round, at the number of epochs done in all rounds; see
+            ``train``.
 
     Raises:
         InputError: Nothing that the schedule names can lose filters, there is a floor without held-out images, there
@@ -172,7 +176,7 @@ def iterate(
     fabric = fabric or make_fabric(precision=schedule.retraining.precision)
     conditions = conditions_of(model, images.train, images.held_out, fabric=fabric)
     state = Rounds(model, schedule, folder, plane, writes=fabric.is_global_zero, conditions=conditions)
-    work = _Work(state, images, schedule, layers, example, fabric, progress, on_epoch)
+    work = _Work(state, images, schedule, layers, example, fabric, progress, on_epoch, _loggers(loggers, fabric))
     if not state.rounds:
         work.rehearse(groups)
         work.begin()
@@ -202,7 +206,14 @@ def _parting(model: nn.Module, groups: Groups, plan: Plan, kept_in_the_end: Mapp
     return Parting(removed, important)
 
 
+def _loggers(loggers: Sequence[MetricsLogger] | None, fabric: Fabric) -> Sequence[MetricsLogger]:
+    if not fabric.is_global_zero:
+        return ()
+    return fabric.loggers if loggers is None else loggers
+
+
 def _tell(on_round: OnRound | None, work: _Work) -> None:
+    note(work.loggers, work.state.rounds[-1].metrics(), work.epochs())
     if on_round is not None:
         on_round(work.state.rounds[-1], work.last_round())
 
@@ -219,6 +230,7 @@ class _Work:
     fabric: Fabric
     progress: Progress
     on_epoch: Callable[[Epoch], None] | None
+    loggers: Sequence[MetricsLogger]
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     def rehearse(self, found: Groups) -> None:
@@ -277,8 +289,12 @@ class _Work:
             # Without held-out images, so that the last weights are taken: the penalty is not to be chosen away.
             return train(
                 network, self.images.train, None, recipe, augmentation=augmentation, penalty=penalty,
-                fabric=self.fabric, progress=self.progress, on_epoch=self.on_epoch,
+                fabric=self.fabric, progress=self.progress, on_epoch=self.on_epoch, loggers=(),
             ).model  # fmt: skip
+
+    def epochs(self) -> int:
+        """Return how many epochs the rounds so far were trained for."""
+        return sum(one.epochs for one in self.state.rounds)
 
     def last_round(self) -> int:
         """Return the number of the last round that there will be at most."""
@@ -307,6 +323,7 @@ class _Work:
                 progress=self.progress,
                 on_epoch=self.on_epoch,
                 on_step=None if plane is None else self._note_plane,
+                loggers=[Later(one, self.epochs()) for one in self.loggers],
             )
 
     def _note_plane(self, model: nn.Module, images: Tensor, labels: Tensor, step: int) -> None:
