@@ -30,6 +30,7 @@ PICTURE = {
     "repair": "data measure network options regression runs",
     "selection": "criteria cutoff data measure network options regression repair runs",
     "iterative": "criteria cutoff data measure network repair runs training",
+    "callbacks": "criteria data iterative measure network repair runs",
     "storage": "data measure network zoo",
     "automatic": "criteria cutoff data measure network options regression repair selection",
     "pipeline": "automatic criteria cutoff data measure network options repair runs selection",

@@ -111,8 +111,9 @@ _WHERE = {
     "infoprune.training.train": ("train",),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
-_ROOMS = ("board", "criteria", "cutoff", "data", "depth", "entropy", "experiment", "iterative", "measure", "network",
-          "options", "pipeline", "regression", "report", "selection", "storage", "training", "zoo")  # fmt: skip
+_ROOMS = ("board", "callbacks", "criteria", "cutoff", "data", "depth", "entropy", "experiment", "iterative", "measure",
+          "network", "options", "pipeline", "regression", "report", "selection", "storage", "training",
+          "zoo")  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

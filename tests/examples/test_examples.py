@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
-OPTIONAL = ("torchvision", "lightning")
+OPTIONAL = ("torchvision", "lightning", "transformers")
 # What a run must have printed: the work was done, not only begun.
 SMALLER = re.compile(r"MACs: ([\d,]+) -> ([\d,]+)")
 
@@ -39,7 +39,7 @@ def printed(script, *arguments):
 
 
 def test_there_are_examples():
-    assert len(SCRIPTS) >= 8
+    assert len(SCRIPTS) >= 11
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

@@ -7,46 +7,79 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from faults.conftest import KILLS, SOURCE, children, contents, members, send, wait_until
-from faults.test_kills import DIGITS, DISTIL, prepared
+from faults.test_kills import DIGITS, DISTIL, LAYERS, names, prepared
 
-WORDS = ("prune", "--weights", "base.safetensors", "--device", "cpu", *DISTIL, *DIGITS)
+PRUNE = ("prune", "--weights", "base.safetensors", "--device", "cpu", *DIGITS)
+WORDS = (*PRUNE, *DISTIL)
+BY_LAYER = (*PRUNE, *LAYERS, "--calibration", 60)
+# Seconds in which all processes of a run have ended after one was killed.
+AT_ONCE = 10
 
 
-@pytest.mark.parametrize("killed", ["first", "second"])
-def test_one_of_two_processes_dies(command, another, base, tmp_path, killed):
+class Kill:
+    """Kills a process at a random moment, and knows when that was."""
+
+    def __init__(self, process, after):
+        self.process, self.moment = process, None
+        self.timer = threading.Timer(after, self.kill)
+        self.timer.start()
+
+    def kill(self):
+        self.moment = time.monotonic()
+        send(self.process, signal.SIGKILL)
+
+    def seconds(self):
+        """Return how long ago it was; 0 where the run had ended before."""
+        self.timer.cancel()
+        return 0 if self.moment is None else time.monotonic() - self.moment
+
+
+def killed_once(another, words, folder, killed, after):
+    """Run a command in two processes, kill one of them, and return the exit code and what was reported."""
+    process = another.start([*words, "--devices", 2], folder)
+    wait_until(lambda: children(process) or not members(process), "the second process is started")
+    target = process if killed == "first" else next(iter(children(process)), process)
+    kill = Kill(target, after)
+    code = another.end()
+    wait_until(lambda: not members(process), "processes that outlive their command")
+    assert kill.seconds() < AT_ONCE or code == 0
+    return code, another.log.read_text(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("words", "killed", "goes_on"),
+    [(WORDS, "first", 2), (WORDS, "second", 2), (BY_LAYER, "first", 3), (BY_LAYER, "second", 1)],
+    ids=["distil, first", "distil, second", "by layer, first, then three", "by layer, second, then one"],
+)
+def test_one_of_two_processes_dies(command, another, base, tmp_path, words, killed, goes_on):
+    """All end at once, with one sentence; the same command goes on, where the result allows it by other processes."""
     seed = int(os.environ.get("INFOPRUNE_KILL_SEED", random.SystemRandom().randrange(2**32)))
     sys.stdout.write(f"INFOPRUNE_KILL_SEED={seed}\n")
     moments = random.Random(f"{seed} {killed}")
     whole = prepared(base, tmp_path / "whole")
-    both = command([*WORDS, "--devices", 2], whole)
+    both = command([*words, "--devices", 2], whole)
     assert both.code == 0, both.said
-    wanted, folder = contents(whole / "out.safetensors"), prepared(base, tmp_path / "killed")
-    for _ in range(max(2, KILLS // 5)):
-        process = another.start([*WORDS, "--devices", 2], folder)
-        wait_until(lambda at=process: children(at), "the second process is started")
-        target = process if killed == "first" else children(process)[0]
-        timer = threading.Timer(moments.uniform(0, both.seconds), lambda at=target: send(at, signal.SIGKILL))
-        timer.start()
-        code = another.end()
-        timer.cancel()
-        wait_until(lambda at=process: not members(at), "processes that outlive their command")
+    wanted, files, folder = contents(whole / "out.safetensors"), names(whole), prepared(base, tmp_path / "killed")
+    for _ in range(max(2, KILLS // 5) if goes_on == 2 else max(1, KILLS // 10)):
+        code, said = killed_once(another, words, folder, killed, moments.uniform(0, both.seconds))
         if code == 0:
             assert contents(folder / "out.safetensors") == wanted
             prepared(base, folder)
             continue
-        said = another.log.read_text(errors="replace")
         assert "Traceback" not in said
         number = 1 if killed == "first" else 2
         # Where the second process has not begun to watch, nobody is left to report the end of the first.
         assert killed == "first" or len(re.findall(f"Error: process {number} of 2 was ended", said)) == 1, said
         assert said.count("Error:") <= 1
-    ended = command([*WORDS, "--devices", 2], folder)
+    ended = command([*words, "--devices", goes_on], folder)
     assert ended.code == 0, ended.said
     assert contents(folder / "out.safetensors") == wanted
+    assert names(folder) == files
 
 
 def test_wrong_input_is_one_sentence_of_one_process(command, base, tmp_path):

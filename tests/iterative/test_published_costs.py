@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from infoprune import zoo
-from infoprune.iterative.iterate import scheduled_layers
 from infoprune.iterative.published_schedules import named_schedule
+from infoprune.iterative.rounds import scheduled_layers
 from infoprune.network import surgery
 from infoprune.network.cost import count, macs_by_layer
 from infoprune.network.coupled_groups import find_groups

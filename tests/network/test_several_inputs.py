@@ -1,5 +1,7 @@
 """Networks that take several inputs, or inputs by keyword, are pruned as they are."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -159,3 +161,34 @@ def test_a_damaged_note_of_inputs_is_refused(noted):
     damaged = infoprune.Plan.from_dict({**plan.to_dict(), "settings": {**plan.settings, "inputs": noted}})
     with pytest.raises(InputError, match="inputs"):
         infoprune.apply(damaged, model)
+
+
+class ForALoss(nn.Module):
+    """As the models of Transformers: labels by keyword make it return a loss too, and an output holds the logits."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU())
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, pixel_values, labels=None):
+        assert labels is None
+        return Output(logits=self.head(self.body(pixel_values).mean((2, 3))))
+
+
+class Output(OrderedDict):
+    """A dict whose entries are attributes too."""
+
+    def __init__(self, **entries):
+        super().__init__(entries)
+        self.__dict__.update(entries)
+
+
+def test_labels_that_a_forward_takes_for_a_loss_are_labels():
+    batches = [{"pixel_values": images(3, 12, 12), "labels": torch.arange(SAMPLES) % 5}]
+    model = ForALoss().eval()
+    found = infoprune.prune(model, batches, criterion="fisher", macs=0.5, test=batches)
+    pairs = [(batches[0]["pixel_values"], batches[0]["labels"])]
+    assert found.plan.kept == infoprune.plan(model, pairs, criterion="fisher", macs=0.5).kept
+    assert found.pruned.accuracy == infoprune.evaluate(found.model, pairs).accuracy

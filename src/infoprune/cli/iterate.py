@@ -13,7 +13,7 @@ from infoprune.declarations.option import Option
 from infoprune.declarations.option_values import check_fields
 from infoprune.declarations.validation import read_object
 from infoprune.errors import InputError
-from infoprune.experiment.options import DataOptions, NetworkOptions
+from infoprune.experiment.options import DataOptions, LogTo, NetworkOptions
 from infoprune.iterative.published_schedules import named_schedule, named_schedules
 from infoprune.iterative.schedule import LayerPace, Pace, PruningSchedule
 from infoprune.training.recipe import Recipe
@@ -75,6 +75,7 @@ def iterate(
     state: Annotated[Path | None, Option("Folder that keeps all networks and states after the run.")] = None,
     plane: Annotated[Path | None, Option("Write an information plane: .csv or .parquet.")] = None,
     plane_every: Annotated[int, Option("Steps between two points of the plane.", ge=1, unit="steps")] = 50,
+    log_to: LogTo = None,
     device: Device = "auto",
     devices: Devices = 1,
     nodes: Nodes = 1,
@@ -111,6 +112,7 @@ def iterate(
             devices=devices,
             nodes=nodes,
             force=force,
+            log_to=log_to,
             progress=progress,
             tell=lambda line: None if quiet else console.print(line, soft_wrap=True),
         )  # fmt: skip

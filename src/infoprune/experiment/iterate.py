@@ -27,6 +27,7 @@ from infoprune.iterative.iterate import iterate as run_rounds
 from infoprune.iterative.run_state import Round
 from infoprune.iterative.schedule import PruningSchedule
 from infoprune.measure.information_plane import InformationPlane, write_points
+from infoprune.measure.loggers import logging_to
 from infoprune.progress import Progress, silent
 from infoprune.runs.outputs import outputs
 from infoprune.runs.together import is_first_process
@@ -47,6 +48,7 @@ def iterate(
     devices: Devices = 1,
     nodes: int = 1,
     force: bool = False,
+    log_to: str | None = None,
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def iterate(
         devices: Devices of each machine, with one process each. The first one writes.
         nodes: Machines.
         force: Replace files that exist.
+        log_to: Where the figures of every epoch and round are logged, such as ``"tensorboard:runs"``.
         progress: Called while filters are scored and the network is trained.
         tell: Given a line after every round.
 
@@ -78,6 +81,7 @@ def iterate(
     points = None if plane is None else plane[0]
     with (
         outputs(out, points, record_out, run="iterate", force=force) as written,
+        logging_to(log_to) as loggers,
         locked(kept_in) if is_first_process() else nullcontext(),
         on_devices(device, devices, nodes, precision=schedule.retraining.precision) as place,
     ):
@@ -95,6 +99,7 @@ def iterate(
             plane=None if plane is None else plane[1],
             progress=progress,
             on_round=lambda one, last: tell(_told_round(one, last, schedule)),
+            loggers=loggers,
         )
         settings = {
             **settings_of(network, images, model),

@@ -156,6 +156,12 @@ def _made(name: str, kind: type) -> Any:
         raise InputError(f"the metric '{name}' cannot be made without arguments: {reason(error)}") from error
 
 
+LogTo = Annotated[
+    str | None,
+    Option("Where the figures of every epoch are logged: tensorboard:DIR or wandb:PROJECT.", default="nowhere"),
+]
+
+
 @dataclass(frozen=True)
 class TuneOptions:
     """How a network is trained, with what and where.
@@ -170,6 +176,7 @@ class TuneOptions:
     devices: Annotated[int | Literal["auto"], Option("Devices of each machine to train on, or auto for all.", ge=1)] = 1
     nodes: Annotated[int, Option("Machines to train on; each is started with the same command.", ge=1)] = 1
     half: Annotated[bool, Option("Store the weights in half precision.")] = False
+    log_to: LogTo = None
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from infoprune.experiment.devices import on_devices
 from infoprune.experiment.images import Parts
 from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
 from infoprune.experiment.settings import measured, settings_of, text_or_none, write_record
+from infoprune.measure.loggers import MetricsLogger, logging_to, note
 from infoprune.network.origin import Origin, origin_of
 from infoprune.progress import Progress, silent
 from infoprune.runs.outputs import outputs
@@ -30,6 +31,9 @@ from infoprune.training.recipe import Epoch, Recipe
 from infoprune.training.train import Training, check_sizes
 from infoprune.training.train import train as train_network
 from infoprune.zoo.factory import is_listed
+
+# Of the figures of the trained network.
+_LOGGED = ("accuracy", "top5", "loss", "macs", "parameters")
 
 
 def train(
@@ -77,14 +81,18 @@ def train(
     pick_device(device)  # refuses what is not there, in a sentence
     with (
         outputs(out, record_out, run="train", force=force) as written,
+        logging_to(choice.log_to) as loggers,
         on_devices(device, choice.devices, choice.nodes, precision=choice.recipe.precision) as place,
     ):
         assert place.fabric is not None  # there is one for every precision
         state = out.with_name(out.name + ".resume")
         parts = run_images.open_training_parts(images)
-        trained = _trained(network, images, parts, choice, state, place.fabric, progress, tell)
+        trained = _trained(network, images, parts, choice, state, place.fabric, progress, tell, loggers)
         best = run_network.stored_precision(trained.model, half=choice.half).to(place.fabric.device)
         figures = measured(best, run_images.batches(parts.test, best, images), progress)
+        note(
+            loggers, {f"test/{name}": float(figures[name]) for name in _LOGGED if name in figures}, len(trained.epochs)
+        )
         how = {"recipe": asdict(choice.recipe), "teacher": text_or_none(choice.teacher)}
         settings = {**settings_of(network, images, best), **how, "processes": place.fabric.world_size}
         record = {
@@ -110,6 +118,7 @@ def _trained(
     fabric: Fabric,
     progress: Progress,
     tell: Callable[[str], None],
+    loggers: Sequence[MetricsLogger],
 ) -> Training:
     torch.manual_seed(choice.recipe.seed)
     model = run_network.open_network(network, "cpu")
@@ -133,6 +142,7 @@ def _trained(
         resume=state,
         progress=progress,
         on_epoch=lambda epoch: tell(_told(epoch, choice.recipe)),
+        loggers=loggers,
     )
 
 

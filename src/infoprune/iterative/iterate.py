@@ -12,24 +12,29 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from infoprune import criteria
-from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
-from infoprune.cutoff import Limits
-from infoprune.cutoff.ranking import kept_after, ladder
 from infoprune.data.augmentation import Augmentation
 from infoprune.data.batches import Batches, example_of
-from infoprune.errors import InputError, unknown
+from infoprune.errors import InputError
+from infoprune.iterative.rounds import (
+    ScheduledLayer,
+    figures_of_round,
+    judged,
+    plan_of_round,
+    rounds_left,
+    scheduled_layers,
+    scored,
+)
 from infoprune.iterative.run_state import Round, Rounds
-from infoprune.iterative.schedule import LayerPace, PruningSchedule
-from infoprune.measure.accuracy import accuracy_of
-from infoprune.measure.figures import check_runs, dead_filters
+from infoprune.iterative.schedule import PruningSchedule
+from infoprune.measure.figures import check_runs
 from infoprune.measure.information_plane import InformationPlane
+from infoprune.measure.loggers import Later, MetricsLogger, note
 from infoprune.measure.record import Stopwatch
-from infoprune.network import cost, surgery
-from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
-from infoprune.network.layers import is_convolution
+from infoprune.network import surgery
+from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.origin import note_cut
-from infoprune.plan import LayerDecision, Plan
+from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair import find as find_repair
 from infoprune.repair import repaired
@@ -119,6 +124,7 @@ def iterate(
     progress: Progress = silent,
     on_round: OnRound | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    loggers: Sequence[MetricsLogger] | None = None,
 ) -> Iterated:
     """Train, then score, cut and retrain in rounds, until every layer is at its limit or the accuracy floor is hit.
 
@@ -133,6 +139,8 @@ def iterate(
         progress: Called while filters are scored and the network is trained.
         on_round: Called after every round with its figures and the number of the last round there will be at most.
         on_epoch: Called after every epoch.
+        loggers: Take the figures of every epoch and every round, at the number of epochs done in all rounds; see
+            ``train``.
 
     Raises:
         InputError: Nothing that the schedule names can lose filters, there is a floor without held-out images, there
@@ -168,7 +176,7 @@ def iterate(
     fabric = fabric or make_fabric(precision=schedule.retraining.precision)
     conditions = conditions_of(model, images.train, images.held_out, fabric=fabric)
     state = Rounds(model, schedule, folder, plane, writes=fabric.is_global_zero, conditions=conditions)
-    work = _Work(state, images, schedule, layers, example, fabric, progress, on_epoch)
+    work = _Work(state, images, schedule, layers, example, fabric, progress, on_epoch, _loggers(loggers, fabric))
     if not state.rounds:
         work.rehearse(groups)
         work.begin()
@@ -180,64 +188,6 @@ def iterate(
     plan = replace(state.plan(last), settings={"schedule": state.settings, "input_shape": list(example.shape[1:])})
     smaller = note_cut(state.network(last, example), model, plan)
     return Iterated(smaller, state.network(0, example), plan, tuple(state.rounds), state.ended)
-
-
-@dataclass(frozen=True)
-class ScheduledLayer:
-    """A coupled group that a schedule makes smaller.
-
-    Args:
-        pace: What is removed from it.
-        first: Number of filters before the first round.
-        together: How many filters can only be removed together.
-
-    Example:
-        >>> from infoprune.iterative.schedule import LayerPace, Pace
-        >>> layer = ScheduledLayer(LayerPace("conv1", Pace(plus=4), 8), first=16, together=1)
-        >>> layer.left(16), layer.rounds(16)
-        (12, 2)
-    """
-
-    pace: LayerPace
-    first: int
-    together: int
-
-    def left(self, filters: int) -> int:
-        """Return how many filters stay after one more round."""
-        return self.pace.left(filters, self.first, self.together)
-
-    def rounds(self, filters: int) -> int:
-        """Return after how many rounds there is nothing left to remove."""
-        return self.pace.rounds(filters, self.first, self.together)
-
-
-def scheduled_layers(groups: Groups, schedule: PruningSchedule) -> dict[str, ScheduledLayer]:
-    """Return the groups that a schedule names, by the layers that name them.
-
-    Raises:
-        InputError: A pattern names nothing, or no filters can be removed.
-
-    Example:
-        >>> import torch
-        >>> from infoprune import zoo
-        >>> from infoprune.iterative.schedule import LayerPace, Pace
-        >>> from infoprune.network.coupled_groups import find_groups
-        >>> from infoprune.training.recipe import Recipe
-        >>> schedule = PruningSchedule((LayerPace("features.0", Pace(plus=4), 8),), Recipe(epochs=1))
-        >>> list(scheduled_layers(find_groups(zoo.build("digits").eval(), torch.rand(2, 1, 8, 8)), schedule))
-        ['features.0']
-    """
-    for one in schedule.layers:
-        if not any(one.fits(group.producers) for group in groups.groups):
-            raise unknown("layer", one.layers, [layer for group in groups.groups for layer in group.producers])
-    found = {}
-    for group in groups.groups:
-        pace = schedule.pace_of(group.producers)
-        if pace is not None:
-            found[group.name] = ScheduledLayer(pace, group.filters, min(len(unit) for unit in group.units))
-    if not any(layer.rounds(layer.first) for layer in found.values()):
-        raise InputError("the schedule removes no filters: all the layers it names are at their limits from the start")
-    return found
 
 
 def _parting(model: nn.Module, groups: Groups, plan: Plan, kept_in_the_end: Mapping[str, int]) -> Parting:
@@ -256,7 +206,14 @@ def _parting(model: nn.Module, groups: Groups, plan: Plan, kept_in_the_end: Mapp
     return Parting(removed, important)
 
 
+def _loggers(loggers: Sequence[MetricsLogger] | None, fabric: Fabric) -> Sequence[MetricsLogger]:
+    if not fabric.is_global_zero:
+        return ()
+    return fabric.loggers if loggers is None else loggers
+
+
 def _tell(on_round: OnRound | None, work: _Work) -> None:
+    note(work.loggers, work.state.rounds[-1].metrics(), work.epochs())
     if on_round is not None:
         on_round(work.state.rounds[-1], work.last_round())
 
@@ -273,6 +230,7 @@ class _Work:
     fabric: Fabric
     progress: Progress
     on_epoch: Callable[[Epoch], None] | None
+    loggers: Sequence[MetricsLogger]
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     def rehearse(self, found: Groups) -> None:
@@ -282,7 +240,7 @@ class _Work:
             InputError: The criterion refuses an option, the images or the network.
         """
         smallest = min((one for one in found.groups if one.name in self.layers), key=lambda one: one.filters)
-        self._scored(self.state.model, [smallest], 0)
+        scored(self.state.model, [smallest], self.schedule, self.images.calibration, 0, self.progress)
 
     def begin(self) -> None:
         """Train the first network, where the schedule says so, and measure it."""
@@ -311,10 +269,11 @@ class _Work:
                 cut = repaired(cut, before, batches, plan, groups, how=method, progress=self.progress)
         widths = dict(self.state.rounds[-1].filters)
         widths |= {name: len(one.kept) for name, one in plan.decisions.items()}
-        over = number == self.schedule.rounds or not self._rounds_left(widths)
+        over = number == self.schedule.rounds or not rounds_left(self.layers, widths)
         training = self._train(cut, number, self.schedule.recipe(number, is_last=over))
         measured = self._measured(training.model, number, widths, training)
-        self.state.finish(*self._judged(measured, training.model, over))
+        one, ended = judged(measured, self.schedule, self.layers)
+        self.state.finish(one, training.model, ended)
 
     def _prepared(self, network: nn.Module, groups: Groups, plan: Plan, number: int) -> nn.Module:
         """Return the network trained with the schedule's penalty on the filters that the plan removes."""
@@ -330,63 +289,21 @@ class _Work:
             # Without held-out images, so that the last weights are taken: the penalty is not to be chosen away.
             return train(
                 network, self.images.train, None, recipe, augmentation=augmentation, penalty=penalty,
-                fabric=self.fabric, progress=self.progress, on_epoch=self.on_epoch,
+                fabric=self.fabric, progress=self.progress, on_epoch=self.on_epoch, loggers=(),
             ).model  # fmt: skip
+
+    def epochs(self) -> int:
+        """Return how many epochs the rounds so far were trained for."""
+        return sum(one.epochs for one in self.state.rounds)
 
     def last_round(self) -> int:
         """Return the number of the last round that there will be at most."""
         last = self.state.rounds[-1]
-        most = last.number if self.state.ended else last.number + self._rounds_left(last.filters)
+        most = last.number if self.state.ended else last.number + rounds_left(self.layers, last.filters)
         return min(most, self.schedule.rounds or most)
 
-    def _judged(self, one: Round, network: nn.Module, over: bool) -> tuple[Round, nn.Module, str]:
-        floor = self.schedule.floor
-        if floor is not None and one.held_out is not None and one.held_out < floor:
-            ended = f"round {one.number} fell below {floor:g} % on held-out images and was undone"
-            return replace(one, stands=False), network, ended
-        at_limits = not self._rounds_left(one.filters)
-        return one, network, "" if not over else "every layer is at its limit" if at_limits else "all rounds are done"
-
-    def _rounds_left(self, widths: Mapping[str, int]) -> int:
-        return max(layer.rounds(widths[name]) for name, layer in self.layers.items())
-
     def _plan(self, model: nn.Module, found: Groups, number: int) -> Plan:
-        groups = [
-            group
-            for group in found.groups
-            if group.name in self.layers and self.layers[group.name].left(group.filters) < group.filters
-        ]
-        importances = self._scored(model, groups, number)
-        return Plan({group.name: self._decision(group, importances[group.name], number) for group in groups})
-
-    def _scored(self, model: nn.Module, groups: Sequence[CoupledGroup], number: int) -> dict[str, Importance]:
-        return score(
-            model,
-            groups,
-            self.images.calibration,
-            criteria.resolve(self.schedule.criterion),
-            tap=self.schedule.tap,
-            seed=self.schedule.seed + number,
-            options=self.schedule.options,
-            progress=self.progress,
-        )
-
-    def _decision(self, group: CoupledGroup, importance: Importance, number: int) -> LayerDecision:
-        layer = self.layers[group.name]
-        rungs = ladder(group, importance, Limits(keep_at_least=layer.pace.least(layer.first)))
-        taken, left = 0, group.filters
-        while taken < len(rungs) and left > layer.left(group.filters):
-            left -= len(rungs[taken].filters)
-            taken += 1
-        return LayerDecision(
-            group.name,
-            group.filters,
-            kept_after(group, rungs[:taken]),
-            coupled=group.producers[1:],
-            scores=tuple(importance.scores.tolist()),
-            order=importance.order,
-            reason=f"{left} of {layer.first} filters stay after round {number}",
-        )
+        return plan_of_round(model, found, self.layers, self.schedule, self.images.calibration, number, self.progress)
 
     def _train(self, network: nn.Module, number: int, recipe: Recipe) -> Training:
         plane = self.state.plane
@@ -406,6 +323,7 @@ class _Work:
                 progress=self.progress,
                 on_epoch=self.on_epoch,
                 on_step=None if plane is None else self._note_plane,
+                loggers=[Later(one, self.epochs()) for one in self.loggers],
             )
 
     def _note_plane(self, model: nn.Module, images: Tensor, labels: Tensor, step: int) -> None:
@@ -417,24 +335,17 @@ class _Work:
 
     def _measured(self, model: nn.Module, number: int, widths: Mapping[str, int], training: Training | None) -> Round:
         with self.watch.stage("measure"):
-            held_out = None if self.images.held_out is None else accuracy_of(model, self.images.held_out)
-            test = None if self.images.test is None else accuracy_of(model, self.images.test)
-            groups = [one for one in find_groups(model, self.example, check=False).groups if one.name in self.layers]
-            dead = dead_filters(model, self.images.calibration, groups)
-        modules = dict(model.named_modules())
-        by_layer = cost.macs_by_layer(model, self.example)
-        one = Round(
-            number,
-            widths,
-            macs=sum(by_layer.values()),
-            convolution_macs=sum(macs for name, macs in by_layer.items() if is_convolution(modules[name])),
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            dead=sum(map(len, dead.values())),
-            held_out=held_out,
-            test=test,
-            epochs=0 if training is None else len(training.epochs),
-            best_epoch=None if training is None else training.best,
-            seconds=dict(self.watch.seconds),
-        )
+            one = figures_of_round(
+                model,
+                self.example,
+                number,
+                widths,
+                self.images.calibration,
+                self.images.held_out,
+                self.images.test,
+                epochs=0 if training is None else len(training.epochs),
+                best_epoch=None if training is None else training.best,
+            )
+        one = replace(one, seconds=dict(self.watch.seconds))
         self.watch.seconds.clear()
         return one

@@ -63,6 +63,24 @@ class Round:
     seconds: Mapping[str, float] = field(default_factory=dict)
     stands: bool = True
 
+    def metrics(self) -> dict[str, float]:
+        """Return the figures that a logger shows, by name.
+
+        Example:
+            >>> sorted(Round(0, {"conv1": 16}, macs=200, convolution_macs=150, parameters=30).metrics())
+            ['pruning/dead_filters', 'pruning/filters', 'pruning/macs', 'pruning/parameters', 'pruning/round']
+        """
+        found = {
+            "round": self.number,
+            "macs": self.macs,
+            "parameters": self.parameters,
+            "filters": sum(self.filters.values()),
+            "dead_filters": self.dead,
+            "held_out_accuracy": self.held_out,
+            "test_accuracy": self.test,
+        }
+        return {f"pruning/{name}": float(value) for name, value in found.items() if value is not None}
+
 
 @dataclass(frozen=True)
 class _Written:

@@ -19,6 +19,7 @@ from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.network.modes import eval_mode
 from infoprune.network.several_inputs import takes_several_inputs
+from infoprune.network.tensors import logits_in
 from infoprune.progress import Progress, silent
 from infoprune.runs.together import current
 
@@ -219,7 +220,8 @@ def logits_of(model: nn.Module, images: Tensor, output: Callable[[Any], Any] = _
     Args:
         model: The network.
         images: ``(n, C, H, W)``, where the network is.
-        output: Applied to what the network returns.
+        output: Applied to what the network returns. The outputs of Hugging Face Transformers need none: their
+            ``logits`` are taken.
 
     Raises:
         InputError: The network cannot read such images, returns something else, or returns values that are not finite.
@@ -234,7 +236,7 @@ def logits_of(model: nn.Module, images: Tensor, output: Callable[[Any], Any] = _
         shape = tuple(images.shape[1:])
         reason = str(error).splitlines()[0]
         raise InputError(f"the network cannot read images of shape {shape} (C, H, W): {reason}") from error
-    logits = output(found)
+    logits = logits_in(output(found))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(

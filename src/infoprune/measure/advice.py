@@ -120,8 +120,8 @@ def latency_advice(times: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
     """
     before, after = times.get("base", {}), times["network"]
     return tuple(
-        f"The pruned network gains no time in {runtime} ({after[runtime]:.2f} ms, before pruning {spent:.2f} ms): prune "
-        "with --multiple 8."
+        f"The pruned network gains no time in {runtime} ({after[runtime]:.2f} ms, before pruning {spent:.2f} ms): "
+        "prune with --multiple 8."
         for runtime, spent in before.items()
         if runtime in after and after[runtime] >= spent
     )

@@ -24,6 +24,7 @@ from infoprune.data.batches import Batches, parse, some_batches
 from infoprune.errors import InputError, unknown
 from infoprune.network.equivalence import copied
 from infoprune.network.layers import Side
+from infoprune.network.tensors import logits_in
 from infoprune.runs.together import current
 
 Labels = Literal["given", "own"]
@@ -173,6 +174,7 @@ def summed_loss(logits: Any, labels: Tensor | None) -> Tensor:
         >>> round(float(summed_loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]))), 4)  # 3 ln 2
         2.0794
     """
+    logits = logits_in(logits)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise InputError("gradients of the loss need a network that gives (n, classes) logits")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

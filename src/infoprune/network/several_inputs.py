@@ -25,6 +25,8 @@ from infoprune.plan import Plan
 SETTING = "inputs"
 _BATCHES = ("images", "batches", "repair_images", "held_out", "test")
 _NETWORKS = ("model", "small")
+# Inputs that a forward may be given, by default none, to compute a loss.
+_FOR_LOSSES = ("labels", "label")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -170,7 +172,8 @@ def taken_apart(batch: Any, model: nn.Module) -> tuple[list[tuple[str, Tensor]],
     """Return the named inputs and the labels of a batch of several inputs; no inputs where it has one tensor.
 
     Several inputs are a tuple, list or dict of tensors in the place of the images, ``((left, right), labels)``; or a
-    dict of what the forward takes by keyword, with labels under ``labels`` or the like.
+    dict of what the forward takes by keyword, with labels under ``labels`` or the like. A forward that takes ``labels``
+    only to return a loss too, as those of Transformers do, is called without them.
 
     Example:
         >>> batch = ((torch.zeros(2, 3), torch.zeros(2, 4)), torch.arange(2))
@@ -194,7 +197,8 @@ def taken_apart(batch: Any, model: nn.Module) -> tuple[list[tuple[str, Tensor]],
 
 def _keywords(model: nn.Module) -> tuple[set[str], set[str]]:
     """Return what a forward takes by keyword, and what it takes by keyword only."""
-    parameters = inspect.signature(model.forward).parameters.values()
+    every = inspect.signature(model.forward).parameters.values()
+    parameters = [one for one in every if one.name not in _FOR_LOSSES or one.default is not None]
     only = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
     return only | {one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD}, only
 

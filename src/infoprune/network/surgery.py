@@ -48,7 +48,7 @@ def apply(
     groups = groups or find_groups(model, example, check=False)
     removal = removal_of(plan, groups, model)
     if check and removal:
-        _check(plan, model, example, removal)
+        check_plan(plan, model, example, removal)
     small = equivalence.duplicate(model)
     touched = [str(place) for place, _ in removal if place in groups.computed]
     if touched:
@@ -123,8 +123,25 @@ def _check_widths(removal: Removal, model: nn.Module) -> None:
             raise InputError(f"layer '{layer}' would be left without {what}: keep at least one of its filters")
 
 
-def _check(plan: Plan, model: nn.Module, example: Examples, removal: Removal) -> None:
-    """Raise an error that names the layer, if the cut network differs from the masked one."""
+def check_plan(plan: Plan, model: nn.Module, example: Examples, removal: Removal) -> None:
+    """Cut a copy with randomised norms, and compare it with the whole network whose removed channels are zero.
+
+    Args:
+        plan: What is checked.
+        model: The network that the plan was made for; left as it is.
+        example: As for ``apply``.
+        removal: What ``removal_of`` returned for the plan.
+
+    Raises:
+        InputError: They differ; the layer is named where it is known.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> net, images = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)), torch.rand(2, 1, 8, 8)
+        >>> plan = Plan({"0": LayerDecision("0", 4, kept=(0, 2))})
+        >>> check_plan(plan, net, images, removal_of(plan, find_groups(net, images), net))
+    """
     problem = equivalence.Trial(model, equivalence.batches_of(example)).problem(removal)
     if not problem:
         return

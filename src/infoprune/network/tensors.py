@@ -42,6 +42,18 @@ def named_tensors_in(value: Any, single: str = "output") -> dict[str, Tensor]:
     return found
 
 
+def logits_in(value: Any) -> Any:
+    """Return the ``logits`` of an output that has some, as those of Transformers; anything else as it is.
+
+    Example:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> logits_in(SimpleNamespace(logits=torch.zeros(2, 3))).shape
+        torch.Size([2, 3])
+    """
+    return value if isinstance(value, Tensor) else getattr(value, "logits", value)
+
+
 def _named(value: Any, path: str, single: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield path or single, value

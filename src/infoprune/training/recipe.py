@@ -89,3 +89,13 @@ class Epoch:
     loss: float
     held_out: float | None
     seconds: float
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures that a logger shows, by name.
+
+        Example:
+            >>> Epoch(number=0, loss=2.3, held_out=None, seconds=4.2).metrics()
+            {'training/loss': 2.3, 'training/seconds': 4.2}
+        """
+        found = {"loss": self.loss, "held_out_accuracy": self.held_out, "seconds": self.seconds}
+        return {f"training/{name}": value for name, value in found.items() if value is not None}

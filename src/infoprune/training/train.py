@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from infoprune.data.batches import Batches, labelled
 from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.errors import InputError
 from infoprune.measure.accuracy import accuracy_of, labels_within, logits_of
+from infoprune.measure.loggers import MetricsLogger, note
 from infoprune.network.fingerprint import fingerprint
 from infoprune.network.memory_format import fastest_layout
 from infoprune.network.modes import eval_mode
@@ -67,6 +68,7 @@ def train(
     progress: Progress = silent,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: OnStep | None = None,
+    loggers: Sequence[MetricsLogger] | None = None,
 ) -> Training:
     """Train a copy of a network by SGD and return the weights that did best on held-out images.
 
@@ -87,6 +89,8 @@ def train(
         on_epoch: Called with the figures of every epoch.
         on_step: Called after every step with the network, the images and labels of the step, and the number of the
             step, for example to record an information plane. It must not change the network.
+        loggers: Take the figures of every epoch, at the number of epochs done: loggers of Lightning, such as
+            ``TensorBoardLogger``; by default those of ``fabric``. The first process alone logs.
 
     Raises:
         InputError: There are no batches, the network cannot read one of the sizes of the recipe, the loss is no longer
@@ -123,6 +127,9 @@ def train(
             state.note(epoch)
             if resume is not None and fabric.is_global_zero:
                 state.write(resume)
+            if fabric.is_global_zero:
+                metrics = {**epoch.metrics(), "training/learning_rate": loop.rate}
+                note(fabric.loggers if loggers is None else loggers, metrics, number + 1)
             if on_epoch is not None:
                 on_epoch(epoch)
     finally:
@@ -245,6 +252,7 @@ class _Loop:
     on_step: OnStep | None = None
     penalty: Penalty | None = None
     rates: tuple[float, ...] | None = None
+    rate: float = 0.0
 
     def run(self, number: int, held_out: Batches | None) -> Epoch:
         """Train one epoch. Its random numbers depend on the seed and the epoch number only, so it can be repeated."""
@@ -258,7 +266,7 @@ class _Loop:
         state.model.train()
         total = torch.zeros((), dtype=torch.float64)
         for step, (images, labels) in enumerate(labelled(self.batches)):
-            rate = rates[number * steps + step]
+            self.rate = rate = rates[number * steps + step]
             images, labels = self._prepared(images, number), labels.to(state.fabric.device)
             total += self._step(images, labels, rate)
             if not math.isfinite(total):
