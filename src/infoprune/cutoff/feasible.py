@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-import torch
-
-from infoprune.criteria.base import Importance
 from infoprune.cutoff.base import NO_LIMITS, CostModel, Group, Limits, percent
-from infoprune.cutoff.ranking import kept_after, ladder
+from infoprune.cutoff.ranking import fewest
 from infoprune.errors import InputError
 from infoprune.plan import Budget
 
@@ -87,8 +84,8 @@ def reach(groups: Sequence[Group], cost: CostModel, *, limits: Limits = NO_LIMIT
         >>> reach(found.groups, costs).macs
         0.25
     """
-    least = {group.name: _least(group, limits) for group in groups}
-    free = {group.name: _least(group, NO_LIMITS) for group in groups}
+    least = {group.name: fewest(group, limits) for group in groups}
+    free = least if limits == NO_LIMITS else {group.name: fewest(group) for group in groups}
     macs, parameters = _shares(cost, least)
     potentials = []
     for group in groups:
@@ -134,12 +131,6 @@ def check_reach(found: Reach, budget: Budget) -> None:
             f"a budget of {percent(share)} of the {words} cannot be met: {percent(least)} remain at least, so ask for "
             f"{nearest:g} or more; {why}"
         )
-
-
-def _least(group: Group, limits: Limits) -> tuple[int, ...]:
-    # How many can go does not depend on which go first, as long as the units are of one size; the lowest stay.
-    anyhow = Importance(torch.arange(group.filters, 0, -1).double())
-    return kept_after(group, ladder(group, anyhow, limits))
 
 
 def _shares(cost: CostModel, kept: Mapping[str, Sequence[int]]) -> tuple[float, float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
 
@@ -73,12 +73,31 @@ def ladder(group: Group, importance: Importance, limits: Limits = NO_LIMITS) -> 
         >>> [rung.filters for rung in ladder(group, importance)]
         [(0,), (3,), (2,)]
     """
-    scores = importance.scores.tolist()
+    return _rungs(group, units_by_importance(group, importance), importance.scores.tolist(), limits)
+
+
+def fewest(group: Group, limits: Limits = NO_LIMITS) -> tuple[int, ...]:
+    """Return the fewest filters that can stay, ascending, whatever the criterion; the lowest indices stay.
+
+    How many can go does not depend on which go first, as long as the units are of one size.
+
+    Example:
+        >>> import torch
+        >>> from infoprune.network.coupled_groups import find_groups
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
+        >>> fewest(find_groups(net, torch.rand(2, 1, 4, 4)).groups[0], Limits(keep_at_least=2))
+        (0, 1)
+    """
+    units = sorted(group.units, key=lambda unit: (-_mean(unit), -min(unit)))
+    return kept_after(group, _rungs(group, units, range(group.filters, 0, -1), limits))
+
+
+def _rungs(group: Group, units: Iterable[Sequence[int]], scores: Sequence[float], limits: Limits) -> tuple[Rung, ...]:
     left = group.filters
     staying = [set(part) for part in group.parts]
     rungs: list[Rung] = []
     pending: list[int] = []
-    for unit in units_by_importance(group, importance):
+    for unit in units:
         if any(part <= set(unit) for part in staying):
             continue
         left -= len(unit)
@@ -167,6 +186,7 @@ class Ranking:
     groups: tuple[Group, ...]
     ladders: tuple[tuple[Rung, ...], ...]
     steps: tuple[int, ...]
+    _kept: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def forced(self) -> int:
@@ -182,10 +202,13 @@ class Ranking:
 
     def kept(self, levels: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Return the kept filters, by group, after the number of steps of each."""
-        return {
-            group.name: kept_after(group, rungs[:level])
-            for group, rungs, level in zip(self.groups, self.ladders, levels, strict=True)
-        }
+        return {group.name: self._kept_of(index, levels[index]) for index, group in enumerate(self.groups)}
+
+    def _kept_of(self, index: int, level: int) -> tuple[int, ...]:
+        # A search for a budget asks for the same levels again and again.
+        if (index, level) not in self._kept:
+            self._kept[index, level] = kept_after(self.groups[index], self.ladders[index][:level])
+        return self._kept[index, level]
 
 
 def rank(
@@ -230,7 +253,8 @@ def rank(
         scale = _scale(importance) if relative else 1.0
         keys += [(i / len(rungs), index) for i in range(len(rungs))]
         values += [rung.importance / scale for rung in rungs]
-        bounds += [max(float(importance.out_by[[*rung.filters]].max()) / scale, 0.0) for rung in rungs]
+        out_by = importance.out_by.tolist()
+        bounds += [max(max(out_by[filter_] for filter_ in rung.filters) / scale, 0.0) for rung in rungs]
     equal = snapped(torch.tensor(values, dtype=torch.float64), torch.tensor(bounds, dtype=torch.float64)).tolist()
     steps = sorted(zip(equal, keys, strict=True))
     return Ranking(tuple(groups), tuple(ladders), tuple(index for _, (_, index) in steps))
