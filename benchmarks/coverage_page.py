@@ -27,8 +27,7 @@ both networks and runs both in double precision. It shares no code with any of t
 *refused* means that the tool ended with a reason instead of a network, *crashed* with another error, *timed out* that
 it needed more than {limit} seconds of processor time, *failed* that the network itself does not run here.
 
-Torch-Pruning {tp} and torch-kirigami {tk} are run beside it. They have no budget of MACs and are asked for 30 % fewer
-channels in each layer, which is about half of the MACs. Layers with as many outputs as classes, and the heads of
+{rivals} beside it, without a budget of MACs: asked for 30 % fewer channels in each layer, about half of the MACs. Layers with as many outputs as classes, and the heads of
 detectors, are named to Torch-Pruning as ignored layers. Seconds are processor time on one core, for plan and cut.
 """
 
@@ -42,7 +41,8 @@ def written(rows: Sequence[Row], networks: Sequence[Network], limit: float) -> s
         limit: Seconds of processor time that a tool had.
     """
     versions = {row["tool"]: row.get("version", "") for row in rows if row.get("version")}
-    head = HEAD.format(limit=int(limit), tp=versions.get("torch-pruning", ""), tk=versions.get("torch-kirigami", ""))
+    rivals = " and ".join(f"{tool} {version}" for tool, version in versions.items() if tool != "infoprune")
+    head = HEAD.format(limit=int(limit), rivals=rivals)
     by_key = {(row["suite"], row["name"], row["tool"]): row for row in rows}
     tools = list(dict.fromkeys(row["tool"] for row in rows))
     parts = [head, *_summary(rows, networks, tools), *_speed(by_key, tools), *_troubles(rows, tools)]
