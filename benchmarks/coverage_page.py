@@ -27,8 +27,9 @@ both networks and runs both in double precision. It shares no code with any of t
 *refused* means that the tool ended with a reason instead of a network, *crashed* with another error, *timed out* that
 it needed more than {limit} seconds of processor time, *failed* that the network itself does not run here.
 
-{rivals} beside it, without a budget of MACs: asked for 30 % fewer channels in each layer, about half of the MACs. Layers with as many outputs as classes, and the heads of
-detectors, are named to Torch-Pruning as ignored layers. Seconds are processor time on one core, for plan and cut.
+Run beside it: {rivals}. It takes no budget of MACs and removes 30 % of the channels of each layer, which is about half
+of the MACs. Layers with as many outputs as classes, and the heads of detectors, are named to Torch-Pruning as ignored
+layers. Seconds are processor time on one core, for plan and cut.
 """
 
 
