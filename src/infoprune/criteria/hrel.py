@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import torch
-from scipy.stats import rankdata  # type: ignore[import-untyped]
 from torch import Tensor
 
 from infoprune.criteria.base import CriterionInfo, Filters, Importance, register
@@ -227,6 +226,8 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
         >>> rank_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 4.0, 9.0]))
         1.0
     """
+    from scipy.stats import rankdata  # type: ignore[import-untyped]  # half a second, and only needed here
+
     ranks = torch.stack([torch.from_numpy(rankdata(scores.double().cpu().numpy())) for scores in (one, other)])
     return float(torch.corrcoef(ranks)[0, 1]) if bool((ranks.std(dim=1) > 0).all()) else 1.0
 

@@ -20,8 +20,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import lars_path_gram
 from torch import Tensor, nn
 
 from infoprune.criteria.base import Importance
@@ -108,6 +106,9 @@ def entry_points(gram: Tensor, dependence: Tensor, *, positive: bool = True) -> 
         >>> entry_points(torch.eye(2, dtype=torch.float64), torch.tensor([2.0, -1.0], dtype=torch.float64)).tolist()
         [2.0, 0.0]
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import lars_path_gram
+
     scale = float(dependence.abs().max())
     if not scale:
         return torch.zeros_like(dependence)

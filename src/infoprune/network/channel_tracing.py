@@ -648,6 +648,11 @@ class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.follower = follower
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # PyTorch would import its compiler, which takes a second, to keep it away from the method below.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -694,7 +699,7 @@ def _distinct(ids: Tensor) -> Tensor:
 
 
 def _pairs(one: Tensor, other: Tensor) -> Tensor:
-    shape = torch.broadcast_shapes(one.shape, other.shape)  # type: ignore[no-untyped-call]
+    shape = np.broadcast_shapes(one.shape, other.shape)  # that of torch imports its symbolic shapes, half a second
     pairs = torch.stack([one.expand(shape).flatten(), other.expand(shape).flatten()])
     return pairs[:, pairs[0] != pairs[1]]
 

@@ -303,6 +303,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._fresh = {storage_of(tensor) for tensor in found.values()}
         return list(found.values())
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # PyTorch would import its compiler, which takes a second, to keep it away from the method below.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -432,6 +437,10 @@ class _Reach(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for one in tensors:
             bits |= self.bits.get(storage_of(one), 0) if isinstance(one, Tensor) else 0
         return bits
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -6,7 +6,7 @@ group of channels. Values that are adjacent in channels-last maps are then copie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 
 import torch
@@ -85,12 +85,21 @@ def _picked(window: Window, inputs: Tensor, places: Tensor, images: Tensor | Non
     return rows.index_select(0, index.flatten()).reshape(-1, at.shape[1], channels)
 
 
+def _coordinates(index: Tensor, shape: Sequence[int]) -> list[Tensor]:
+    # torch.unravel_index imports PyTorch's symbolic shapes, which takes as long as many a repair.
+    found = []
+    for length in reversed(shape):
+        found.append(index % length)
+        index = index // length
+    return found[::-1]
+
+
 def _touched(window: Window, size: Iterable[int], places: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return, ``(P, taps)``, the input positions of each patch, and which of them lie inside the input."""
     extent = tuple(size)
     kernel = torch.arange(prod(window.kernel), device=places.device)
-    taps = torch.unravel_index(kernel, window.kernel)
-    starts = torch.unravel_index(places, window.outputs(extent))
+    taps = _coordinates(kernel, window.kernel)
+    starts = _coordinates(places, window.outputs(extent))
     at = torch.zeros(len(places), len(kernel), dtype=torch.long, device=places.device)
     inside = torch.ones_like(at, dtype=torch.bool)
     for axis, length in enumerate(extent):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -78,6 +77,8 @@ def _can(model: nn.Module, group: CoupledGroup) -> bool:
 
 def _fold(model: nn.Module, group: CoupledGroup, kept: tuple[int, ...]) -> _Fold:
     rows = _rows(model, group)
+    from sklearn.cluster import KMeans
+
     found = KMeans(len(kept), init=rows[list(kept)], n_init=1, max_iter=100, random_state=0).fit(rows)
     labels = _with_all_clusters(found.labels_, kept)
     return _Fold(group, kept, tuple(kept[label] for label in labels))

@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from scipy.stats import kendalltau  # type: ignore[import-untyped]
 from torch import nn
 
 from infoprune.data.batches import Batches
@@ -94,4 +93,6 @@ def _agreement(one: Sequence[int], other: Sequence[int]) -> float:
     if len(one) < 2:
         return 1.0
     places = [sorted(range(len(order)), key=order.__getitem__) for order in (one, other)]
+    from scipy.stats import kendalltau  # type: ignore[import-untyped]  # half a second, and only needed here
+
     return float(kendalltau(*places).statistic)
