@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,6 +43,7 @@ class Spill:
         self._directory = tempfile.TemporaryDirectory(prefix="infoprune-", dir=directory, ignore_cleanup_errors=True)
         self._in_memory: dict[str, int] = {}
         self._in_files: dict[str, list[tuple[UntypedStorage, int]]] = {}
+        self._since_returned = 0
 
     def put_away(self, owner: str, tensors: Iterable[Tensor]) -> None:
         """Store tensors until their owner needs them again: in memory if they fit, else in a file.
@@ -52,6 +55,10 @@ class Spill:
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
         size = sum(storage.nbytes() for storage in storages.values())
         self._in_memory.pop(owner, None)
+        self._since_returned += size
+        if self._since_returned > self.limit // 2:
+            return_freed()
+            self._since_returned = 0
         if sum(self._in_memory.values()) + size <= self.limit:
             self._in_memory[owner] = size
             return
@@ -101,6 +108,21 @@ class Spill:
     def _bytes_of(self, owner: str, size: int) -> Tensor:
         path = Path(self._directory.name) / owner
         return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+
+
+def return_freed() -> None:
+    """Let the C library return the memory that was freed to the system.
+
+    Every thread frees into an arena of its own, which keeps what it got. With a pass in each thread that came to six
+    times the maps that were alive.
+
+    Example:
+        >>> return_freed()
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _bytes_in(storage: UntypedStorage) -> Tensor:

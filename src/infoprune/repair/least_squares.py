@@ -46,7 +46,7 @@ from infoprune.regression.portions import Portions
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.runs.together import current
 
-MEMORY = 2 << 30
+MEMORY = 3 << 29
 # Values of one batch of images: its feature maps should fit the processor's cache. Its temporary memory is needed in
 # addition to the memory for the maps of all batches.
 _BATCH_VALUES = 1 << 20
