@@ -29,6 +29,7 @@ PICTURE = {
     "options": "cutoff network",
     "repair": "data measure network options regression runs",
     "selection": "criteria cutoff data measure network options regression repair runs",
+    "search": "criteria cutoff data measure network options selection",
     "iterative": "criteria cutoff data measure network repair runs training",
     "storage": "data measure network zoo",
     "automatic": "criteria cutoff data measure network options regression repair selection",

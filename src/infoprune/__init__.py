@@ -112,7 +112,8 @@ _WHERE = {
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 _ROOMS = ("board", "criteria", "cutoff", "data", "depth", "entropy", "experiment", "iterative", "measure", "network",
-          "options", "pipeline", "regression", "report", "selection", "storage", "training", "zoo")  # fmt: skip
+          "options", "pipeline", "regression", "report", "search", "selection", "storage", "training",
+          "zoo")  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
