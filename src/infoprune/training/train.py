@@ -86,7 +86,8 @@ def train(
         progress: Called after every step.
         on_epoch: Called with the figures of every epoch.
         on_step: Called after every step with the network, the images and labels of the step, and the number of the
-            step, for example to record an information plane. It must not change the network.
+            step, for example to record an information plane. It must not change the network where the training may be
+            resumed.
 
     Raises:
         InputError: There are no batches, the network cannot read one of the sizes of the recipe, the loss is no longer
