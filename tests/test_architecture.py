@@ -20,6 +20,7 @@ PICTURE = {
     "data": "",
     "network": "data runs",
     "zoo": "data network",
+    "hashing": "data network",
     "regression": "network runs",
     "criteria": "data entropy network regression runs",
     "cutoff": "criteria entropy network",
