@@ -22,7 +22,7 @@ PICTURE = {
     "zoo": "data network",
     "hashing": "data network",
     "regression": "network runs",
-    "criteria": "data entropy network regression runs",
+    "criteria": "data entropy hashing network regression runs",
     "cutoff": "criteria entropy network",
     "measure": "criteria data entropy network runs",
     "depth": "criteria data entropy measure network",
