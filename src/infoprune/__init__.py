@@ -111,8 +111,8 @@ _WHERE = {
     "infoprune.training.train": ("train",),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
-_ROOMS = ("board", "callbacks", "criteria", "cutoff", "data", "depth", "entropy", "experiment", "iterative", "measure",
-          "network", "options", "pipeline", "regression", "report", "selection", "storage", "training",
+_ROOMS = ("board", "callbacks", "criteria", "cutoff", "data", "depth", "entropy", "experiment", "hashing", "iterative",
+          "measure", "network", "options", "pipeline", "regression", "report", "search", "selection", "storage", "training",
           "zoo")  # fmt: skip
 
 

@@ -21,7 +21,7 @@ NAMES = [info.name for info in criteria.all_criteria() if not info.score_network
 RANKING = [name for name in NAMES if name != "random"]
 READING = [name for name in NAMES if criteria.find(name).needs_maps]
 # Those that remove one filter of a pair: which of several pairs of copies is first follows the index.
-BY_PAIRS = ("apssf", "coring", "fsim", "phash", "prf", "qsfm")
+BY_PAIRS = ("apssf", "coring", "fsim", "hashing", "phash", "prf", "qsfm")
 # Those that score each filter by itself: the others and the greedy order rank a copy lower on purpose.
 BY_ITSELF = [name for name in RANKING if not name.startswith(BY_PAIRS) and name != "cmi"]
 # Those that count: filters of equal counts tie, copies or not, and which of them is kept follows the index.

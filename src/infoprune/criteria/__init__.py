@@ -17,6 +17,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     fisher,
     fpgm,
     fsim,
+    hashing,
     hrank,
     hrel,
     hsic_lasso,

@@ -98,9 +98,10 @@ def transferred(module: nn.Module, importance: Tensor) -> Tensor:
         [1.0, 0.0]
     """
     if isinstance(module, Routing):
-        inputs = width(module, "in")  # type: ignore[arg-type]
-        copies = module(torch.eye(inputs)[:, :, None, None])  # type: ignore[operator]
-        return copies.flatten(1).double() @ importance  # type: ignore[no-any-return]
+        place = next(module.buffers(), importance).device  # type: ignore[attr-defined]
+        inputs = torch.eye(width(module, "in"), device=place)  # type: ignore[arg-type]
+        copies: Tensor = module(inputs[:, :, None, None])  # type: ignore[operator]
+        return copies.flatten(1).cpu().double() @ importance
     weight: Tensor = module.weight.detach().to("cpu", torch.float64).abs()  # type: ignore[union-attr,operator]
     weight = weight.flatten(2).sum(dim=2) if weight.ndim > 2 else weight
     parts: int = getattr(module, "groups", 1)  # type: ignore[assignment]

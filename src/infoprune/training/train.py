@@ -88,7 +88,8 @@ def train(
         progress: Called after every step.
         on_epoch: Called with the figures of every epoch.
         on_step: Called after every step with the network, the images and labels of the step, and the number of the
-            step, for example to record an information plane. It must not change the network.
+            step, for example to record an information plane. It must not change the network where the training may be
+            resumed.
         loggers: Take the figures of every epoch, at the number of epochs done: loggers of Lightning, such as
             ``TensorBoardLogger``; by default those of ``fabric``. The first process alone logs.
 
