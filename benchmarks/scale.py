@@ -91,7 +91,8 @@ def costs(network: Network, images: int, processes: int, batch: int) -> dict[str
                                portions * sum(moments) * share),
         "batch norm": Cost(mine, 16 * network.channels, own_batches * (16 * network.channels) * (processes > 1)),
         # Both networks; of every layer the sum and one portion are held, of the fitted and of the held-out images.
-        "least squares": Cost(2 * mine, 4 * max(fits) + (2 << 30), portions * 2 * sum(fits) * share),
+        # The first process receives them all, and sends weights only.
+        "least squares": Cost(2 * mine, 4 * max(fits) + (2 << 30), portions * 2 * sum(fits) * (processes > 1)),
         "evaluation, 1,000 classes": Cost(mine, 0.0, own_batches * batch * 4 * 1000 * others),
     }  # fmt: skip
 

@@ -148,7 +148,8 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
             found = tensors_in(model(placed))
         except Exception as error:  # a network's own forward may raise anything
             shape, reason = tuple(example.shape[1:]), equivalence.one_line(error)
-            raise InputError(f"the network cannot read images of shape {shape} (C, H, W): {reason}") from error
+            kind = "" if example.is_floating_point() else f", stored as {example.dtype}"
+            raise InputError(f"the network cannot read images of shape {shape} (C, H, W){kind}: {reason}") from error
     if not found:
         raise InputError("the network returns nothing with a tensor in it: wrap it so that it returns its outputs")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in found):

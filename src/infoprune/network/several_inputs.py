@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from infoprune.data.batches import LABELS, Batch, Batches, check_repeatable, number_of_batches
+from infoprune.data.given import batched
 from infoprune.errors import InputError
 from infoprune.plan import Plan
 
@@ -275,7 +276,7 @@ def reads_its_own(model: nn.Module) -> nn.Module:
 
 
 def takes_several_inputs(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let a function of a network and images accept networks that take several inputs.
+    """Let a function of a network and images accept data sets of single images, and networks that take several inputs.
 
     What it returns notes the inputs where it is a plan, and is called with several inputs where it is a network.
 
@@ -293,9 +294,11 @@ def takes_several_inputs(function: Callable[_P, _R]) -> Callable[_P, _R]:
         bound = signature.bind(*args, **words)
         networks = [one for name in _NETWORKS if isinstance(one := bound.arguments.get(name), nn.Module)]
         names = [name for name in _BATCHES if bound.arguments.get(name) is not None]
+        for name in names:
+            bound.arguments[name] = batched(bound.arguments[name])
         inputs = inputs_of(bound.arguments[names[0]], networks[0]) if networks and names else None
         if inputs is None:
-            return function(*args, **words)
+            return function(*bound.args, **bound.kwargs)
         for name in names:
             bound.arguments[name] = JoinedBatches(bound.arguments[name], inputs, networks[0])
         with ExitStack() as hooks:
