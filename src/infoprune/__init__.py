@@ -112,8 +112,8 @@ _WHERE = {
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 _ROOMS = ("board", "callbacks", "criteria", "cutoff", "data", "depth", "entropy", "experiment", "hashing", "iterative",
-          "measure", "network", "options", "pipeline", "regression", "report", "search", "selection", "storage", "training",
-          "zoo")  # fmt: skip
+          "measure", "network", "options", "pipeline", "regression", "report", "search", "selection", "storage",
+          "training", "zoo")  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
