@@ -22,6 +22,7 @@ from infoprune.network.layers import is_producer
 from infoprune.regression.patches import as_matrix
 from infoprune.regression.portions import PORTIONS
 from infoprune.repair.batch_norm import batch_norms
+from infoprune.repair.least_squares import MEMORY
 
 MOMENTS = 1 << 30
 CMI_IMAGES = 256
@@ -92,7 +93,7 @@ def costs(network: Network, images: int, processes: int, batch: int) -> dict[str
         "batch norm": Cost(mine, 16 * network.channels, own_batches * (16 * network.channels) * (processes > 1)),
         # Both networks; of every layer the sum and one portion are held, of the fitted and of the held-out images.
         # The first process receives them all, and sends weights only.
-        "least squares": Cost(2 * mine, 4 * max(fits) + (2 << 30), portions * 2 * sum(fits) * (processes > 1)),
+        "least squares": Cost(2 * mine, 4 * max(fits) + MEMORY, portions * 2 * sum(fits) * (processes > 1)),
         "evaluation, 1,000 classes": Cost(mine, 0.0, own_batches * batch * 4 * 1000 * others),
     }  # fmt: skip
 
