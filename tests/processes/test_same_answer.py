@@ -49,7 +49,8 @@ def all_scores(names, sizes):
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("processes", [2, 3])
 def test_every_criterion_scores_alike(processes, sizes):
-    shared = ("reconstruction", "entropic", "taylor", "fisher")  # other criteria of networks are computed whole by every process
+    # Other criteria of networks are computed whole by every process.
+    shared = ("reconstruction", "entropic", "taylor", "fisher")
     names = [info.name for info in criteria.all_criteria() if info.kind == "maps" or info.name in shared]
     several, one = launched(processes, all_scores, names, sizes), digest(all_scores(names, sizes))
     assert [name for name in names if several[name] != one[name]] == []
