@@ -38,9 +38,9 @@ PICTURE = {
     "pipeline": "automatic criteria cutoff data measure network options repair runs selection",
     "board": "criteria cutoff data measure network options repair selection",
     "report": "automatic board criteria data iterative measure network pipeline runs",
-    "experiment": "automatic board criteria cutoff data iterative measure network options pipeline repair report runs "
-    "selection storage training zoo",
-    "cli": "automatic board criteria cutoff data experiment iterative measure network options repair report runs "
+    "experiment": "automatic board criteria cutoff data depth iterative measure network options pipeline repair report "
+    "runs selection storage training zoo",
+    "cli": "automatic board criteria cutoff data depth experiment iterative measure network options repair report runs "
     "selection storage training zoo",
     "__init__": "automatic board criteria cutoff data iterative measure network options pipeline repair runs selection "
     "storage training",

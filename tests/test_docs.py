@@ -10,6 +10,7 @@ import pytest
 
 from infoprune import cli, criteria, pipeline, zoo  # noqa: F401 - pipeline registers the criterion reconstruction
 from infoprune.cutoff.rules import curve
+from infoprune.depth import all_block_criteria
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"^```(python|bash)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -96,7 +97,7 @@ def test_the_start_leaves_what_it_promises(folder, monkeypatch):
 
 
 def test_criteria_of_the_pages_exist():
-    known = {info.name for info in criteria.all_criteria()}
+    known = {info.name for info in (*criteria.all_criteria(), *all_block_criteria())}
     for page in DOCS.rglob("*.md"):
         named = re.findall(r"--criterion ([a-z0-9-]+)(?![\w:.-])", page.read_text(encoding="utf-8"))
         assert set(named) <= known, page

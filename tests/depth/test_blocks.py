@@ -5,12 +5,15 @@ import torch
 from deep_networks import Halved, Plain, Projected, Scaled, Tower, images, lively
 from torch import nn
 
+import infoprune
 from infoprune import zoo
 from infoprune.depth import Block, find_blocks, prune_blocks, remove_blocks
 from infoprune.depth.blocks import silenced
 from infoprune.errors import InputError
 from infoprune.network.cost import count
 from infoprune.network.coupled_groups import find_groups
+from infoprune.network.origin import blocks_of, origin_of, set_origin
+from infoprune.network.stand_ins import remove_named
 from infoprune.network.verify import VerificationError
 
 
@@ -158,3 +161,49 @@ def test_wrong_words_are_refused():
 def test_images_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="does not run on an example of shape"):
         find_blocks(Tower(Plain(6)), torch.zeros(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize("first", ["blocks", "filters"])
+def test_a_checkpoint_knows_which_blocks_are_gone(first, tmp_path):
+    model = lively(load_listed("resnet20"))
+    images = [torch.randn(8, 3, 32, 32) for _ in range(2)]
+
+    def without_blocks(network):
+        return prune_blocks(network, images, count=2, criterion="cka").model
+
+    def without_filters(network):
+        return infoprune.prune(network, images, criterion="l1", ratio=0.25, repair=None).model
+
+    steps = [without_blocks, without_filters]
+    for step in steps if first == "blocks" else steps[::-1]:
+        model = step(model)
+    again = infoprune.prune(model, images, criterion="l1", ratio=0.1, repair=None).model
+    for number, network in enumerate((model, again)):
+        file = tmp_path / f"{number}.safetensors"
+        infoprune.save(network, file)
+        found = infoprune.load(file)
+        assert torch.equal(found(images[0]), network.eval()(images[0]))
+        assert len(origin_of(found).blocks) == 2
+        assert blocks_of(found) == blocks_of(network)
+
+
+def test_blocks_of_an_own_network_are_stored(tmp_path):
+    model = lively(Tower(Plain(6), Plain(6), positive=False))
+    small = remove_blocks(model, find_blocks(model, images(2)), images(2))
+    file = tmp_path / "own.safetensors"
+    infoprune.save(small, file, origin=infoprune.Origin("own", (3, 8, 8)))
+    found = infoprune.load(file, build=lambda: Tower(Plain(6), Plain(6), positive=False))
+    assert isinstance(found.stage[0], nn.ReLU)
+    assert torch.equal(found(images(4)), small(images(4)))
+
+
+def test_what_a_file_names_in_the_place_of_a_block_is_one_of_a_few():
+    model = Tower(Plain(6))
+    with pytest.raises(InputError, match="unknown activation in the place of a block 'Linear'"):
+        remove_named(model, {"stage.0": "Linear"})
+    with pytest.raises(InputError, match="no block 'stage.7', which is noted as removed"):
+        remove_named(model, {"stage.7": ""})
+
+
+def load_listed(name):
+    return set_origin(zoo.build(name), infoprune.Origin(name, (3, 32, 32)))

@@ -27,6 +27,7 @@ COMMANDS = {
         "bench:bench",
         "Compare criteria, budgets and repairs on one network under one protocol, with a table and a page.",
     ),
+    "depth": ("depth:depth", "Remove whole residual blocks and write the network without them."),
     "iterate": ("iterate:iterate", "Prune in rounds: score, cut, retrain, until all layers are at their limits."),
     "train": ("training:train", "Train a network, from fresh or existing weights."),
     "tune": ("training:tune", "Fine-tune a pruned network, optionally with distillation from the original."),

@@ -114,6 +114,28 @@ def sensitivity_table(found: Sequence[LayerSensitivity]) -> Table:
     return table
 
 
+def blocks_table(record: dict[str, Any]) -> Table:
+    """Return the blocks of a network with their scores, and what removing some of them changed.
+
+    Example:
+        >>> figures = {"macs": 10, "parameters": 5, "accuracy": 90.0}
+        >>> record = {"blocks": {"layer1.1": 0.2}, "removed": ["layer1.1"], "base": figures, "pruned": figures}
+        >>> blocks_table(record).row_count
+        1
+    """
+    base, pruned = record["base"], record["pruned"]
+    share = pruned["macs"] / max(1, base["macs"])
+    table = Table(
+        title=f"accuracy {base['accuracy']:.2f} % before, {pruned['accuracy']:.2f} % after; {share:.1%} of the MACs, "
+        f"{pruned['parameters'] / max(1, base['parameters']):.1%} of the parameters are left"
+    )
+    for column in ("block", "score", "removed"):
+        table.add_column(column, justify="right" if column == "score" else "left", overflow="fold")
+    for name, score in record["blocks"].items():
+        table.add_row(name, f"{score:.4g}", "yes" if name in record["removed"] else "")
+    return table
+
+
 def sweep_table(record: dict[str, Any]) -> Table:
     """Return the original and the networks of a sweep, the largest first.
 

@@ -23,9 +23,8 @@ from infoprune.network.cost import macs_by_layer
 from infoprune.network.coupled_groups import Examples
 from infoprune.network.equivalence import outside_inference_mode
 from infoprune.network.layers import is_per_channel, is_producer
+from infoprune.network.stand_ins import ACTIVATIONS, activation_named, replace_module
 
-# What may follow the addition, by the name in torch.nn; the identity first.
-ACTIVATIONS = ("", "ReLU", "ReLU6", "SiLU", "GELU", "Hardswish", "Mish", "ELU")
 # Copies with random weights that show whether the input of a block can be negative.
 _COPIES = 2
 
@@ -144,25 +143,7 @@ def stand_in(block: Block) -> nn.Module:
         >>> stand_in(Block("layer1.1", "BasicBlock", "ReLU", "", 0, 0))
         ReLU()
     """
-    return _activation(block.activation)
-
-
-def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of another one.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 2))
-        >>> replace_module(net, "0", nn.Identity())
-        >>> net[0]
-        Identity()
-    """
-    parent, _, last = name.rpartition(".")
-    model.get_submodule(parent)._modules[last] = module
-
-
-def _activation(name: str) -> nn.Module:
-    found: nn.Module = getattr(nn, name)() if name else nn.Identity()
-    return found
+    return activation_named(block.activation)
 
 
 def _inputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -218,7 +199,7 @@ def _left(module: nn.Module, inputs: Tensor) -> str | None:
     except Exception:  # a module that runs only inside of its network
         return None
     for name in ACTIVATIONS:
-        wanted = [_activation(name)(one) for one in (drawn, inputs)]
+        wanted = [activation_named(name)(one) for one in (drawn, inputs)]
         if all(isinstance(one, Tensor) and torch.equal(one, other)
                for one, other in zip(outputs, wanted, strict=True)):  # fmt: skip
             return name

@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from infoprune.data.batches import Batches, example_of
-from infoprune.depth.blocks import Block, find_blocks, replace_module, silenced, stand_in
+from infoprune.depth.blocks import Block, find_blocks, silenced, stand_in
 from infoprune.depth.scoring import score_blocks
 from infoprune.entropy.ties import bound_of_maps, ranking
 from infoprune.errors import InputError
 from infoprune.network import equivalence
 from infoprune.network.cost import count
 from infoprune.network.coupled_groups import Examples
+from infoprune.network.origin import note_blocks
+from infoprune.network.stand_ins import replace_module
 from infoprune.network.verify import VerificationError
 from infoprune.progress import Progress, silent
 
@@ -49,7 +51,7 @@ def remove_blocks(model: nn.Module, blocks: Sequence[Block], example: Examples) 
     """Return the network without some blocks, an ordinary module.
 
     It computes exactly what the network computes with the branches of these blocks at zero, which is checked on the
-    example.
+    example. It is noted on the network, so that a checkpoint of it can be loaded again.
 
     Args:
         model: The network; left as it is.
@@ -78,7 +80,7 @@ def remove_blocks(model: nn.Module, blocks: Sequence[Block], example: Examples) 
             raise InputError(f"the network has no block '{block.name}' of class {block.kind}: find its blocks again")
         replace_module(small, block.name, stand_in(block))
     _verify(model, small, blocks, example)
-    return small
+    return note_blocks(small, model, {block.name: block.activation for block in blocks})
 
 
 def prune_blocks(

@@ -10,9 +10,10 @@ from torch import nn
 
 from infoprune.data.batches import Batches, images_of
 from infoprune.declarations.option_values import check_keywords
-from infoprune.depth.blocks import Block, replace_module, stand_in
+from infoprune.depth.blocks import Block, stand_in
 from infoprune.measure.divergence import divergence_between
 from infoprune.network.equivalence import copied
+from infoprune.network.stand_ins import replace_module
 from infoprune.progress import Progress, silent
 from infoprune.registry import enter, in_order, look_up
 

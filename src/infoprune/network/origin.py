@@ -17,6 +17,8 @@ from infoprune.plan import Plan
 _ATTRIBUTE = "_infoprune_origin"
 # The cuts of a network whose architecture is not known.
 _CUT = "_infoprune_cut"
+# The blocks that were removed from such a network.
+_BLOCKS = "_infoprune_blocks"
 # Largest number of values of one image that a file may name: 4,096 x 4,096 pixels of 4 channels.
 _LARGEST_IMAGE = 2**26
 _LONGEST_NAME = 200
@@ -33,6 +35,8 @@ class Origin:
         arguments: JSON values passed to the architecture's function.
         preprocessing: The preprocessing that the weights expect, if known.
         plan: Every cut made so far, in the indices of the uncut network.
+        blocks: By the name of every block that was removed, the activation in its place, empty for nothing; see
+            :mod:`infoprune.depth`. They are removed before the plan is applied.
 
     Example:
         >>> Origin("digits", (1, 8, 8)).to_dict()["architecture"]
@@ -44,6 +48,7 @@ class Origin:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
     plan: Plan | None = None
+    blocks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not all(size >= 1 for size in self.input_shape):
@@ -61,6 +66,7 @@ class Origin:
             "input_shape": list(self.input_shape),
             "preprocessing": None if self.preprocessing is None else self.preprocessing.to_dict(),
             "plan": None if self.plan is None else self.plan.to_dict(),
+            **({"blocks": dict(self.blocks)} if self.blocks else {}),
         }
 
     @classmethod
@@ -129,6 +135,52 @@ def note_cut(pruned: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
     return pruned
 
 
+def note_blocks(shallower: nn.Module, model: nn.Module, blocks: Mapping[str, str]) -> nn.Module:
+    """Note removed blocks on a network and return it; decisions of the plan about their layers are dropped.
+
+    Args:
+        shallower: The network without the blocks.
+        model: The network that they were removed from.
+        blocks: By name, the activation that is left in the place of the block.
+
+    Example:
+        >>> whole, small = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Identity())
+        >>> blocks_of(note_blocks(small, whole, {"0": ""}))
+        {'0': ''}
+    """
+
+    def left(plan: Plan | None) -> Plan | None:
+        if plan is None:
+            return None
+        inside = tuple(f"{name}." for name in blocks)
+        kept = {
+            name: replace(decision, coupled=tuple(one for one in decision.coupled if not one.startswith(inside)))
+            for name, decision in plan.decisions.items()
+            if not name.startswith(inside)
+        }
+        return replace(plan, decisions=kept)
+
+    together = {**blocks_of(model), **blocks}
+    origin = origin_of(model)
+    if origin is not None:
+        return set_origin(shallower, replace(origin, plan=left(origin.plan), blocks=together))
+    object.__setattr__(shallower, _BLOCKS, together)
+    if hasattr(model, _CUT):
+        object.__setattr__(shallower, _CUT, left(getattr(model, _CUT)))
+    return shallower
+
+
+def blocks_of(model: nn.Module) -> dict[str, str]:
+    """Return the blocks that are noted as removed, by name the activation in the place of each.
+
+    Example:
+        >>> blocks_of(nn.Linear(2, 2))
+        {}
+    """
+    origin = origin_of(model)
+    return dict(getattr(model, _BLOCKS, {}) if origin is None else origin.blocks)
+
+
 def carry_notes(copy: nn.Module, model: nn.Module) -> nn.Module:
     """Copy the notes of a network to another one of the same shape, and return the latter.
 
@@ -137,7 +189,7 @@ def carry_notes(copy: nn.Module, model: nn.Module) -> nn.Module:
         >>> origin_of(carry_notes(nn.Linear(2, 2), network)).architecture
         'my.linear'
     """
-    for attribute in (_ATTRIBUTE, _CUT):
+    for attribute in (_ATTRIBUTE, _CUT, _BLOCKS):
         if hasattr(model, attribute):
             object.__setattr__(copy, attribute, getattr(model, attribute))
     return copy

@@ -18,7 +18,8 @@ from infoprune.declarations.validation import check_regular, parsed_object, vali
 from infoprune.errors import InputError
 from infoprune.files import written_whole
 from infoprune.network.layers import width
-from infoprune.network.origin import Origin, origin_of, plan_of, set_origin
+from infoprune.network.origin import Origin, blocks_of, origin_of, plan_of, set_origin
+from infoprune.network.stand_ins import remove_named
 from infoprune.network.surgery import apply
 from infoprune.version import __version__
 from infoprune.zoo import registry
@@ -148,6 +149,7 @@ def load(path: str | Path, build: Build | None = None) -> nn.Module:
         model = _listed(path, origin)
     else:
         raise _not_listed(path, origin)
+    remove_named(model, origin.blocks)
     if origin.plan is not None:
         model = apply(origin.plan, model, torch.zeros(2, *origin.input_shape))
     load_weights(model, _weights(path), name=origin.architecture, source=str(path))
@@ -229,6 +231,7 @@ def _with_cuts(origin: Origin | None, model: nn.Module) -> Origin:
             "origin=infoprune.Origin('package.module:function', (C, H, W))"
         )
     origin = replace(origin, plan=plan_of(model)) if origin.plan is None else origin
+    origin = replace(origin, blocks=blocks_of(model)) if not origin.blocks else origin
     _check_widths(origin, model)
     return origin
 
@@ -243,7 +246,9 @@ def _check_widths(origin: Origin, model: nn.Module) -> None:
             )
     if origin.plan is None and origin.architecture in registry.names():
         with torch.device("meta"):
-            whole = build_from_file(origin.architecture, origin.arguments).state_dict()
+            network = build_from_file(origin.architecture, origin.arguments)
+            remove_named(network, origin.blocks)
+            whole = network.state_dict()
         here = model.state_dict()
         other = next((name for name in {**whole, **here} if _shape(whole, name) != _shape(here, name)), None)
         if other is not None:
