@@ -157,3 +157,12 @@ def test_empty_single_use_and_unlabelled_batches_are_refused():
     with pytest.raises(InputError, match="images and"):
         list(labelled([(torch.zeros(2, 6), torch.zeros(2).long())]))
     assert [labels.tolist() for _, labels in labelled(numbered(2, 1))] == [[0, 1], [2]]
+
+
+def test_the_number_of_batches_of_the_first_images_is_known():
+    """Processes divide the batches by their number, before they are read."""
+    images = [torch.zeros(8, 1, 2, 2)] * 4
+    loader = DataLoader(torch.zeros(32, 1, 2, 2), batch_size=8)
+    for batches in (images, loader):
+        assert [number_of_batches(FirstImages(batches, limit)) for limit in (None, 17, 16, 40)] == [4, 3, 2, 4]
+    assert number_of_batches(FirstImages(iter(images))) == 0

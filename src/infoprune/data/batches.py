@@ -345,9 +345,12 @@ def number_of_batches(batches: Batches) -> int:
     """Return the number of batches, 0 where only reading them shows it.
 
     Example:
-        >>> number_of_batches([torch.zeros(4, 1, 8, 8)] * 3)
-        3
+        >>> batches = [torch.zeros(4, 1, 8, 8)] * 3
+        >>> number_of_batches(batches), number_of_batches(FirstImages(batches, 6))
+        (3, 2)
     """
+    if isinstance(batches, FirstImages):
+        return batches.number_of_batches()
     try:
         return len(batches) if isinstance(batches, Sized) else 0
     except TypeError:  # a DataLoader over a stream
