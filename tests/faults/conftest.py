@@ -132,5 +132,5 @@ def base(command, tmp_path_factory):
     return folder
 
 
-KILLS = int(os.environ.get("INFOPRUNE_KILLS", "2"))
+KILLS = int(os.environ.get("INFOPRUNE_KILLS", "1"))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
