@@ -40,7 +40,7 @@ def main() -> None:
     source, preprocessing = open_source("cifar10", args.data_dir), preprocessing_of(model)
     images = list(loader(balanced_sample(source.train, 256, 0), preprocessing, batch_size=64))
     others = list(loader(random_sample(source.train, 1024, 1), preprocessing, batch_size=128))
-    test = list(loader(torch.utils.data.Subset(source.test, range(args.test_images)), preprocessing, batch_size=100))
+    test = list(loader(source.test.subset(torch.arange(args.test_images)), preprocessing, batch_size=100))
     print(json.dumps({"row": "base", "top1": infoprune.evaluate(model, test).accuracy}), flush=True)
     for criterion in all_block_criteria():
         start = time.process_time()

@@ -92,7 +92,7 @@ _OTHER = object()
 
 
 def _cut(value: Any, parameter: nn.Parameter, left: Smaller) -> Any:
-    """Return what is left of one entry of the state; ``_OTHER`` for one that is not a value for each parameter."""
+    """Return the kept part of one entry of the state; ``_OTHER`` for one that is not a value for each parameter."""
     if not isinstance(value, Tensor) or (value.numel() <= 1 and value.shape != left.before):
         return value
     if value.shape != left.before:

@@ -183,7 +183,7 @@ def _by_filter(values: Tensor, group: CoupledGroup, layer: str) -> Tensor:
 register_network_criterion(
     "excitation",
     excitation,
-    "mean of a trained squeeze-and-excitation gate behind the layer (reconstruction)",
+    "mean of a trained squeeze-and-excitation gate after the layer (reconstruction)",
     paper="Hossain et al. 2024, Adv. Intell. Syst.",
     needs_labels=True,
     images=1024,

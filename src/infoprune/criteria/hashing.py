@@ -29,7 +29,7 @@ def agreement_of_codes(maps: Tensor, *, planes: int = 6, patch: int = 8) -> Tens
     """Return ``(n, C, C)``: the share of patches in which two maps have one code.
 
     Args:
-        maps: ``(n, C, H, W)``; what is left over beside whole patches is not looked at.
+        maps: ``(n, C, H, W)``; borders that are no whole patch are not read.
         planes: Hyperplanes of a code, 1 to 62: with more of them codes are seldom equal.
         patch: Side of a patch; smaller maps are one patch.
 

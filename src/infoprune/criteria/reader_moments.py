@@ -221,7 +221,7 @@ class _PassProgress:
 
 @dataclass(frozen=True)
 class _Behind:
-    """What comes behind a layer: its norm's scale, ``(g, 1, O)``, and the variance of what its result is part of."""
+    """What follows a layer: its norm's scale, ``(g, 1, O)``, and the variance of what its result is part of."""
 
     scale: Tensor
     worth: float

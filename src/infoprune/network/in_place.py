@@ -38,7 +38,7 @@ class Smaller:
     places: Tensor
 
     def of(self, values: Tensor) -> Tensor:
-        """Return what is left of a tensor that has one value for each of the parameter, such as a momentum."""
+        """Return the kept part of a tensor that has one value for each of the parameter, such as a momentum."""
         return values.reshape(-1)[self.places.to(values.device).reshape(-1)].reshape(self.places.shape)
 
 

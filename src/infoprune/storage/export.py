@@ -419,10 +419,10 @@ def _latencies(
         if onnx is not None:
             measures[name, "onnxruntime"] = partial(OnnxRuntime(onnx).latency, one)
     # Alternating, so that other load on the machine affects all runtimes.
-    turns = [{key: measure() for key, measure in measures.items()} for _ in range(_ROUNDS)]
+    rounds = [{key: measure() for key, measure in measures.items()} for _ in range(_ROUNDS)]
     found: dict[str, dict[str, float]] = {name: {} for name in networks}
     for name, runtime in measures:
-        found[name][runtime] = statistics.median(turn[name, runtime] for turn in turns)
+        found[name][runtime] = statistics.median(one[name, runtime] for one in rounds)
     return found
 
 
