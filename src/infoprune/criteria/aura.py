@@ -123,7 +123,7 @@ class Aura:
 
 
 def grid_of(low: float, high: float, levels: int) -> tuple[int, int]:
-    """Return the exponent of the smallest step 2^e that leaves at most that many levels of a range, and the first level.
+    """Return the exponent of the smallest step 2^e that leaves at most ``levels`` levels of a range, and the first one.
 
     Level i holds the values from (first + i) 2^e to below (first + i + 1) 2^e.
 
