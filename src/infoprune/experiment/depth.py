@@ -13,8 +13,7 @@ from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.devices import on_devices
 from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, NetworkOptions
-from infoprune.experiment.settings import settings_of, write_record
-from infoprune.measure.accuracy import evaluate
+from infoprune.experiment.settings import quality_of, settings_of, write_record
 from infoprune.measure.metric import PLAIN
 from infoprune.measure.record import Stopwatch
 from infoprune.network import cost
@@ -103,13 +102,7 @@ def depth(
         with watch.stage("evaluate"):
             example = example_of(test, model)
             figures = {
-                name: {
-                    **asdict(cost.count(one, example)),
-                    **{
-                        key: asdict(evaluate(one, test, progress=progress))[key]
-                        for key in ("accuracy", "loss", "images")
-                    },
-                }
+                name: {**asdict(cost.count(one, example)), **quality_of(one, test, progress=progress)}
                 for name, one in (("base", model), ("pruned", found.model))
             }
         settings = {**settings_of(network, images, model), "criterion": criterion, "count": count, "macs": macs,

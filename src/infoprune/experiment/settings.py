@@ -16,13 +16,30 @@ from infoprune.experiment.network import preprocessing_of
 from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 from infoprune.files import write_text
 from infoprune.measure import environment
+from infoprune.measure.accuracy import evaluate
 from infoprune.measure.figures import figures, latencies
 from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network import cost
 from infoprune.network.origin import origin_of
-from infoprune.progress import Progress
+from infoprune.progress import Progress, silent
 from infoprune.runs.outputs import Outputs
 from infoprune.zoo import registry
+
+
+def quality_of(model: nn.Module, test: Any, quality: Quality = PLAIN, progress: Progress = silent) -> dict[str, Any]:
+    """Return the accuracy and loss of a network on these images, or the metric, as JSON values.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> list(quality_of(net, [(torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 1]))]))
+        ['accuracy', 'loss', 'images']
+    """
+    found = asdict(evaluate(model, test, metric=quality.metric, output=quality.output, progress=progress))
+    if quality.metric is not None:
+        return {"metric": found["metric"], "metric_name": quality.name, "images": found["images"],
+                "higher_is_better": quality.higher_is_better}  # fmt: skip
+    return {name: found[name] for name in ("accuracy", "loss", "images")}
 
 
 def measured(model: nn.Module, batches: Any, progress: Progress, quality: Quality = PLAIN) -> dict[str, Any]:

@@ -7,8 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from infoprune.automatic.sweep import Point
 from infoprune.automatic.sweep import sweep as sweep_of
 from infoprune.data.batches import example_of
@@ -16,9 +14,7 @@ from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.devices import Devices, on_devices
 from infoprune.experiment.options import CALIBRATION_CHOSEN, DataOptions, MetricOptions, NetworkOptions
-from infoprune.experiment.settings import metric_settings, settings_of, write_record
-from infoprune.measure.accuracy import evaluate
-from infoprune.measure.metric import Quality
+from infoprune.experiment.settings import metric_settings, quality_of, settings_of, write_record
 from infoprune.measure.record import Stopwatch
 from infoprune.network import cost
 from infoprune.options import Effort
@@ -111,8 +107,8 @@ def sweep(
             points = sweep_of(model, calibration, shares, effort=effort, output=quality.output, progress=progress,
                               layers=layers, skip=skip)  # fmt: skip
         with watch.stage("evaluate"):
-            base = {**_costs(cost.count(model, example_of(test, model))), **_accuracy(model, test, quality, progress)}
-            measured = [{**_figures(point), **_accuracy(point.model, test, quality, progress)} for point in points]
+            base = {**asdict(cost.count(model, example_of(test, model))), **quality_of(model, test, quality, progress)}
+            measured = [{**_figures(point), **quality_of(point.model, test, quality, progress)} for point in points]
         settings = {**settings_of(network, images, model), "budgets": shares, "effort": effort, "layers": list(layers),
                     "skip": list(skip), "seed": seed, **metric_settings(metric)}  # fmt: skip
         record = {
@@ -143,19 +139,7 @@ def _stage(
 def _figures(point: Point) -> dict[str, Any]:
     return {
         "budget": point.macs,
-        **_costs(point.cost),
+        **asdict(point.cost),
         "divergence": point.held_out.value,
         "agreement": point.held_out.agreement,
     }
-
-
-def _costs(found: cost.Cost) -> dict[str, int]:
-    return {"macs": found.macs, "parameters": found.parameters}
-
-
-def _accuracy(model: nn.Module, test: Any, quality: Quality, progress: Progress) -> dict[str, Any]:
-    found = asdict(evaluate(model, test, metric=quality.metric, output=quality.output, progress=progress))
-    if quality.metric is not None:
-        return {"metric": found["metric"], "metric_name": quality.name, "images": found["images"],
-                "higher_is_better": quality.higher_is_better}  # fmt: skip
-    return {name: found[name] for name in ("accuracy", "loss", "images")}
