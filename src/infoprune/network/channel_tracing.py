@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from infoprune.errors import InputError
+from infoprune.network.dispatch import Dispatch
 from infoprune.network.layers import Routing, channel_axis, is_per_channel, is_producer
 from infoprune.network.modes import set_training
 from infoprune.network.operations import (
@@ -641,17 +641,12 @@ class _Follower(TorchFunctionMode):
             self.obstruct(ids, Obstacle(f"is combined with '{name}' from outside any layer"))
 
 
-class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Calls(Dispatch):
     """Follows operations that do not pass through PyTorch's Python functions: scripts and operators of extensions."""
 
     def __init__(self, follower: _Follower) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.follower = follower
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # PyTorch would import its compiler, which takes a second, to keep it away from the method below.
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from infoprune.errors import InputError
+from infoprune.network.dispatch import Dispatch
 
 _aten = torch.ops.aten
 _CONVOLUTION = _aten.convolution.default
@@ -241,7 +241,7 @@ def storage_of(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else 0
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch(Dispatch):
     """Follows the outputs of chosen layers, through their norms, up to the first operation that uses them.
 
     Args:
@@ -302,11 +302,6 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.made = {key: self.made[key] for key in found}
         self._fresh = {storage_of(tensor) for tensor in found.values()}
         return list(found.values())
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # PyTorch would import its compiler, which takes a second, to keep it away from the method below.
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -420,7 +415,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             call.add(output, lambda value: module.forward(value))
 
 
-class _Reach(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Reach(Dispatch):
     """Records as bits which marked tensors each tensor of a forward pass was computed from."""
 
     def __init__(self) -> None:
@@ -437,10 +432,6 @@ class _Reach(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for one in tensors:
             bits |= self.bits.get(storage_of(one), 0) if isinstance(one, Tensor) else 0
         return bits
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
