@@ -87,7 +87,7 @@ def removal_by_joining(distance: Tensor, norms: Tensor) -> list[int]:
     norms = snapped(norms)
     rows, columns = torch.triu_indices(filters, filters, 1)
     pairs = distance[rows, columns]
-    # What rounding alone tells apart is equal, so that every processor joins the same clusters.
+    # What differs by rounding alone is equal, so that every processor joins the same clusters.
     pairs = snapped(pairs, default_bound(pairs).max() if len(pairs) else 0.0)
     nearest = torch.full((filters, filters), torch.inf, dtype=torch.float64)
     nearest[rows, columns] = nearest[columns, rows] = pairs

@@ -12,8 +12,8 @@ rises. With gamma the scale of the norm that follows, 1 without one, the score i
 
 A coupled group has one k for all its layers, and the mean of their |gamma|. The network itself stays as it is.
 
-Knockoffs are ``"shuffled"``: other images of the calibration set, which is what the generator of the published code
-comes to, as its images do not depend on x; or ``"gaussian"``: normal draws in the space of the first principal
+Knockoffs are ``"shuffled"``: other images of the calibration set, to which the generator of the published code is
+equivalent, as its images do not depend on x; or ``"gaussian"``: normal draws in the space of the first principal
 components of the images (Candes et al. 2018, arXiv 1610.02351), the rest taken from another image. Both are drawn again
 for every batch. Norms use their stored statistics here; the published code mixes both halves in them.
 """

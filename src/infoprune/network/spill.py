@@ -113,8 +113,8 @@ class Spill:
 def return_freed() -> None:
     """Let the C library return the memory that was freed to the system.
 
-    Every thread frees into an arena of its own, which keeps what it got. With a pass in each thread that came to six
-    times the maps that were alive.
+    Every thread frees into an arena of its own, which keeps the memory. With a pass in each thread, six times the maps
+    that are alive were held.
 
     Example:
         >>> return_freed()
