@@ -14,13 +14,12 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from infoprune.callbacks.rounds import PruningRounds, RoundImages
+from infoprune.callbacks.rounds import Following, PruningRounds, RoundImages
 from infoprune.errors import InputError
 from infoprune.iterative.iterate import OnRound
 from infoprune.iterative.run_state import Round
 from infoprune.iterative.schedule import PruningSchedule
 from infoprune.network.layers import is_convolution
-from infoprune.plan import Plan
 from infoprune.runs.together import Processes, together
 
 
@@ -39,7 +38,7 @@ _SHARDED = {"DeepSpeedStrategy", "FSDPStrategy"}
 _COPIES = {"WeightAveraging", "StochasticWeightAveraging"}
 
 
-class LightningPruning(_base()):  # type: ignore[misc]
+class LightningPruning(Following, _base()):  # type: ignore[misc]
     """Prunes a network in rounds while a Lightning ``Trainer`` trains it.
 
     The network is cut at the beginning of an epoch, and the states of the Trainer's optimizers with it. A checkpoint of
@@ -79,23 +78,7 @@ class LightningPruning(_base()):  # type: ignore[misc]
         self.images = images
         self.network = network
         self.on_round = on_round
-        self._work: PruningRounds | None = None
         self._tell: Callable[[Round], None] = lambda one: None
-
-    @property
-    def rounds(self) -> tuple[Round, ...]:
-        """Figures of every round so far; round 0 is before the first cut."""
-        return () if self._work is None else tuple(self._work.rounds)
-
-    @property
-    def plan(self) -> Plan:
-        """Which filters the network has kept, in the indices of the network before the first cut."""
-        return Plan({}) if self._work is None else self._work.plan
-
-    @property
-    def ended(self) -> str:
-        """Why the pruning ended, in words; empty while it goes on."""
-        return "" if self._work is None else self._work.ended
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let the module take the layers of a checkpoint before its weights."""

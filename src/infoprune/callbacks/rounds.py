@@ -336,6 +336,32 @@ class PruningRounds:
             self.on_round(one, number if self.ended else self.last_round)
 
 
+class Following:
+    """What the callbacks of Trainers report: nothing until the training begins, then what their rounds do.
+
+    Example:
+        >>> Following().rounds, Following().plan.kept, Following().ended
+        ((), {}, '')
+    """
+
+    _work: PruningRounds | None = None
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """Figures of every round so far; round 0 is before the first cut."""
+        return () if self._work is None else tuple(self._work.rounds)
+
+    @property
+    def plan(self) -> Plan:
+        """Which filters the network has kept, in the indices of the network before the first cut."""
+        return Plan({}) if self._work is None else self._work.plan
+
+    @property
+    def ended(self) -> str:
+        """Why the pruning ended, in words; empty while it goes on."""
+        return "" if self._work is None else self._work.ended
+
+
 def _check_schedule(schedule: PruningSchedule, images: RoundImages) -> None:
     if schedule.floor is not None and images.held_out is None:
         raise InputError("an accuracy floor needs held-out images: give some that are not trained on")

@@ -12,14 +12,12 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from infoprune.callbacks.rounds import PruningRounds, RoundImages
+from infoprune.callbacks.rounds import Following, PruningRounds, RoundImages
 from infoprune.declarations.validation import read_object
 from infoprune.errors import InputError
 from infoprune.files import written_whole
 from infoprune.iterative.iterate import OnRound
-from infoprune.iterative.run_state import Round
 from infoprune.iterative.schedule import PruningSchedule
-from infoprune.plan import Plan
 
 # In the folder of a checkpoint of the Trainer.
 STATE, BEFORE = "pruning.json", "pruning-before.safetensors"
@@ -34,7 +32,7 @@ def _base() -> Any:
     return object
 
 
-class TransformersPruning(_base()):  # type: ignore[misc]
+class TransformersPruning(Following, _base()):  # type: ignore[misc]
     """Prunes a network in rounds while a ``Trainer`` of Transformers trains it.
 
     The network is cut at the beginning of an epoch, and the state of the Trainer's optimizer with it. Where the
@@ -71,22 +69,6 @@ class TransformersPruning(_base()):  # type: ignore[misc]
         self.images = images
         self.network = network
         self.on_round = on_round
-        self._work: PruningRounds | None = None
-
-    @property
-    def rounds(self) -> tuple[Round, ...]:
-        """Figures of every round so far; round 0 is before the first cut."""
-        return () if self._work is None else tuple(self._work.rounds)
-
-    @property
-    def plan(self) -> Plan:
-        """Which filters the network has kept, in the indices of the network before the first cut."""
-        return Plan({}) if self._work is None else self._work.plan
-
-    @property
-    def ended(self) -> str:
-        """Why the pruning ended, in words; empty while it goes on."""
-        return "" if self._work is None else self._work.ended
 
     def restore(self, model: nn.Module, checkpoint: str | Path) -> None:
         """Give a model the layers that it had in a checkpoint, so that its weights can be loaded.
