@@ -111,10 +111,11 @@ def _built(choice: NetworkOptions, name: str) -> nn.Module:
 def _made(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     if factory.is_listed(name):
         return factory.make(name, arguments)
-    if onnx_file.is_onnx(name):
+    file = onnx_file.file_of(name)
+    if file is not None:
         if arguments:
             raise InputError("a network from an ONNX file takes no --model-args")
-        return onnx_file.from_onnx(name.removeprefix(onnx_file.PREFIX))
+        return onnx_file.from_onnx(file)
     function = imported(name, "function")
     if not callable(function):
         raise InputError(f"'{name}' must be a function that returns a torch.nn.Module, not {type(function).__name__}")
@@ -181,7 +182,8 @@ def _preprocessing(choice: NetworkOptions, known: Preprocessing) -> Preprocessin
 def _input_shape(name: str, preprocessing: Preprocessing) -> tuple[int, int, int]:
     if name in registry.names():
         return registry.info(name).input_shape
-    declared = onnx_file.input_shape(name.removeprefix(onnx_file.PREFIX)) if onnx_file.is_onnx(name) else None
+    file = onnx_file.file_of(name)
+    declared = None if file is None else onnx_file.input_shape(file)
     if declared is not None:
         return declared
     if preprocessing.crop is None:

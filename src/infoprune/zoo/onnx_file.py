@@ -18,21 +18,21 @@ from torch import nn
 from infoprune.errors import InputError
 from infoprune.user_code import reason
 
-PREFIX = "onnx:"
+_PREFIX = "onnx:"
 # The newest set of operators that onnx2torch knows for the most part; newer files are written in this one.
 _OPSET = 17
 _TOLERANCE = 1e-3
 _SIZE = 224
 
 
-def is_onnx(spec: str) -> bool:
-    """Return whether the name of a network is that of an ONNX file.
+def file_of(spec: str) -> Path | None:
+    """Return the ONNX file that the name of a network means; ``None`` of other names.
 
     Example:
-        >>> is_onnx("onnx:detector.onnx"), is_onnx("timm:resnet18")
-        (True, False)
+        >>> file_of("onnx:detector.onnx").name, file_of("timm:resnet18")
+        ('detector.onnx', None)
     """
-    return spec.startswith(PREFIX)
+    return Path(spec.removeprefix(_PREFIX)) if spec.startswith(_PREFIX) else None
 
 
 def from_onnx(path: Path | str) -> nn.Module:
@@ -77,7 +77,7 @@ def input_shape(path: Path | str) -> tuple[int, int, int] | None:
             ...
         infoprune.errors.InputError: there is no file 'missing.onnx'
     """
-    inputs = _inputs(_read(Path(path)))
+    inputs = _inputs(_read(Path(path)).graph)
     sizes = [size for size in _sizes(inputs[0])[1:] if size is not None] if inputs else []
     return (sizes[0], sizes[1], sizes[2]) if len(sizes) == 3 else None
 
@@ -163,27 +163,28 @@ def _fold_identities(graph: Any) -> None:
 def _free_batch(graph: Any) -> None:
     """Let reshapes keep the batch axis, where the file was exported for one batch size, and flatten any count."""
     onnx = _package("onnx")
-    inputs = [one for one in graph.input if one.name not in {constant.name for constant in graph.initializer}]
+    inputs = _inputs(graph)
     batch = _sizes(inputs[0])[0] if inputs else None
     constants = {one.name: one for one in graph.initializer}
     for node in graph.node:
         if node.op_type != "Reshape" or node.input[1] not in constants:
             continue
         shape = onnx.numpy_helper.to_array(constants[node.input[1]]).copy()
+        before = shape.copy()
         for attribute in [one for one in node.attribute if one.name == "allowzero" and not (shape == 0).any()]:
             node.attribute.remove(attribute)
         if batch is not None and len(shape) > 1 and shape[0] == batch:
             shape[0] = 0
         if len(shape) == 2 and shape[0] <= 0 < shape[1]:
             shape[:] = 0, -1
-        constant = graph.initializer.add()
-        constant.CopyFrom(onnx.numpy_helper.from_array(shape, f"{node.name}_shape"))
-        node.input[1] = constant.name
+        if (shape != before).any():
+            node.input[1] = f"{node.name}_shape"
+            graph.initializer.append(onnx.numpy_helper.from_array(shape, node.input[1]))
 
 
-def _inputs(model: Any) -> list[Any]:
-    constants = {one.name for one in model.graph.initializer}
-    return [one for one in model.graph.input if one.name not in constants]
+def _inputs(graph: Any) -> list[Any]:
+    constants = {one.name for one in graph.initializer}
+    return [one for one in graph.input if one.name not in constants]
 
 
 def _sizes(value: Any) -> list[int | None]:
@@ -221,7 +222,7 @@ def _check(network: nn.Module, model: Any, path: Path) -> None:
 def _random_inputs(model: Any) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     found = []
-    for one in _inputs(model):
+    for one in _inputs(model.graph):
         batch, *rest = _sizes(one)
         sizes = [(3 if place == 0 else _SIZE) if size is None else size for place, size in enumerate(rest)]
         found.append(torch.rand(batch or 1, *sizes, generator=generator))
