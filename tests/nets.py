@@ -85,3 +85,26 @@ def images(n=48, size=8, parts=2):
 def gap(a, b, batches):
     wanted = torch.cat([a(x) for x in batches])
     return float((torch.cat([b(x) for x in batches]) - wanted).norm() / wanted.norm())
+
+
+# Producers of every kind with 4 inputs and 6 outputs.
+PRODUCERS = [
+    nn.Conv2d(4, 6, 3),
+    nn.Conv2d(4, 6, 3, groups=2),
+    nn.Linear(4, 6),
+    nn.ConvTranspose2d(4, 6, 3),
+    nn.ConvTranspose2d(4, 6, 3, groups=2),
+]
+
+
+def helping_and_misleading():
+    """Return a network whose first filter helps and whose second one misleads, with images and their two classes."""
+    torch.manual_seed(0)
+    labels = torch.arange(64) % 2
+    images = torch.randn(64, 2, 4, 4)
+    images[:, 0] += 2 * (2 * labels[:, None, None] - 1)
+    model = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0]])[:, :, None, None])
+        model[3].weight.copy_(torch.tensor([[-1.0, 0.5], [1.0, -0.5]]))
+    return model, images, labels

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from infoprune.criteria import find
@@ -10,7 +9,7 @@ from infoprune.criteria.excitation import SqueezeGate
 from infoprune.criteria.scoring import score
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import find_groups
-from nets import Plain, Residual, Separable
+from nets import Plain, Residual, Separable, helping_and_misleading
 
 IMAGES = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(24) % 4
@@ -59,14 +58,7 @@ def test_a_constant_map_has_a_finite_gradient():
 
 
 def test_the_filter_that_helps_is_opened_and_the_one_that_misleads_is_closed():
-    torch.manual_seed(0)
-    labels = torch.arange(64) % 2
-    images = torch.randn(64, 2, 4, 4)
-    images[:, 0] += 2 * (2 * labels[:, None, None] - 1)
-    model = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)).eval()
-    with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0]])[:, :, None, None])
-        model[3].weight.copy_(torch.tensor([[-1.0, 0.5], [1.0, -0.5]]))
+    model, images, labels = helping_and_misleading()
     groups = find_groups(model, images[:2]).groups
     found = score(model, groups, [(images, labels)], find("excitation"), options={"steps": 80})["0"].scores
     assert found[0] > 0.55

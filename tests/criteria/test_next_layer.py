@@ -9,7 +9,7 @@ from infoprune.criteria.next_layer import input_energy
 from infoprune.criteria.scoring import score
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import find_groups
-from nets import Plain, Residual, Separable
+from nets import PRODUCERS, Plain, Residual, Separable
 
 
 def scored(model, size=8):
@@ -25,16 +25,7 @@ def test_a_strong_filter_that_is_hardly_read_ties_with_a_weak_one_that_is():
     assert scored(model)["0"].scores.tolist() == [50, 50]
 
 
-LAYERS = [
-    nn.Conv2d(4, 6, 3),
-    nn.Conv2d(4, 6, 3, groups=2),
-    nn.Linear(4, 6),
-    nn.ConvTranspose2d(4, 6, 3),
-    nn.ConvTranspose2d(4, 6, 3, groups=2),
-]
-
-
-@pytest.mark.parametrize("module", LAYERS, ids=str)
+@pytest.mark.parametrize("module", PRODUCERS, ids=str)
 def test_the_energy_of_an_input_is_over_the_weights_it_meets(module):
     shape = (1, 4) if isinstance(module, nn.Linear) else (1, 4, 5, 5)
     for channel, energy in enumerate(input_energy(module).tolist()):

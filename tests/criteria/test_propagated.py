@@ -13,7 +13,7 @@ from infoprune.criteria.propagated import transferred
 from infoprune.criteria.scoring import score
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import find_groups
-from nets import Plain, Residual, Separable
+from nets import PRODUCERS, Plain, Residual, Separable
 
 
 def scored(model, size=8, **options):
@@ -66,16 +66,7 @@ def test_two_layers_by_hand():
     assert transferred(layer, torch.tensor([1.0, 0.0]).double()).tolist() == [1, 0]
 
 
-LAYERS = [
-    nn.Conv2d(4, 6, 3),
-    nn.Conv2d(4, 6, 3, groups=2),
-    nn.Linear(4, 6),
-    nn.ConvTranspose2d(4, 6, 3),
-    nn.ConvTranspose2d(4, 6, 3, groups=2),
-]
-
-
-@pytest.mark.parametrize("module", LAYERS, ids=str)
+@pytest.mark.parametrize("module", PRODUCERS, ids=str)
 def test_what_an_input_is_handed_is_over_the_weights_between(module):
     importance = torch.rand(6, generator=torch.Generator().manual_seed(0)).double()
     shape = (1, 4) if isinstance(module, nn.Linear) else (1, 4, 5, 5)

@@ -9,7 +9,7 @@ import torch
 
 import infoprune
 from infoprune import zoo
-from infoprune.data import Preprocessing, balanced_sample, held_out_split, loader, open_source, shift
+from infoprune.data import Preprocessing, loader, shift
 from infoprune.errors import InputError
 from infoprune.iterative.iterate import Images, iterate
 from infoprune.iterative.published_schedules import named_schedule
@@ -32,16 +32,8 @@ SCHEDULE = PruningSchedule(
 
 
 @pytest.fixture(scope="module")
-def images():
-    source = open_source("digits")
-    training, held_out = held_out_split(source.train)
-    return Images(
-        loader(balanced_sample(training, 640), PLAIN, batch_size=64, shuffle=True),
-        loader(balanced_sample(training, 100), PLAIN, batch_size=100),
-        loader(held_out, PLAIN),
-        loader(source.test, PLAIN),
-        lambda x: shift(x, 1),
-    )
+def images(images):
+    return dataclasses.replace(images, augmentation=lambda x: shift(x, 1))
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ from infoprune.criteria import find
 from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
 from infoprune.cutoff import cut_by_ratio
-from infoprune.data import Preprocessing, balanced_sample, held_out_split, loader, open_source
+from infoprune.data import Preprocessing
 from infoprune.errors import InputError
-from infoprune.iterative.iterate import Images
 from infoprune.iterative.soft import Masks, _last, soft_prune
 from infoprune.measure.accuracy import accuracy_of
 from infoprune.network import surgery
@@ -25,18 +24,6 @@ from nets import Plain, Residual, Separable
 
 PLAIN = Preprocessing((0.0,), (1.0,))
 EXAMPLE = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="module")
-def images():
-    source = open_source("digits")
-    training, held_out = held_out_split(source.train)
-    return Images(
-        loader(balanced_sample(training, 640), PLAIN, batch_size=64, shuffle=True),
-        loader(balanced_sample(training, 100), PLAIN, batch_size=100),
-        loader(held_out, PLAIN),
-        loader(source.test, PLAIN),
-    )
 
 
 @pytest.fixture(scope="module")
