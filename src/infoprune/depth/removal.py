@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +15,7 @@ from infoprune.depth.blocks import Block, find_blocks, silenced, stand_in
 from infoprune.depth.scoring import score_blocks
 from infoprune.entropy.ties import bound_of_maps, ranking
 from infoprune.errors import InputError
-from infoprune.network import equivalence
-from infoprune.network.cost import count
+from infoprune.network import cost, equivalence
 from infoprune.network.coupled_groups import Examples
 from infoprune.network.origin import note_blocks
 from infoprune.network.stand_ins import replace_module
@@ -118,32 +117,33 @@ def prune_blocks(
         raise InputError("say how many blocks are removed by one of count and macs")
     example = example_of(batches, model)
     blocks = find_blocks(model, example)
-    wanted = _enough(model, example, blocks, count, macs)
+    whole = cost.count(model, example)
+    wanted = _enough(whole.macs, blocks, count, macs)
     scores = score_blocks(model, blocks, batches, criterion, options, progress=progress)
     values = torch.tensor([scores[block.name] for block in blocks], dtype=torch.float64)
     # The least score first; of equal ones, or equal but for rounding, the last block.
     ordered = [blocks[place] for place in reversed(ranking(values, bound_of_maps(values)))]
     chosen = ordered[: wanted(ordered)]
     small = remove_blocks(model, chosen, example)
-    whole, left = _cost(model, example), _cost(small, example)
+    left = cost.count(small, example)
     return Shallower(
-        small, tuple(block.name for block in chosen), scores, left[0] / max(1, whole[0]), left[1] / max(1, whole[1])
+        small,
+        tuple(block.name for block in chosen),
+        scores,
+        left.macs / max(1, whole.macs),
+        left.parameters / max(1, whole.parameters),
     )
 
 
-def _cost(model: nn.Module, example: Any) -> tuple[int, int]:
-    found = count(model, example)
-    return found.macs, found.parameters
-
-
-def _enough(model: nn.Module, example: Any, blocks: Sequence[Block], number: int | None, macs: float | None) -> Any:
+def _enough(
+    whole: int, blocks: Sequence[Block], number: int | None, macs: float | None
+) -> Callable[[Sequence[Block]], int]:
     """Return a function from ordered blocks to how many of them are removed."""
     if number is not None:
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= len(blocks):
             raise InputError(f"the network has {len(blocks)} blocks that can be removed, not {number!r}")
         return lambda ordered: number
     assert macs is not None
-    whole = _cost(model, example)[0]
     least = 1 - sum(block.macs for block in blocks) / max(1, whole)
     if not 0 < macs <= 1 or least > macs:
         raise InputError(

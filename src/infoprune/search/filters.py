@@ -9,6 +9,7 @@ plan of the criterion alone, so that no search ends with a network that is worse
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -228,14 +229,8 @@ class Space:
                 found[group.name] = tuple(filter_ for filter_ in range(group.filters) if filter_ not in lost)
             return found
 
-        low, high = 0, len(self.ranking.steps)
-        while low < high:
-            middle = (low + high) // 2
-            if self.allowance.met_by(kept(middle)):
-                high = middle
-            else:
-                low = middle + 1
-        return kept(low)
+        counts = range(len(self.ranking.steps))
+        return kept(bisect_left(counts, True, key=lambda count: self.allowance.met_by(kept(count))))
 
 
 @dataclass
