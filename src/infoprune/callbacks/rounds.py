@@ -22,9 +22,9 @@ from infoprune.iterative.rounds import (
     figures_of_round,
     judged,
     plan_of_round,
+    rehearse,
     rounds_left,
     scheduled_layers,
-    scored,
 )
 from infoprune.iterative.run_state import Round
 from infoprune.iterative.schedule import PruningSchedule
@@ -145,9 +145,7 @@ class PruningRounds:
         groups = find_groups(self.network, self.example)
         self.layers = scheduled_layers(groups, self.schedule)
         self._first = {name: layer.first for name, layer in self.layers.items()}
-        # What a criterion refuses is refused before the first epoch.
-        smallest = min((one for one in groups.groups if one.name in self.layers), key=lambda one: one.filters)
-        scored(self.network, [smallest], self.schedule, calibration, 0)
+        rehearse(self.network, groups, self.layers, self.schedule, calibration)
         most = rounds_left(self.layers, self._first)
         self.last_round = min(self.schedule.rounds or most, most)
         initial = 0 if self.schedule.initial is None else self.schedule.initial.epochs

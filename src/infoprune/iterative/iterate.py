@@ -21,9 +21,9 @@ from infoprune.iterative.rounds import (
     figures_of_round,
     judged,
     plan_of_round,
+    rehearse,
     rounds_left,
     scheduled_layers,
-    scored,
 )
 from infoprune.iterative.run_state import Round, Rounds
 from infoprune.iterative.schedule import PruningSchedule
@@ -178,7 +178,7 @@ def iterate(
     state = Rounds(model, schedule, folder, plane, writes=fabric.is_global_zero, conditions=conditions)
     work = _Work(state, images, schedule, layers, example, fabric, progress, on_epoch, _loggers(loggers, fabric))
     if not state.rounds:
-        work.rehearse(groups)
+        rehearse(state.model, groups, layers, schedule, images.calibration, progress)
         work.begin()
         _tell(on_round, work)
     while not state.ended:
@@ -232,15 +232,6 @@ class _Work:
     on_epoch: Callable[[Epoch], None] | None
     loggers: Sequence[MetricsLogger]
     watch: Stopwatch = field(default_factory=Stopwatch)
-
-    def rehearse(self, found: Groups) -> None:
-        """Score the smallest layer once, so that what a criterion refuses is refused before the first training.
-
-        Raises:
-            InputError: The criterion refuses an option, the images or the network.
-        """
-        smallest = min((one for one in found.groups if one.name in self.layers), key=lambda one: one.filters)
-        scored(self.state.model, [smallest], self.schedule, self.images.calibration, 0, self.progress)
 
     def begin(self) -> None:
         """Train the first network, where the schedule says so, and measure it."""

@@ -131,6 +131,36 @@ def scored(
     )
 
 
+def rehearse(
+    model: nn.Module,
+    found: Groups,
+    layers: Mapping[str, ScheduledLayer],
+    schedule: PruningSchedule,
+    calibration: Batches,
+    progress: Progress = silent,
+) -> None:
+    """Score the smallest layer once, so that what a criterion refuses is refused before the first training.
+
+    Raises:
+        InputError: The criterion refuses an option, the images or the network.
+
+    Example:
+        >>> import torch
+        >>> from infoprune import zoo
+        >>> from infoprune.iterative.schedule import LayerPace, Pace
+        >>> from infoprune.training.recipe import Recipe
+        >>> network, images = zoo.build("digits").eval(), torch.rand(4, 1, 8, 8)
+        >>> schedule = PruningSchedule((LayerPace("features.0", Pace(plus=4), 8),), Recipe(epochs=1), criterion="hrel")
+        >>> groups = find_groups(network, images)
+        >>> rehearse(network, groups, scheduled_layers(groups, schedule), schedule, [images])
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: ...
+    """
+    smallest = min((one for one in found.groups if one.name in layers), key=lambda one: one.filters)
+    scored(model, [smallest], schedule, calibration, 0, progress)
+
+
 def plan_of_round(
     model: nn.Module,
     found: Groups,

@@ -128,8 +128,8 @@ def soft_prune(
     info = criteria.resolve(criterion)
     costs = CostModel(model, example, groups)
 
-    def scored(network: nn.Module) -> dict[str, Importance]:
-        return score(network, chosen, images.calibration, info, seed=seed, options=options, progress=progress)
+    def scored(network: nn.Module, some: Sequence[CoupledGroup] = chosen) -> dict[str, Importance]:
+        return score(network, some, images.calibration, info, seed=seed, options=options, progress=progress)
 
     def cut(importances: Mapping[str, Importance]) -> dict[str, tuple[int, ...]]:
         if ratio is not None:
@@ -140,7 +140,8 @@ def soft_prune(
 
     if repair is not None:
         find_repair(repair)
-    scored(model)  # what the criterion refuses is refused before the training
+    # What the criterion refuses is refused before the training.
+    scored(model, [min(chosen, key=lambda group: group.filters)])
     masks = Masks(groups, scored, cut, len(images.train), recipe.epochs, restore, falling, seed)
     try:
         trained = train(
