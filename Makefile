@@ -20,7 +20,7 @@ test-processors: $(BIN)/infoprune  ## The numeric tests under eight instruction 
 	.ci/processors $(BIN)/python
 
 soak: $(BIN)/infoprune  ## Every kind of run killed 100 times at random moments, and all other faults.
-	INFOPRUNE_KILLS=100 $(BIN)/python -m pytest tests/faults
+	INFOPRUNE_KILLS=100 $(BIN)/python -m pytest -n auto --dist worksteal tests/faults
 
 lint: $(BIN)/infoprune
 	$(BIN)/ruff check .
