@@ -203,7 +203,7 @@ class PruneOptions:
         tuple[str, ...],
         Option(
             "Pattern of layers that may lose filters; repeatable.",
-            default="all convolutions, and linear layers run at each position",
+            default="all convolutions, and linear layers run at each position; all layers where a budget needs them",
         ),
     ] = ()
     skip: Annotated[tuple[str, ...], Option("Pattern of layers that may not; repeatable.", default="none")] = ()

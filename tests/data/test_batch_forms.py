@@ -83,3 +83,15 @@ def test_a_forward_that_objects_is_one_sentence():
 
     with pytest.raises(InputError, match=r"cannot read images of shape \(3, 8, 8\).* wants 224 pixels"):
         infoprune.prune(Particular().eval(), [IMAGES], criterion="l1", ratio=0.5)
+
+
+def test_one_tensor_of_images_is_taken_everywhere():
+    images = torch.randn(70, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    loader, whole = [(images[:64]), (images[64:])], network()
+    plan = infoprune.plan(whole, images, criterion="variance", ratio=0.5)
+    assert plan.kept == infoprune.plan(whole, loader, criterion="variance", ratio=0.5).kept
+    small = infoprune.apply(plan, whole)
+    repaired = infoprune.repair(small, whole, images, plan, method="bn")
+    assert infoprune.repair(small, whole, loader, plan, method="bn").state_dict().keys() == repaired.state_dict().keys()
+    with pytest.raises(InputError, match=r"images are \(n, C, H, W\) with n above 0"):
+        infoprune.plan(whole, images[:0], criterion="variance", ratio=0.5)

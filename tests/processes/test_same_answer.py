@@ -50,7 +50,7 @@ def all_scores(names, sizes):
 @pytest.mark.parametrize("processes", [2, 3])
 def test_every_criterion_scores_alike(processes, sizes):
     # Other criteria of networks are computed whole by every process.
-    shared = ("reconstruction", "entropic", "taylor", "fisher")
+    shared = ("reconstruction", "entropic", "taylor", "fisher", "lrp")
     names = [info.name for info in criteria.all_criteria() if info.kind == "maps" or info.name in shared]
     several, one = launched(processes, all_scores, names, sizes), digest(all_scores(names, sizes))
     assert [name for name in names if several[name] != one[name]] == []

@@ -24,7 +24,7 @@ from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.selection.calibration import Calibration
-from infoprune.selection.planning import check_feasible, choose_groups
+from infoprune.selection.planning import check_feasible, choose_groups, with_what_it_takes
 
 LEAST_SQUARES = "least-squares"
 
@@ -127,6 +127,7 @@ def prepare(
     """
     choice = replace(choice, criterion=CRITERION, budget_by=CRITERION if choice.budget is not None else None)
     whole = replace(calibration, model=copied(calibration.model))
+    choice = with_what_it_takes(whole, choice)
     check_feasible(whole, choose_groups(whole.model, whole.groups, choice), choice, on_reach)
     parts = Parts.of(whole.batches, whole.model)
     ways = possible_ways(whole, choice)

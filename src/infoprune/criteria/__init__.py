@@ -21,6 +21,7 @@ from infoprune.criteria import (  # noqa: F401 - they register
     hrank,
     hrel,
     hsic_lasso,
+    lrp,
     map_entropy,
     mrmr,
     next_layer,

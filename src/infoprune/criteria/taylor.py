@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from infoprune.criteria.base import Importance
-from infoprune.criteria.whole_network import by_filter, register_network_criterion
-from infoprune.data.batches import Batches, images_of, number_of_batches, parse
+from infoprune.criteria.gates import gate_products
+from infoprune.criteria.whole_network import register_network_criterion
+from infoprune.data.batches import Batches, parse
 from infoprune.entropy.ties import bound_of_maps
 from infoprune.errors import InputError, unknown
 from infoprune.network.coupled_groups import CoupledGroup
-from infoprune.network.gradients import Labels, Place, gate_gradients, weight_gradients
+from infoprune.network.gradients import Labels, weight_gradients
 from infoprune.network.group_maps import weight_rows
-from infoprune.network.layer_io import read
 from infoprune.progress import Progress, silent
 
 Form = Literal["gate", "output", "weight"]
@@ -131,37 +131,9 @@ def _by_gates(
     labels: Labels,
     progress: Progress,
 ) -> dict[str, Tensor]:
-    probe = next(images_of(batches, model))[:2]
-    places = {group.name: [Place(_gated(model, group, layer, probe), "out") for layer in group.producers]
-              for group in groups}  # fmt: skip
-    found: dict[str, list[Tensor]] = {group.name: [] for group in groups}
-
-    def consume(gradients: dict[Place, Tensor], positions: dict[Place, int]) -> None:
-        for group in groups:
-            parts = [
-                by_filter(gradients[place], _channels(group, place.layer))
-                / (positions[place] if form == "output" else 1)
-                for place in places[group.name]
-            ]
-            found[group.name].append(torch.stack(parts).sum(dim=0))
-        done = len(next(iter(found.values())))
-        progress("gradients", done, max(done, number_of_batches(batches)))
-
-    every = [place for some in places.values() for place in some]
-    if every:
-        gate_gradients(model, batches, every, consume, labels=labels)
+    every = gate_products(model, groups, batches, mean=form == "output", labels=labels, progress=progress)
     score = output_scores if form == "output" else lambda gradients: gate_scores(gradients, batch)
-    return {name: score(torch.cat(parts)) for name, parts in found.items()}
-
-
-def _gated(model: nn.Module, group: CoupledGroup, layer: str, probe: Tensor) -> str:
-    """Return the batch norm that follows the layer, where it is a member of the group, else the layer."""
-    norm = read(model, layer, probe).norm
-    return norm if any(member.layer == norm and member.side == "out" for member in group.members) else layer
-
-
-def _channels(group: CoupledGroup, layer: str) -> tuple[tuple[int, ...], ...]:
-    return next(member.channels for member in group.members if member.layer == layer and member.side == "out")
+    return {name: score(found) for name, found in every.items()}
 
 
 def _by_weights(

@@ -57,14 +57,15 @@ class FileBatches:
 
 
 def batched(images: Any) -> Any:
-    """Return a data set of single images in batches; batches, and anything that is no data set, as they are.
+    """Return a data set of single images, or one tensor of images, in batches; anything else as it is.
 
     Args:
-        images: A data set of PyTorch or WebDataset, or of Hugging Face ``datasets``, whose examples become tensors
-            unless it has a transform. One whose items are batches, with a label for each image, is taken as it is.
+        images: A ``(n, C, H, W)`` tensor; a data set of PyTorch or WebDataset, or of Hugging Face ``datasets``, whose
+            examples become tensors unless it has a transform. One whose items are batches, with a label for each image,
+            is taken as it is.
 
     Raises:
-        InputError: It is a ``DatasetDict``, which holds several data sets.
+        InputError: It is a ``DatasetDict``, which holds several data sets, or a tensor without images.
 
     Example:
         >>> import torch
@@ -73,6 +74,10 @@ def batched(images: Any) -> Any:
         >>> [len(images) for images, _ in batched(single)], batched([torch.zeros(4, 3, 8, 8)])[0].shape
         ([64, 36], torch.Size([4, 3, 8, 8]))
     """
+    if isinstance(images, Tensor):
+        if images.ndim < 2 or not len(images):
+            raise InputError(f"images are (n, C, H, W) with n above 0, not a tensor of shape {tuple(images.shape)}")
+        return [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
     if hasattr(images, "with_format"):
         if isinstance(images, Mapping):
             parts = ", ".join(map(str, images))
@@ -113,10 +118,6 @@ def as_batches(images: Any, preprocessing: Preprocessing | None = None) -> Batch
         >>> [len(batch) for batch in as_batches(torch.zeros(100, 3, 8, 8))]
         [64, 36]
     """
-    if isinstance(images, Tensor):
-        if images.ndim < 2 or not len(images):
-            raise InputError(f"images are (n, C, H, W) with n above 0, not a tensor of shape {tuple(images.shape)}")
-        return [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
     if not isinstance(images, (str, Path)):
         return batched(images)  # type: ignore[no-any-return]
     folder = Path(images)

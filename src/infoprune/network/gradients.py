@@ -1,6 +1,7 @@
-"""Gradients of the loss image by image, with respect to a gate on every channel of a layer's input or output.
+"""Gradients of the loss, or of an answer, image by image, with respect to a gate on every channel of a layer.
 
-A gate m_nc = 1 multiplies channel c of image n. With x the tensor it multiplies and L_n the loss of image n::
+A gate m_nc = 1 multiplies channel c of image n, of a layer's input or output. With x the tensor it multiplies and L_n
+the loss of image n::
 
     dL_n / dm_nc = sum over positions of x_nc * dL_n / dx_nc
 
@@ -49,6 +50,7 @@ class Place:
 
 GateConsumer = Callable[[dict[Place, Tensor], dict[Place, int]], None]
 WeightConsumer = Callable[[dict[str, Tensor], dict[str, Tensor]], None]
+Measure = Callable[[Any, Tensor | None], Tensor]
 
 
 def gate_gradients(
@@ -58,6 +60,7 @@ def gate_gradients(
     consume: GateConsumer,
     *,
     labels: Labels = "given",
+    of: Measure | None = None,
 ) -> int:
     """Run every batch forward and backward and hand the gradients of all gates to a consumer.
 
@@ -69,6 +72,8 @@ def gate_gradients(
             dL_n/dm_nc on the CPU, summed over all calls of the layer, and over how many positions each was summed.
         labels: ``"given"``, or ``"own"`` for the network's own answers, its largest logits. (The divergence from its
             own output would have no gradient.)
+        of: From logits and labels to the number whose gradients are taken, a sum over the images; by default the
+            loss, :func:`summed_loss`.
 
     Returns:
         The number of images.
@@ -98,8 +103,7 @@ def gate_gradients(
                     hooks.callback(gates.attach(twin.get_submodule(place.layer), place).remove)
                 leaf = images.requires_grad_()
                 # A copy, since the network may change its input in place.
-                loss = summed_loss(twin(leaf.clone()), given)
-                torch.autograd.grad(loss, leaf)
+                torch.autograd.grad((of or summed_loss)(twin(leaf.clone()), given), leaf)
             for place in places:
                 if place not in gates.found:
                     raise InputError(f"the loss does not depend on layer '{place.layer}': leave it out")
@@ -174,6 +178,19 @@ def summed_loss(logits: Any, labels: Tensor | None) -> Tensor:
         >>> round(float(summed_loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]))), 4)  # 3 ln 2
         2.0794
     """
+    return F.cross_entropy(*logits_and_labels(logits, labels), reduction="sum")
+
+
+def logits_and_labels(logits: Any, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return ``(n, classes)`` logits in single precision or better, and labels, by default the largest logits.
+
+    Raises:
+        InputError: The logits are not ``(n, classes)``, or a label names no class.
+
+    Example:
+        >>> logits_and_labels(torch.tensor([[1.0, 3.0], [2.0, 0.0]]), None)[1].tolist()
+        [1, 0]
+    """
     logits = logits_in(logits)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise InputError("gradients of the loss need a network that gives (n, classes) logits")
@@ -183,7 +200,7 @@ def summed_loss(logits: Any, labels: Tensor | None) -> Tensor:
         raise InputError(
             f"labels are class indices from 0 to {logits.shape[1] - 1}, not {int(labels.min())} to {int(labels.max())}"
         )
-    return F.cross_entropy(logits, labels, reduction="sum")
+    return logits, labels
 
 
 @dataclass

@@ -119,6 +119,7 @@ def plan_for(
     model, groups = calibration.model, calibration.groups
     if choice.keep is not None:
         choice = replace(choice, keep=named_counts(choice.keep, groups))
+    choice = with_what_it_takes(calibration, choice)
     cut_groups = choose_groups(model, groups, choice)
     check_feasible(calibration, cut_groups, choice, on_reach)
     finished = None
@@ -146,6 +147,30 @@ def plan_for(
     if choice.reselect:
         plan = reselected(plan, model, calibration.batches, groups, progress=progress)
     return Planned(plan, importances, groups, finished)
+
+
+def with_what_it_takes(calibration: Calibration, choice: PruneOptions) -> PruneOptions:
+    """Let linear layers lose filters too where nobody chose layers and convolutions alone cannot meet the budget.
+
+    Args:
+        calibration: The network, and what is known of it.
+        choice: The budget, the limits and the layers.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from infoprune.plan import Budget
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 64), nn.ReLU(), nn.Linear(64, 9))
+        >>> calibration = Calibration.of(net.eval(), [torch.rand(4, 1, 8, 8)])
+        >>> with_what_it_takes(calibration, PruneOptions("l1", budget=Budget(parameters=0.2), keep_at_least=2)).layers
+        ('*',)
+    """
+    if choice.budget is None or choice.layers or choice.keep is not None:
+        return choice
+    every, limits = replace(choice, layers=("*",)), choice.limits()
+    some, more = (choose_groups(calibration.model, calibration.groups, one) for one in (choice, every))
+    wider = len(more) > len(some)
+    return choice if not wider or cutoff.can_be_met(choice.budget, some, calibration.costs, limits) else every
 
 
 def check_feasible(

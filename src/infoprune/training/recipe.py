@@ -46,6 +46,11 @@ mean 'cosine'?
         float, Option("Weight of the teacher's soft targets in the loss (Hinton et al. 2015).", ge=0, le=1)
     ] = 0.0
     temperature: Annotated[float, Option("Temperature of the soft targets.", gt=0)] = 4.0
+    correlation: Annotated[
+        float,
+        Option("Reward for feature maps that correlate, for each layer, so that more filters can be removed afterwards "
+               "(CCM loss; published: 0.05 to 0.09).", ge=0),
+    ] = 0.0  # fmt: skip
     accumulate: Annotated[
         int,
         Option("Parts that each batch is computed in, one after the other, to need less memory; their gradients add up "

@@ -27,6 +27,7 @@ from infoprune.network.memory_format import fastest_layout
 from infoprune.network.modes import eval_mode
 from infoprune.network.origin import origin_of
 from infoprune.progress import Progress, silent
+from infoprune.training.correlated_maps import CorrelatedMaps
 from infoprune.training.penalties import Penalty
 from infoprune.training.recipe import Epoch, Precision, Recipe
 from infoprune.training.schedules import learning_rates
@@ -309,7 +310,7 @@ class _Loop:
         for number, (some, named) in enumerate(parts):
             is_last = number == len(parts) - 1
             with state.fabric.no_backward_sync(cast(Any, state.model), enabled=not is_last):
-                loss = self._loss(state.model(some).float(), some, named) * (len(some) / len(images))
+                loss = self._loss_of(some, named) * (len(some) / len(images))
                 if self.penalty is not None and is_last:
                     loss = loss + self.penalty(state.plain_model())
                 state.fabric.backward(loss)
@@ -319,6 +320,14 @@ class _Loop:
             state.fabric.clip_gradients(state.model, state.optimizer, max_norm=norm, error_if_nonfinite=False)
         state.optimizer.step()
         return total
+
+    def _loss_of(self, images: Tensor, labels: Tensor) -> Tensor:
+        if not self.recipe.correlation:
+            return self._loss(self.state.model(images).float(), images, labels)
+        with CorrelatedMaps() as maps:
+            logits = self.state.model(images).float()
+        reward: Tensor = self.recipe.correlation * maps.total().to(logits.device)
+        return self._loss(logits, images, labels) - reward
 
     def _loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         hard = F.cross_entropy(logits, labels_within(labels, logits), label_smoothing=self.recipe.label_smoothing)
