@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-processors soak lint format docs clean
+.PHONY: demo test test-processors soak faults lint format docs clean
 
 $(BIN)/infoprune: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,8 +19,11 @@ test: $(BIN)/infoprune  ## Everything, offline, without a GPU; one process a cor
 test-processors: $(BIN)/infoprune  ## The numeric tests under eight instruction sets, with one and two threads.
 	.ci/processors $(BIN)/python
 
-soak: $(BIN)/infoprune  ## Every kind of run killed 100 times at random moments, and all other faults.
-	INFOPRUNE_KILLS=100 $(BIN)/python -m pytest -n auto --dist worksteal tests/faults
+soak:  ## Every kind of run killed 100 times at random moments, and all other faults.
+	INFOPRUNE_KILLS=100 $(MAKE) faults
+
+faults: $(BIN)/infoprune
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/faults
 
 lint: $(BIN)/infoprune
 	$(BIN)/ruff check .

@@ -1,10 +1,6 @@
 """Pruning in rounds and its information plane, as a user calls them; killed for real, too."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -59,27 +55,6 @@ def test_a_schedule_from_a_file_and_a_floor(infoprune, base, folder):
     assert len(record["rounds"]) == 2 or all(one["held_out"] == 100 for one in record["rounds"][1:-1])
     assert record["settings"]["schedule"]["floor"] == 100
     assert (folder / "kept" / "state.json").exists()
-
-
-def test_a_killed_process_goes_on_and_ends_the_same(base, folder):
-    def command(out):
-        words = ["iterate", "--weights", base, *DIGITS, *ROUNDS, "--out", out, "--quiet"]
-        return [sys.executable, "-c", "from infoprune.cli import main; main()", *map(str, words)]
-
-    subprocess.run(command("whole.safetensors"), check=True)
-    state, killed = folder / "killed.safetensors.rounds", 0
-    # After the first thing that is written, and again once a later round has begun.
-    for waits_for in ("state.json", "round-1.safetensors"):
-        process = subprocess.Popen(command("killed.safetensors"))
-        while process.poll() is None and not (state / waits_for).exists():
-            time.sleep(0.002)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += process.wait() == -signal.SIGKILL
-    assert killed
-    subprocess.run(command("killed.safetensors"), check=True)
-    assert same(package.load(folder / "killed.safetensors"), package.load(folder / "whole.safetensors"))
-    assert not state.exists()
 
 
 def test_the_schedules_are_listed(infoprune):

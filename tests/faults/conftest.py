@@ -133,4 +133,6 @@ def base(command, tmp_path_factory):
 
 
 KILLS = int(os.environ.get("INFOPRUNE_KILLS", "1"))
+# A process that starts another one imports everything again: one such test is enough where few are wanted.
+OFTEN = pytest.mark.skipif(KILLS < 10, reason="two processes are killed with INFOPRUNE_KILLS=10, as .ci/run does")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)

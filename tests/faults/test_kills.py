@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from faults.conftest import KILLS, SIGNALS, contents
+from faults.conftest import KILLS, OFTEN, SIGNALS, contents
 
 DIGITS = ("--data", "digits", "-q", "--out", "out.safetensors", "--json", "out.json")
 PLAIN = ("--precision", "32-true")
@@ -43,7 +43,7 @@ def prepared(base, folder):
     return folder
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", [pytest.param(run, marks=OFTEN if "two processes" in run else ()) for run in RUNS])
 def test_a_run_that_is_killed_ends_with_the_same_weights(command, base, tmp_path, run):
     seed = int(os.environ.get("INFOPRUNE_KILL_SEED", random.SystemRandom().randrange(2**32)))
     sys.stdout.write(f"INFOPRUNE_KILL_SEED={seed}\n")

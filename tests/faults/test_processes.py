@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from faults.conftest import KILLS, SOURCE, children, contents, members, send, wait_until
+from faults.conftest import KILLS, OFTEN, SOURCE, children, contents, members, send, wait_until
 from faults.test_kills import DIGITS, DISTIL, LAYERS, names, prepared
 
 PRUNE = ("prune", "--weights", "base.safetensors", "--device", "cpu", *DIGITS)
@@ -53,8 +53,12 @@ def killed_once(another, words, folder, killed, after):
 
 @pytest.mark.parametrize(
     ("words", "killed", "goes_on"),
-    [(WORDS, "first", 2), (WORDS, "second", 2), (BY_LAYER, "first", 3), (BY_LAYER, "second", 1)],
-    ids=["distil, first", "distil, second", "by layer, first, then three", "by layer, second, then one"],
+    [
+        pytest.param(WORDS, "first", 2, id="distil, first", marks=OFTEN),
+        pytest.param(WORDS, "second", 2, id="distil, second", marks=OFTEN),
+        pytest.param(BY_LAYER, "first", 3, id="by layer, first, then three", marks=OFTEN),
+        pytest.param(BY_LAYER, "second", 1, id="by layer, second, then one"),
+    ],
 )
 def test_one_of_two_processes_dies(command, another, base, tmp_path, words, killed, goes_on):
     """All end at once, with one sentence; the same command goes on, where the result allows it by other processes."""
