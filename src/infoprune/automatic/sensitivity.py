@@ -13,7 +13,7 @@ from infoprune.automatic.parts import Parts
 from infoprune.automatic.ways import possible_ways
 from infoprune.data.batches import Batches
 from infoprune.errors import InputError
-from infoprune.measure.divergence import divergence_between
+from infoprune.measure.divergence import Answers, divergence_between
 from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network import surgery
 from infoprune.network.equivalence import copied
@@ -97,7 +97,7 @@ def sensitivity(
     choice = PruneOptions(criterion=CRITERION, ratio=max(ratios), layers=layers, skip=skip)
     whole = Calibration.of(copied(model), images)
     parts, quality = Parts.of(images, whole.model), Quality(metric, output)
-    original = quality.answers(whole.model)
+    original = Answers(quality.answers(whole.model))
     best = None if metric is None else quality.points(quality.measure(whole.model, parts.judges)[0])
     found = []
     with reported(progress) as shown:

@@ -11,7 +11,7 @@ from torch import nn
 from infoprune import cutoff
 from infoprune.automatic.parts import Parts
 from infoprune.criteria.base import Importance
-from infoprune.measure.divergence import Divergence, divergence_between
+from infoprune.measure.divergence import Answers, Divergence, divergence_between
 from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network import surgery
 from infoprune.network.coupled_groups import CoupledGroup
@@ -120,12 +120,12 @@ def nearest_way(
         1
     """
     model, groups = calibration.model, calibration.groups
-    tried = []
+    tried, original = [], Answers(quality.answers(model))
     for done, way in enumerate(ways, 1):
         plan = plan_for(calibration, with_way(choice, way), importances=importances).plan
         small = surgery.apply(plan, model, calibration.examples, groups=groups)
         small = repaired(small, model, parts.fit, plan, groups, how=RepairOptions("least-squares"))
-        away = divergence_between(quality.answers(model), quality.answers(small.eval()), parts.held_out)
+        away = divergence_between(original, quality.answers(small.eval()), parts.held_out)
         tried.append(replace(way, found=away))
         progress("comparing ways to divide the budget", done, len(ways))
     # Equal ones: the way that was named first.

@@ -11,7 +11,7 @@ from torch import nn
 from infoprune.data.batches import Batches, images_of
 from infoprune.declarations.option_values import check_keywords
 from infoprune.depth.blocks import Block, stand_in
-from infoprune.measure.divergence import divergence_between
+from infoprune.measure.divergence import Answers, divergence_between
 from infoprune.network.equivalence import copied
 from infoprune.network.stand_ins import replace_module
 from infoprune.progress import Progress, silent
@@ -122,11 +122,11 @@ def by_divergence(
         True
     """
     twin = copied(model)
-    found = {}
+    found, original = {}, Answers(twin)
     for done, block in enumerate(blocks, 1):
         without = copied(twin)
         replace_module(without, block.name, stand_in(block))
-        found[block.name] = divergence_between(twin, without, images_of(batches, twin)).value
+        found[block.name] = divergence_between(original, without, images_of(batches, twin)).value
         progress("blocks removed one at a time", done, len(blocks))
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,14 +36,47 @@ class Divergence:
     images: int
 
 
+@dataclass
+class Answers:
+    """The outputs of a network for the same batches again and again, each computed once where it fits into memory.
+
+    Args:
+        network: In eval mode; it does not change.
+        memory: Bytes of outputs that are kept.
+
+    Example:
+        >>> import torch
+        >>> asked = []
+        >>> answers = Answers(lambda images: asked.append(len(images)) or images + 1)
+        >>> [answers.of(0, torch.zeros(2)).tolist() for _ in range(2)], asked
+        ([[1.0, 1.0], [1.0, 1.0]], [2])
+    """
+
+    network: Callable[[Tensor], Any]
+    memory: int = 1 << 28
+    _kept: dict[int, Any] = field(default_factory=dict)
+
+    def of(self, number: int, images: Tensor) -> Any:
+        """Return the output for a batch, whose number is that of the same images each time."""
+        if number in self._kept:
+            return self._kept[number]
+        output = self.network(images)
+        size = sum(tensor.nbytes for tensor in tensors_in(output))
+        if size <= self.memory:
+            self.memory -= size
+            self._kept[number] = output
+        return output
+
+
 @torch.no_grad()
 def divergence_between(
-    original: Callable[[Tensor], Any], pruned: Callable[[Tensor], Any], images: Iterable[Tensor]
+    original: Callable[[Tensor], Any] | Answers, pruned: Callable[[Tensor], Any], images: Iterable[Tensor]
 ) -> Divergence:
     """Compare the outputs of two networks on the same images.
 
     Args:
-        original: In eval mode; returns a tensor, or several in any form.
+        original: In eval mode; returns a tensor, or several in any form. Its ``Answers`` where several networks are
+            compared with it on the same images.
         pruned: In eval mode; returns tensors of the same shapes. Outputs of other shapes, such as the boxes of a
             detector, cannot be compared: the divergence is then 0, of 0 images.
         images: Batches of ``(n, ...)`` inputs, on the networks' device and in their precision.
@@ -61,7 +94,9 @@ def divergence_between(
     sums: list[_Sum] = []
     count, alone = 0, True
     processes = current()
-    own = ((original(some), pruned(some), len(some)) for _, some in some_batches(images, processes.share))
+    answers = original if isinstance(original, Answers) else Answers(original, memory=0)
+    share = some_batches(images, processes.share)
+    own = ((answers.of(number, some), pruned(some), len(some)) for number, some in share)
     for wanted, found, size in processes.in_rounds(own):
         alone = isinstance(wanted, Tensor)
         mine, theirs = _real(wanted), _real(found)

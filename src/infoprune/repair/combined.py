@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from infoprune.data.batches import EveryNth
 from infoprune.device import place_of
-from infoprune.measure.divergence import divergence_between
+from infoprune.measure.divergence import Answers, divergence_between
 from infoprune.progress import Progress
 from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.repair.base import Pair, RepairInfo, register
@@ -42,10 +42,11 @@ class HeldOut:
             yield batch.placed(*place)
 
 
-def divergence(pair: Pair, small: nn.Module, held_out: bool = True) -> float:
+def divergence(pair: Pair, small: nn.Module, held_out: bool = True, original: Answers | None = None) -> float:
     """Return the divergence of the outputs from those of the original on held-out images.
 
-    It is the value of :func:`infoprune.measure.divergence.divergence_between`. No labels are read.
+    It is the value of :func:`infoprune.measure.divergence.divergence_between`. No labels are read. ``original`` are the
+    answers of the original, where several networks are compared on the same images.
 
     Example:
         >>> import torch, infoprune
@@ -56,7 +57,7 @@ def divergence(pair: Pair, small: nn.Module, held_out: bool = True) -> float:
         >>> divergence(pair, whole), divergence(pair, pair.small) > 0
         (0.0, True)
     """
-    return divergence_between(pair.original, small, HeldOut(pair, held_out)).value
+    return divergence_between(original or pair.original, small, HeldOut(pair, held_out)).value
 
 
 def normed_if_nearer(pair: Pair, small: nn.Module, progress: Progress) -> nn.Module:
@@ -73,7 +74,8 @@ def normed_if_nearer(pair: Pair, small: nn.Module, progress: Progress) -> nn.Mod
         True
     """
     normed = reestimate(small, HeldOut(pair, held_out=False), progress)
-    nearer = divergence(pair, normed) < divergence(pair, small)
+    original = Answers(pair.original)
+    nearer = divergence(pair, normed, original=original) < divergence(pair, small, original=original)
     return reestimate(small, pair.batches, progress) if nearer else small
 
 

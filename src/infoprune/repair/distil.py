@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from infoprune.data.augmentation import crop_and_flip
 from infoprune.data.batches import FirstImages
 from infoprune.device import device_of, multiplies_bfloat16
+from infoprune.measure.divergence import Answers
 from infoprune.network.equivalence import duplicate
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.options import RepairOptions
@@ -120,7 +121,8 @@ def _drawn(
     weights = [p.requires_grad_(True) for p in student.parameters() if p.is_floating_point()]
     optimiser = torch.optim.Adam([{"params": [weight], "size": _size(weight)} for weight in weights])
     choosing = _first(pair, HELD_OUT_EVERY * _CHOOSING)
-    best, least = copy.deepcopy(student.state_dict()), divergence(choosing, student)
+    original = Answers(pair.original)
+    best, least = copy.deepcopy(student.state_dict()), divergence(choosing, student, original=original)
     clock.keep_free_as_long_as_now()
     steps = epochs * sum(1 for _ in _batches(pair))
     step = 0
@@ -147,7 +149,7 @@ def _drawn(
             progress("distilling", step, max(step, round(step / share)))
             if share >= 1:
                 break
-        found = divergence(choosing, student)
+        found = divergence(choosing, student, original=original)
         if found < least:
             best, least = copy.deepcopy(student.state_dict()), found
         if state is not None:

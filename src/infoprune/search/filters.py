@@ -24,7 +24,7 @@ from infoprune.cutoff.budget import Allowance, levels_within
 from infoprune.cutoff.ranking import Ranking, forced, rank
 from infoprune.data.batches import Batches, EveryNth, images_of
 from infoprune.errors import InputError, unknown
-from infoprune.measure.divergence import divergence_between
+from infoprune.measure.divergence import Answers, divergence_between
 from infoprune.network.equivalence import copied
 from infoprune.options import PruneOptions
 from infoprune.plan import Budget, LayerDecision, Plan
@@ -241,6 +241,7 @@ class _Measured:
     value: Value
     space: Space
     known: dict[tuple[Any, ...], Judged] = field(default_factory=dict)
+    _original: Answers | None = None
 
     def __call__(self, position: Tensor) -> Judged:
         return self.of(self.space.kept(position))
@@ -255,8 +256,9 @@ class _Measured:
     def _of(self, kept: Mapping[str, Sequence[int]]) -> float:
         if self.value == "accuracy":
             return self.judge.accuracy(kept)
-        whole, small = copied(self.judge.model), copied(self.judge.cut(kept))
-        return -divergence_between(whole, small, images_of(self.judge.held_out, whole)).value
+        self._original = self._original or Answers(copied(self.judge.model))
+        small = copied(self.judge.cut(kept))
+        return -divergence_between(self._original, small, images_of(self.judge.held_out, small)).value
 
 
 def _plan(
