@@ -15,7 +15,7 @@ from torch import Tensor
 
 from infoprune.regression.normal_equations import NormalEquations
 from infoprune.regression.products import Products
-from infoprune.runs.together import current
+from infoprune.runs.together import Sending, current
 
 PORTIONS = 16
 # Batches in a portion where nobody knows how many there are.
@@ -51,8 +51,11 @@ class Portions:
         self._device = device
         self._receivers = dict.fromkeys(shapes, (0,)) if receivers is None else receivers
         self._portion_of = portion_of(batches, self.processes.world)
+        # Where the number of batches is known, so is the number of portions, and nobody has to be asked.
+        self._portions = self._portion_of(batches - 1) + 1 if batches else None
         self._sums: dict[str, NormalEquations] = {}
         self._products: dict[str, Products] | None = None
+        self._sending: list[Sending] = []
         self._round = 0
 
     @property
@@ -73,6 +76,7 @@ class Portions:
         """Return the sums over all batches of all processes, by the names that this process receives."""
         while self._finish_round():
             pass
+        self._sent()
         mine = [name for name, ranks in self._receivers.items() if self.processes.rank in ranks]
         return {name: self._sums.get(name) or _nothing(self._shapes[name], self._device) for name in mine}
 
@@ -80,33 +84,43 @@ class Portions:
         """Bring the portions of one round, one of each process, to those that receive them; return if there was one."""
         own = None if self._products is None else {name: one.equations() for name, one in self._products.items()}
         self._products = None
+        senders = self._senders(own is not None)
         self._round += 1
-        counts = self.processes.exchanged(None if own is None else {name: one.count for name, one in own.items()})
+        self._sent()
         for name, ranks in self._receivers.items():
-            for sender, count in enumerate(counts):
-                if count is not None and (sender == self.processes.rank or self.processes.rank in ranks):
-                    mine = own[name] if own is not None and sender == self.processes.rank else None
-                    found = self._moved(name, mine, sender, ranks, count[name])
-                    if self.processes.rank in ranks:
-                        self._add(name, found)
-        return any(count is not None for count in counts)
+            for sender in senders:
+                if sender == self.processes.rank:
+                    found = _nothing(self._shapes[name], self._device) if own is None else own[name]
+                    # In one message: a message costs about as much time as a megabyte.
+                    packed = _packed(found) if any(rank != sender for rank in ranks) else torch.empty(0)
+                    self._sending += [self.processes.sending(packed, rank) for rank in ranks if rank != sender]
+                elif self.processes.rank in ranks:
+                    found = self._received(name, sender)
+                if self.processes.rank in ranks:
+                    self._add(name, found)
+        return bool(senders)
 
-    def _moved(
-        self, name: str, mine: NormalEquations | None, sender: int, ranks: Sequence[int], count: int
-    ) -> NormalEquations:
-        if mine is not None:
-            others = [rank for rank in ranks if rank != sender]
-            # In one message: a message costs about as much time as a megabyte.
-            packed = torch.cat([tensor.reshape(-1) for tensor in _tensors(mine)]) if others else torch.empty(0)
-            for rank in others:
-                self.processes.send(packed, rank)
-            return mine
+    def _senders(self, has_one: bool) -> list[int]:
+        """Return the processes that have a portion in this round."""
+        if self._portions is None:
+            return [rank for rank, there in enumerate(self.processes.exchanged(has_one)) if there]
+        left = self._portions - self._round * self.processes.world
+        return list(range(max(0, min(left, self.processes.world))))
+
+    def _sent(self) -> None:
+        """Wait until what was sent in the round before has been received: no more than one round is held."""
+        for one in self._sending:
+            one.wait()
+        self._sending = []
+
+    def _received(self, name: str, sender: int) -> NormalEquations:
         found = _nothing(self._shapes[name], self.processes.device)
         sizes = [tensor.numel() for tensor in _tensors(found)]
-        packed = self.processes.receive(torch.empty(sum(sizes), dtype=torch.float64, device=found.gram.device), sender)
-        for tensor, part in zip(_tensors(found), torch.split(packed, sizes), strict=True):
+        packed = torch.empty(sum(sizes) + 1, dtype=torch.float64, device=found.gram.device)
+        *parts, count = torch.split(self.processes.receive(packed, sender), [*sizes, 1])
+        for tensor, part in zip(_tensors(found), parts, strict=True):
             tensor.copy_(part.reshape(tensor.shape))
-        found.count = count
+        found.count = int(count)
         return found
 
     def _add(self, name: str, found: NormalEquations) -> None:
@@ -138,6 +152,11 @@ def portion_of(batches: int, processes: int = 1) -> Callable[[int], int]:
 
 def _nothing(shape: tuple[int, int, int], device: torch.device | None) -> NormalEquations:
     return NormalEquations.of(torch.empty(*shape, device=device))
+
+
+def _packed(equations: NormalEquations) -> Tensor:
+    count = equations.gram.new_tensor([equations.count])
+    return torch.cat([*(tensor.reshape(-1) for tensor in _tensors(equations)), count])
 
 
 def _tensors(equations: NormalEquations) -> tuple[Tensor, ...]:

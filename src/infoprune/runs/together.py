@@ -33,6 +33,30 @@ _GRACE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
+class Sending:
+    """A tensor on its way to another process, which must stay as it is until it has arrived.
+
+    Args:
+        tensor: What is sent.
+        work: What PyTorch returned for it.
+
+    Example:
+        >>> class Done:
+        ...     def wait(self): print("arrived")
+        >>> Sending(torch.zeros(2), Done()).wait()
+        arrived
+    """
+
+    tensor: Tensor
+    work: Any
+
+    def wait(self) -> None:
+        """Return when it has arrived."""
+        with _lost_connections():
+            self.work.wait()
+
+
+@dataclass(frozen=True)
 class Processes:
     """The processes that run a program together, as one of them sees them.
 
@@ -193,10 +217,10 @@ class Processes:
         for one, total in zip(tensors, torch.split(together, [one.numel() for one in tensors]), strict=True):
             one.copy_(total.reshape(one.shape))
 
-    def send(self, tensor: Tensor, rank: int) -> None:
-        """Send a large tensor to another process, which waits for it by ``receive``."""
-        with _lost_connections():
-            dist.send(tensor.to(self.device).contiguous(), rank)
+    def sending(self, tensor: Tensor, rank: int) -> Sending:
+        """Begin to send a large tensor to another process, which waits for it by ``receive``."""
+        moved = tensor.to(self.device).contiguous()
+        return Sending(moved, dist.isend(moved, rank))
 
     def receive(self, tensor: Tensor, rank: int) -> Tensor:
         """Fill a tensor with what another process sends."""
