@@ -1,5 +1,6 @@
 """Of several processes that run one command, one that dies ends the others with one sentence, and nothing is lost."""
 
+import contextlib
 import os
 import random
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,8 @@ from faults.test_kills import DIGITS, DISTIL, LAYERS, names, prepared
 PRUNE = ("prune", "--weights", "base.safetensors", "--device", "cpu", *DIGITS)
 WORDS = (*PRUNE, *DISTIL)
 BY_LAYER = (*PRUNE, *LAYERS, "--calibration", 60)
+# The script that Fabric starts again.
+COMMAND = b"command.py"
 # Seconds in which all processes of a run have ended after one was killed.
 AT_ONCE = 10
 
@@ -39,11 +43,21 @@ class Kill:
         return 0 if self.moment is None else time.monotonic() - self.moment
 
 
+def seconds(first):
+    """Return the children of a process that run the command too; others come and go."""
+    found = []
+    for child in children(first):
+        with contextlib.suppress(OSError):
+            if COMMAND in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
+
+
 def killed_once(another, words, folder, killed, after):
     """Run a command in two processes, kill one of them, and return the exit code and what was reported."""
     process = another.start([*words, "--devices", 2], folder)
-    wait_until(lambda: children(process) or not members(process), "the second process is started")
-    target = process if killed == "first" else next(iter(children(process)), process)
+    wait_until(lambda: seconds(process) or not members(process), "the second process is started")
+    target = process if killed == "first" else next(iter(seconds(process)), process)
     kill = Kill(target, after)
     code = another.end()
     wait_until(lambda: not members(process), "processes that outlive their command")

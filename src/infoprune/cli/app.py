@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
+from infoprune.cli.signals import TerminatedError, ended_by_signals
 from infoprune.errors import InputError
 from infoprune.version import __version__
 
@@ -105,10 +102,6 @@ app = typer.Typer(
 )
 
 
-class _TerminatedError(BaseException):
-    """SIGTERM: batch systems send it some time before they kill."""
-
-
 @app.callback(invoke_without_command=True)
 def _root(
     ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
@@ -124,48 +117,25 @@ def main() -> None:
     """Run the command line."""
     # Lightning reports the precision on every start; the record holds it.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    with _sigterm_interrupts() as terminated:
+    with ended_by_signals() as terminated:
         try:
             code = app(standalone_mode=False, prog_name="infoprune")
         except InputError as error:
             _fail(f"Error: {error}", 2)
         except TyperException as error:
             _fail(f"Error: {error.format_message()}", 2)
-        except _TerminatedError:
+        except TerminatedError:
             code = TERMINATED
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
         except Exception:
-            # An import that SIGTERM breaks off can end in any error of the module that was being imported.
+            # SIGTERM can break off a very long import, which ends in any error of the module that was being imported.
             if not terminated.is_set():
                 raise
             code = TERMINATED
     if code in (INTERRUPTED, TERMINATED):  # typer turns some interrupts into this code by itself
         _fail("Interrupted: no half-written file is left; the same command resumes where its state was kept.", code)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[threading.Event]:
-    """Let SIGTERM end a command as an interrupt from the keyboard does: by an exception that cleans up on its way.
-
-    Yields the event that is set once the signal has come.
-    """
-    terminated = threading.Event()
-
-    def interrupt(number: int, frame: object) -> None:
-        terminated.set()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would break the cleaning up
-        raise _TerminatedError
-
-    if threading.current_thread() is not threading.main_thread():
-        yield terminated
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield terminated
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
