@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -72,12 +72,13 @@ def on_devices(
     kind = device.partition(":")[0]
     if ":" in device and devices != 1:
         raise InputError(f"--device {device} is one device: pass --device {kind} with --devices {devices}")
-    with launched_processes_end_with_this_one():
+    with launched_processes_end_with_this_one(), ExitStack() as joined:
         fabric = make_fabric(accelerator=kind, devices=devices, nodes=nodes, precision=precision or "32-true")
+        # Until all are connected, and watch one another.
         with watched_start(fabric):
             fabric.launch()
-        with together(fabric):
-            yield Place(str(found) if fabric.world_size == 1 else str(fabric.device), fabric)
+            joined.enter_context(together(fabric))
+        yield Place(str(found) if fabric.world_size == 1 else str(fabric.device), fabric)
 
 
 def started_from_outside() -> tuple[int, int] | None:
