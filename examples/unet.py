@@ -78,12 +78,12 @@ def iou(model: nn.Module, images: Tensor, masks: Tensor) -> float:
 def main() -> None:
     """Train, prune to half of the MACs with the default and with two criteria, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one epoch, for a test")
+    parser.add_argument("--quick", action="store_true", help="one epoch of few images, for a test")
     options = parser.parse_args()
 
     torch.manual_seed(0)
     source = infoprune.data.open_source("digits")
-    images, masks = strokes(source.train)
+    images, masks = (part[: 300 if options.quick else None] for part in strokes(source.train))
     test_images, test_masks = strokes(source.test)
     model = UNet()
     train(model, images, masks, epochs=1 if options.quick else 10)
