@@ -34,9 +34,8 @@ from infoprune.repair import repair
 from infoprune.runs import together as processes
 
 # What is measured: a criterion, or a repair after it.
-SCORES = {"cmi": 256, "hrel": 1000, "qsfm": 256, "reconstruction": 1000, "variance": 1000}
-REPAIRS = ("bn", "least-squares", "distil")
-REPAIR_IMAGES = 1000
+SCORES = {"cmi": 256, "hrel": 1024, "qsfm": 256, "reconstruction": 1024, "variance": 1024}
+REPAIRS = {"bn": 4096, "least-squares": 1024, "distil": 1024}
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,10 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=1, help="of the repair distil")
+    parser.add_argument("--epochs", type=int, default=4, help="of the repair distil")
     parser.add_argument("--only", nargs="*", default=[*SCORES, *REPAIRS])
     given = parser.parse_args()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -67,7 +66,7 @@ def main() -> None:
     print(f"{'':16}{'images':>8}{'1 process, s':>14}{f'{given.processes}, s':>10}{'ratio':>7}"
           f"{'CPU s, 1':>10}{f'CPU s, {given.processes}':>10}{'ratio':>7}{'MB sent':>9}  same bits")  # fmt: skip
     for name in given.only:
-        images = SCORES.get(name, REPAIR_IMAGES)
+        images = {**SCORES, **REPAIRS}[name]
         runs: dict[int, list[Measured]] = {1: [], given.processes: []}
         for _ in range(given.rounds):
             for number, found in runs.items():
