@@ -3,16 +3,30 @@
 Lines of JSON come in, each a command; for each its process number goes out at once, and its exit status at its end.
 """
 
+import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import sys
 import traceback
 from pathlib import Path
 
+import sklearn.datasets  # noqa: F401 - what commands import when they need it
+
+import infoprune
 from infoprune.cli import main
 
 COMMAND = Path(__file__).with_name("command.py")
+
+
+def import_everything():
+    for module in pkgutil.walk_packages(infoprune.__path__, "infoprune."):
+        # Rooms for packages that are not installed, and the module that is the command itself.
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module.name)
 
 
 def run(request):
@@ -44,6 +58,7 @@ def tell(number):
 
 
 def serve():
+    import_everything()
     for line in sys.stdin:
         request = json.loads(line)
         process = os.fork()

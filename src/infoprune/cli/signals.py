@@ -20,7 +20,12 @@ _PATIENCE = 10.0
 
 
 class TerminatedError(BaseException):
-    """SIGTERM: batch systems send it some time before they kill."""
+    """SIGTERM: batch systems send it some time before they kill.
+
+    Example:
+        >>> issubclass(TerminatedError, Exception)  # no code of a user's catches it
+        False
+    """
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from infoprune.regression.normal_equations import NormalEquations
 from infoprune.regression.products import Products
-from infoprune.runs.together import Sending, current
+from infoprune.runs.together import Message, current
 
 PORTIONS = 16
 # Batches in a portion where nobody knows how many there are.
@@ -55,7 +55,7 @@ class Portions:
         self._portions = self._portion_of(batches - 1) + 1 if batches else None
         self._sums: dict[str, NormalEquations] = {}
         self._products: dict[str, Products] | None = None
-        self._sending: list[Sending] = []
+        self._sending: list[Message] = []
         self._round = 0
 
     @property

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from infoprune.errors import InputError
-from infoprune.runs.together import Processes
+from infoprune.runs.together import Message, Processes
 
 
 @dataclass
@@ -84,7 +83,8 @@ class Relay:
     processes: Processes
     norms: list[_BatchNorm]
     _seen: dict[_BatchNorm, Moments] = field(default_factory=dict)
-    _left: list[tuple[Any, Tensor]] = field(default_factory=list)
+    _left: list[Message] = field(default_factory=list)
+    _awaited: list[Message] = field(default_factory=list)
     _met: set[_BatchNorm] = field(default_factory=set)
     _number: int = -1
 
@@ -92,6 +92,11 @@ class Relay:
         """Begin the batch of that number, from 0."""
         self._number = number
         self._met.clear()
+        if number and self.processes.several:
+            before = (number - 1) % self.processes.world
+            notes = [torch.empty(2 * norm.num_features + 1, dtype=torch.float64) for norm in self.norms]
+            # All at once: the other process then sends without asking whether this one is ready.
+            self._awaited = [self.processes.awaited(note, before, tag) for tag, note in enumerate(notes)]
 
     def joined(self, norm: _BatchNorm, found: Moments) -> Moments:
         """Return the moments of all batches up to this one, whose own are ``found``."""
@@ -140,14 +145,15 @@ class Relay:
         for norm, moments in zip(self.norms, found, strict=True):
             if moments is not None:
                 moments.write(norm)
-        for sent, _ in self._left:
-            sent.wait()
+        for one in self._left:
+            one.wait()
 
     def _receive(self, norm: _BatchNorm) -> None:
         if self._number == 0:
             return
-        note = torch.empty(2 * norm.num_features + 1, dtype=torch.float64)
-        self.processes.find(note, (self._number - 1) % self.processes.world, self.norms.index(norm))
+        waiting = self._awaited[self.norms.index(norm)]
+        waiting.wait()
+        note = waiting.tensor
         if note[0]:
             assert norm.running_mean is not None
             mean, squares = note[1:].to(norm.running_mean.device).chunk(2)
@@ -161,8 +167,8 @@ class Relay:
         if known is not None:
             note = torch.cat([note.new_tensor([known.count]), known.mean.cpu(), known.squares.cpu()])
         after = (self._number + 1) % self.processes.world
-        self._left.append((self.processes.leave(note, after, self.norms.index(norm)), note))
+        self._left.append(self.processes.leave(note, after, self.norms.index(norm)))
 
     def _settle(self) -> None:
         """Forget the notes that have arrived."""
-        self._left = [(sent, note) for sent, note in self._left if not sent.is_completed()]
+        self._left = [one for one in self._left if not one.has_arrived()]

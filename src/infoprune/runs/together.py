@@ -33,22 +33,26 @@ _GRACE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Sending:
-    """A tensor on its way to another process, which must stay as it is until it has arrived.
+class Message:
+    """A tensor on its way from one process to another, which must stay as it is until it has arrived.
 
     Args:
-        tensor: What is sent.
+        tensor: What is sent or received.
         work: What PyTorch returned for it.
 
     Example:
         >>> class Done:
         ...     def wait(self): print("arrived")
-        >>> Sending(torch.zeros(2), Done()).wait()
+        >>> Message(torch.zeros(2), Done()).wait()
         arrived
     """
 
     tensor: Tensor
     work: Any
+
+    def has_arrived(self) -> bool:
+        """Return whether it has arrived."""
+        return bool(self.work.is_completed())
 
     def wait(self) -> None:
         """Return when it has arrived."""
@@ -217,10 +221,10 @@ class Processes:
         for one, total in zip(tensors, torch.split(together, [one.numel() for one in tensors]), strict=True):
             one.copy_(total.reshape(one.shape))
 
-    def sending(self, tensor: Tensor, rank: int) -> Sending:
+    def sending(self, tensor: Tensor, rank: int) -> Message:
         """Begin to send a large tensor to another process, which waits for it by ``receive``."""
         moved = tensor.to(self.device).contiguous()
-        return Sending(moved, dist.isend(moved, rank))
+        return Message(moved, dist.isend(moved, rank))
 
     def receive(self, tensor: Tensor, rank: int) -> Tensor:
         """Fill a tensor with what another process sends."""
@@ -228,15 +232,13 @@ class Processes:
             dist.recv(tensor, rank)
         return tensor
 
-    def leave(self, note: Tensor, rank: int, tag: int) -> Any:
-        """Send a small tensor on the CPU without waiting, and return what ``wait`` is called of before the end."""
-        return dist.isend(note, rank, group=self.words, tag=tag)
+    def leave(self, note: Tensor, rank: int, tag: int) -> Message:
+        """Begin to send a small tensor on the CPU under a tag, for which the other process calls ``awaited``."""
+        return Message(note, dist.isend(note, rank, group=self.words, tag=tag))
 
-    def find(self, note: Tensor, rank: int, tag: int) -> Tensor:
-        """Fill a small tensor on the CPU with what another process left for this one under a tag."""
-        with _lost_connections():
-            dist.recv(note, rank, group=self.words, tag=tag)
-        return note
+    def awaited(self, note: Tensor, rank: int, tag: int) -> Message:
+        """Begin to receive what another process leaves under a tag; begun early, it takes no time to arrive."""
+        return Message(note, dist.irecv(note, rank, group=self.words, tag=tag))
 
     def _packed(self, value: Any) -> Tensor:
         file = io.BytesIO()
