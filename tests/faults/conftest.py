@@ -82,6 +82,10 @@ def running():
                 yield int(stat.parent.name), int(parent), int(group)
 
 
+def runs(process):
+    return any(number == process for number, _, _ in running())
+
+
 def members(group):
     return [process for process, _, its_group in running() if its_group == group]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.conftest import KILLS, OFTEN, SOURCE, children, contents, members, send, wait_until
+from faults.conftest import KILLS, OFTEN, SOURCE, children, contents, members, runs, send, wait_until
 from faults.test_kills import DIGITS, DISTIL, LAYERS, names, prepared
 
 PRUNE = ("prune", "--weights", "base.safetensors", "--device", "cpu", *DIGITS)
@@ -56,7 +56,7 @@ def seconds(first):
 def killed_once(another, words, folder, killed, after):
     """Run a command in two processes, kill one of them, and return the exit code and what was reported."""
     process = another.start([*words, "--devices", 2], folder)
-    wait_until(lambda: seconds(process) or not members(process), "the second process is started")
+    wait_until(lambda: seconds(process) or not runs(process), "the second process is started")
     target = process if killed == "first" else next(iter(seconds(process)), process)
     kill = Kill(target, after)
     code = another.end()
