@@ -261,7 +261,7 @@ def main() -> None:
             out.write(json.dumps(row) + "\n")
         share = f"{row['macs']:.2f} of the MACs" if "macs" in row else ""
         print(network.suite, network.name, tool, row["status"], share, row.get("reason", ""), flush=True)
-    page = coverage_page.written(list(rows_of(file).values()), networks, arguments.limit)
+    page = coverage_page.written(list(rows_of(file).values()), networks)
     arguments.page.write_text(page, encoding="utf-8")
 
 

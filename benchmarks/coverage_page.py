@@ -25,7 +25,7 @@ A result is *right* if the pruned network computes the same outputs, all of them
 place of the removed channels. `benchmarks/coverage_check.py` finds the removed channels by comparing the weights of
 both networks and runs both in double precision. It shares no code with any of the tools, nor with `infoprune.verify`.
 *refused* means that the tool ended with a reason instead of a network, *crashed* with another error, *timed out* that
-it needed more than {limit} seconds of processor time, *failed* that the network itself does not run here.
+it needed more processor time than the reason says, *failed* that the network itself does not run here.
 
 Run beside it: {rivals}. It takes no budget of MACs and removes 30 % of the channels of each layer, which is about half
 of the MACs. Layers with as many outputs as classes, and the heads of detectors, are named to Torch-Pruning as ignored
@@ -33,17 +33,16 @@ layers. Seconds are processor time on one core, for plan and cut.
 """
 
 
-def written(rows: Sequence[Row], networks: Sequence[Network], limit: float) -> str:
+def written(rows: Sequence[Row], networks: Sequence[Network]) -> str:
     """Return the page as Markdown.
 
     Args:
         rows: One per network and tool.
         networks: All networks of the benchmark.
-        limit: Seconds of processor time that a tool had.
     """
     versions = {row["tool"]: row.get("version", "") for row in rows if row.get("version")}
     rivals = " and ".join(f"{tool} {version}" for tool, version in versions.items() if tool != "infoprune")
-    head = HEAD.format(limit=int(limit), rivals=rivals)
+    head = HEAD.format(rivals=rivals)
     by_key = {(row["suite"], row["name"], row["tool"]): row for row in rows}
     tools = list(dict.fromkeys(row["tool"] for row in rows))
     parts = [head, *_summary(rows, networks, tools), *_speed(by_key, tools), *_troubles(rows, tools)]
