@@ -3,8 +3,9 @@
     python benchmarks/coverage.py [--only 'resnet*'] [--suite timm] [--tools infoprune,torch-pruning,torch-kirigami]
 
 Needs torchvision and timm. Each network and tool runs in a process of its own, with one thread and a limit of processor
-time, and adds one line of JSON to ``runs/coverage/rows.jsonl``. What has a line is not run again, so an interrupted run
-goes on where it was. ``docs/coverage.md`` is written from the lines. Weights are random: nothing is downloaded.
+time, and adds one line of JSON to ``benchmarks/coverage_rows/rows.jsonl``. What has a line is not run again, so an
+interrupted run goes on where it was. ``docs/coverage.md`` is written from the lines. Weights are random: nothing is
+downloaded.
 
 A result is right if its outputs are those of the masked network in double precision; ``coverage_check.py`` says how.
 infoprune is asked for half of the MACs. The other two have no budget of MACs: they are asked for 30 % fewer channels in
@@ -35,7 +36,7 @@ import coverage_networks
 import coverage_page
 from coverage_networks import Network
 
-FOLDER = Path("runs/coverage")
+FOLDER = Path("benchmarks/coverage_rows")
 PAGE = Path("docs/coverage.md")
 PACKAGES = {"infoprune": "infoprune", "torch-pruning": "torch-pruning", "torch-kirigami": "torch-kirigami"}
 # Where half of the MACs is more than the network can lose, less is asked for, so that the cut is checked too.

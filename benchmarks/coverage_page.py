@@ -27,9 +27,11 @@ both networks and runs both in double precision. It shares no code with any of t
 *refused* means that the tool ended with a reason instead of a network, *crashed* with another error, *timed out* that
 it needed more processor time than the reason says, *failed* that the network itself does not run here.
 
-Run beside it: {rivals}. It takes no budget of MACs and removes 30 % of the channels of each layer, which is about half
-of the MACs. Layers with as many outputs as classes, and the heads of detectors, are named to Torch-Pruning as ignored
-layers. Seconds are processor time on one core, for plan and cut.
+Run beside it: {rivals}.
+No rival takes a budget of MACs; each removes 30 % of the channels of every layer, which is about half of the MACs.
+Layers with as many outputs as classes, and the heads of detectors, are named to Torch-Pruning as ignored layers.
+Seconds are processor time on one core, for plan and cut. A tool may have been run on some networks only; the summary
+says on how many.
 """
 
 
@@ -82,7 +84,7 @@ def _speed(by_key: dict[tuple[str, str, str], Row], tools: Sequence[str]) -> Ite
         if ratios:
             yield (
                 f"infoprune needs {statistics.median(ratios):.1f} times the processor time of {other} in the median "
-                f"of the {len(ratios)} networks that both\nprune right; it checks every cut, {other} does not.\n"
+                f"of the {len(ratios)}\nnetworks that both prune right; it checks every cut, {other} does not.\n"
             )
 
 
