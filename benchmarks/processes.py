@@ -34,7 +34,7 @@ from infoprune.repair import repair
 from infoprune.runs import together as processes
 
 # What is measured: a criterion, or a repair after it.
-SCORES = {"cmi": 256, "hrel": 1024, "qsfm": 256, "reconstruction": 1024, "variance": 1024}
+SCORES = {"cmi": 256, "hrel": 1024, "qsfm": 256, "reconstruction": 1024, "variance": 4096}
 REPAIRS = {"bn": 4096, "least-squares": 1024, "distil": 1024}
 
 
