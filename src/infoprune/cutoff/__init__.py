@@ -4,7 +4,7 @@ from infoprune.cutoff.base import Cost, CostModel, Cut, Group, Limits
 from infoprune.cutoff.budget import cut_to_budget
 from infoprune.cutoff.budget_by_worth import cut_by_worth
 from infoprune.cutoff.counts import cut_by_counts
-from infoprune.cutoff.feasible import Potential, Reach, can_be_met, check_reach, reach
+from infoprune.cutoff.feasible import Potential, Reach, check_reach, reach
 from infoprune.cutoff.latency import cut_to_latency
 from infoprune.cutoff.ratio import cut_by_ratio
 from infoprune.cutoff.rules import (
@@ -31,7 +31,6 @@ __all__ = [
     "Reach",
     "RuleInfo",
     "all_rules",
-    "can_be_met",
     "candidates",
     "check_reach",
     "check_rule",

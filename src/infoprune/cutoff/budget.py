@@ -41,6 +41,16 @@ class Allowance:
         return all(share_of(found, self.cost.base, what) <= share for what, share in self.shares.items())
 
 
+def counted(budget: Budget) -> dict[str, float]:
+    """Return the shares of a budget that are counted, not measured.
+
+    Example:
+        >>> counted(Budget(macs=0.5, latency=0.8))
+        {'macs': 0.5}
+    """
+    return {what: share for what, share in budget.shares().items() if what in NAMES}
+
+
 def cut_to_budget(
     groups: Sequence[Group],
     importances: Mapping[str, Importance],

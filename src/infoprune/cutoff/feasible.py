@@ -105,24 +105,6 @@ def reach(groups: Sequence[Group], cost: CostModel, *, limits: Limits = NO_LIMIT
     return Reach(macs, parameters, tuple(potentials))
 
 
-def can_be_met(budget: Budget, groups: Sequence[Group], cost: CostModel, limits: Limits = NO_LIMITS) -> bool:
-    """Return whether a budget of MACs and parameters is met when every group is cut as far as it may.
-
-    Example:
-        >>> import torch
-        >>> from infoprune.network.cost import CostModel
-        >>> from infoprune.network.coupled_groups import find_groups
-        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 1), torch.nn.Conv2d(4, 2, 1))
-        >>> images = torch.rand(2, 1, 4, 4)
-        >>> found = find_groups(net, images)
-        >>> [can_be_met(Budget(macs=share), found.groups, CostModel(net, images, found)) for share in (0.2, 0.3)]
-        [False, True]
-    """
-    macs, parameters = _shares(cost, {group.name: fewest(group, limits) for group in groups})
-    least = {"macs": macs, "parameters": parameters}
-    return all(least[what] <= share for what, share in budget.shares().items() if what in least)
-
-
 def check_reach(found: Reach, budget: Budget) -> None:
     """Refuse a budget that cannot be met.
 

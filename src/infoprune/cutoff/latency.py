@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from infoprune.criteria.base import Importance
 from infoprune.cutoff.base import NO_LIMITS, CostModel, Cut, Group, Kept, Limits, percent
-from infoprune.cutoff.budget import Allowance, levels_within, steps_needed
+from infoprune.cutoff.budget import Allowance, counted, levels_within, steps_needed
 from infoprune.cutoff.ranking import Normalisation, Ranking, rank
 from infoprune.errors import InputError
 from infoprune.plan import Budget
@@ -59,13 +59,13 @@ def cut_to_latency(
     if budget.latency is None:
         raise InputError("the budget names no latency: give the share of the time that may remain")
     ranking = rank(groups, importances, limits, normalise)
-    counted = {what: share for what, share in budget.shares().items() if what != "latency"}
+    shares = counted(budget)
     start = ranking.forced
     levels = ranking.levels(start)
-    if counted:
+    if shares:
         if cost is None:
             raise InputError("a budget of MACs or parameters beside the latency needs a cost model: pass cost=")
-        allowance = Allowance(cost, counted)
+        allowance = Allowance(cost, shares)
         start = steps_needed(ranking, allowance, budget, limits)
         levels = levels_within(ranking, allowance, budget, limits)
     whole = measure({})

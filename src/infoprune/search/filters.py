@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -241,7 +242,10 @@ class _Measured:
     value: Value
     space: Space
     known: dict[tuple[Any, ...], Judged] = field(default_factory=dict)
-    _original: Answers | None = None
+
+    @cached_property
+    def _original(self) -> Answers:
+        return Answers(copied(self.judge.model))
 
     def __call__(self, position: Tensor) -> Judged:
         return self.of(self.space.kept(position))
@@ -256,7 +260,6 @@ class _Measured:
     def _of(self, kept: Mapping[str, Sequence[int]]) -> float:
         if self.value == "accuracy":
             return self.judge.accuracy(kept)
-        self._original = self._original or Answers(copied(self.judge.model))
         small = copied(self.judge.cut(kept))
         return -divergence_between(self._original, small, images_of(self.judge.held_out, small)).value
 

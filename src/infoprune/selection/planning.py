@@ -15,6 +15,8 @@ from infoprune import criteria, cutoff
 from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
 from infoprune.cutoff import Cut, Reach
+from infoprune.cutoff.budget import Allowance, counted
+from infoprune.cutoff.ranking import fewest
 from infoprune.data.batches import Batches, shapes_of
 from infoprune.errors import InputError, unknown
 from infoprune.network.coupled_groups import CoupledGroup, Groups
@@ -169,8 +171,9 @@ def with_what_it_takes(calibration: Calibration, choice: PruneOptions) -> PruneO
         return choice
     every, limits = replace(choice, layers=("*",)), choice.limits()
     some, more = (choose_groups(calibration.model, calibration.groups, one) for one in (choice, every))
+    allowance = Allowance(calibration.costs, counted(choice.budget))
     wider = len(more) > len(some)
-    return choice if not wider or cutoff.can_be_met(choice.budget, some, calibration.costs, limits) else every
+    return choice if not wider or allowance.met_by({one.name: fewest(one, limits) for one in some}) else every
 
 
 def check_feasible(
