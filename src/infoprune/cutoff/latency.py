@@ -69,7 +69,7 @@ def cut_to_latency(
         start = steps_needed(ranking, allowance, budget, limits)
         levels = levels_within(ranking, allowance, budget, limits)
     whole = measure({})
-    levels, found = _fast_enough(ranking, measure, budget.latency * whole, start, levels, whole)
+    levels, found = _fast_enough(ranking, measure, budget.latency, start, levels, whole)
     kept = ranking.kept(levels)
     time = f"{percent(found / whole)} of {whole:.3g} ms (allowed {percent(budget.latency)})"
     return {
@@ -82,23 +82,23 @@ def cut_to_latency(
 
 
 def _fast_enough(
-    ranking: Ranking, measure: Callable[[Kept], float], target: float, start: int, levels: list[int], whole: float
+    ranking: Ranking, measure: Callable[[Kept], float], share: float, start: int, levels: list[int], whole: float
 ) -> tuple[list[int], float]:
     """Return the steps of each group and the milliseconds measured with them."""
     first = measure(ranking.kept(levels)) if any(levels) else whole
-    if first <= target:
+    if first / whole <= share:
         return levels, first
     slow, quick = start, len(ranking.steps)
     best, found = ranking.levels(quick), measure(ranking.kept(ranking.levels(quick)))
-    if found > target:
+    if found / whole > share:
         raise InputError(
-            f"a budget of {percent(target / whole)} of the time cannot be met: {found:.3g} of {whole:.3g} ms remain "
+            f"a budget of {percent(share)} of the time cannot be met: {found:.3g} of {whole:.3g} ms remain "
             f"when every layer keeps its fewest filters, so ask for {found / whole + 0.01:.2f} or more"
         )
-    while quick - slow > 1 and found < (1 - CLOSE) * target:
+    while quick - slow > 1 and found / whole < (1 - CLOSE) * share:
         middle = (slow + quick) // 2
         time = measure(ranking.kept(ranking.levels(middle)))
-        if time <= target:
+        if time / whole <= share:
             quick, best, found = middle, ranking.levels(middle), time
         else:
             slow = middle
