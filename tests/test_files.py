@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from infoprune.errors import InputError
 from infoprune.files import check_writable, locked, temporary_of, write_text, written_whole
+from infoprune.runs.outputs import outputs
 
 
 def test_a_file_that_exists_is_kept_unless_forced(tmp_path):
@@ -29,6 +32,16 @@ def test_files_have_the_mode_of_ordinary_files(tmp_path):
         temporary.unlink()
         temporary.touch(mode=0o600)
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_files_of_a_run_have_the_mode_of_ordinary_files(tmp_path):
+    (tmp_path / "ordinary").touch()
+    file = tmp_path / "small.safetensors"
+    with outputs(file, run="test") as written:
+        with written_whole(written.staged(file)) as temporary:
+            save_file({"weight": torch.zeros(2)}, temporary)
+        written.commit()
+    assert file.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
 def test_an_error_on_the_way_leaves_nothing(tmp_path):
@@ -95,9 +108,11 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_no
     path = tmp_path / "out.csv"
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     mine = str(os.getpid())
-    name = temporary_of(path).name
-    (tmp_path / name.replace(mine, ended.stdout.decode().strip())).touch()
-    (tmp_path / name.replace(mine, str(os.getppid()))).touch()
+    name = temporary_of(path).parent.name
+    for folder in (name.replace(mine, ended.stdout.decode().strip()), name.replace(mine, str(os.getppid()))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "out.csv").touch()
+        (tmp_path / folder / ".tmp1F00").touch()  # of a writer that writes to another name first
     (tmp_path / ".out.csv.part").touch()
     write_text(path, "whole")
     left = {name.replace(mine, str(os.getppid())), ".out.csv.part", "out.csv"}

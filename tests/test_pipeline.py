@@ -118,6 +118,19 @@ def test_dead_filters_are_counted_before_and_after(network, batches):
     assert (result.base.dead_filters, result.pruned.dead_filters) == (2, 1)
 
 
+@pytest.mark.parametrize(("more", "seen"), [(None, "47"), (200, "200")])
+def test_advice_counts_the_images_that_the_repair_saw(network, batches, more, seen):
+    network.eval()
+    with torch.no_grad():
+        network.head.bias -= torch.cat([network(images) for images, _ in batches]).mean(0)  # all classes are named
+        test = [(images, network(images).argmax(1)) for images, _ in batches]
+    others = None if more is None else torch.randn(more, 3, 8, 8)
+    found = infoprune.prune(
+        network, batches, criterion="random", ratio=0.9, repair="least-squares", repair_images=others, test=test
+    )
+    assert f"The repair saw {seen} images" in " ".join(found.advice)
+
+
 def test_latency_budgets_are_of_networks_really_built(network, batches, monkeypatch):
     built = []
 

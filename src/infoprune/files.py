@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,9 +18,8 @@ from safetensors import SafetensorError
 
 from infoprune.errors import InputError
 
-# File systems take 255 bytes, and the name of a temporary file is longer than that of the file beside it.
+# File systems take 255 bytes, and the name of a temporary folder is longer than that of the file beside it.
 LONGEST_NAME = 215
-_LONGEST_SUFFIX = 16
 
 
 def check_writable(path: Path, *, force: bool = False, longest: int = LONGEST_NAME) -> None:
@@ -65,8 +65,8 @@ def check_writable(path: Path, *, force: bool = False, longest: int = LONGEST_NA
 def written_whole(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write to; when the block ends, the file is on the disk and takes its place.
 
-    After a crash of the machine or a kill there is either the old file or the new one. A temporary file of a process of
-    this machine that was killed is removed.
+    After a crash of the machine or a kill there is either the old file or the new one. What a process of this machine
+    that was killed had begun to write is removed.
 
     Args:
         path: The file to write. Where it is itself a temporary path of this process, it is written directly.
@@ -85,23 +85,21 @@ def written_whole(path: Path, *, force: bool = False) -> Iterator[Path]:
         ('{}', 1)
     """
     if _is_temporary(path):
-        with as_one_sentence(path):
+        with as_one_sentence(path), _as_the_umask_says(path):
             yield path
         return
     check_writable(path, force=force)
     path = path.resolve()
     remove_abandoned(path)
-    temporary = temporary_of(path)
+    with as_one_sentence(path):
+        temporary = temporary_of(path)
     try:
         with as_one_sentence(path):
-            # Some writers make files that only their owner can read; the user's umask decides here.
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            yield temporary
-            temporary.chmod(mode)
+            with _as_the_umask_says(temporary):
+                yield temporary
             put_in_place(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
 
 
 def write_text(path: Path, text: str, *, force: bool = False) -> None:
@@ -160,18 +158,22 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def temporary_of(path: Path) -> Path:
-    """Return the temporary path beside a file that this process writes to first; it ends like the file.
+    """Make a folder beside a file, and return the path in it that this process writes to first, named like the file.
+
+    A folder, because some writers make temporary files of their own beside what they write.
 
     Example:
-        >>> temporary_of(Path("small.safetensors")).suffix
-        '.safetensors'
+        >>> import tempfile
+        >>> temporary_of(Path(tempfile.mkdtemp()) / "small.safetensors").name
+        'small.safetensors'
     """
-    suffix = path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX else ""
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.part{suffix}")
+    folder = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.part")
+    folder.mkdir(exist_ok=True)
+    return folder / path.name
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Make sure that a temporary file is on the disk, and rename it.
+    """Make sure that a temporary file is on the disk, and move it to its place.
 
     Example:
         >>> import tempfile
@@ -179,28 +181,43 @@ def put_in_place(temporary: Path, path: Path) -> None:
         >>> temporary = temporary_of(file)
         >>> _ = temporary.write_text("{}")
         >>> put_in_place(temporary, file)
-        >>> file.read_text()
-        '{}'
+        >>> file.read_text(), len(list(file.parent.iterdir()))
+        ('{}', 1)
     """
     _sync(temporary)
     temporary.replace(path)
+    discard(temporary)
     with suppress(OSError):  # not every file system can do this for a folder
         _sync(path.parent)
 
 
+def discard(temporary: Path) -> None:
+    """Remove a temporary path and the folder it is in.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "record.json"
+        >>> discard(temporary_of(file))
+        >>> list(file.parent.iterdir())
+        []
+    """
+    shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
 def remove_abandoned(path: Path) -> None:
-    """Remove the temporary files of a path whose processes, on this machine, have ended.
+    """Remove what processes of this machine that have ended had begun to write for a path.
 
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "record.json"
         >>> remove_abandoned(file)  # nothing was abandoned
     """
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.{_machine()}-(\d+)\.part(\..*)?")
     for beside in path.parent.iterdir() if os.name == "posix" else ():
-        found = pattern.fullmatch(beside.name)
-        if found is not None and not _runs(int(found[1])):
-            beside.unlink(missing_ok=True)
+        found = _TEMPORARY.fullmatch(beside.name)
+        if found is None or (found["name"], found["machine"]) != (path.name, _machine()):
+            continue
+        if not _runs(int(found["process"])):
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextmanager
@@ -220,16 +237,24 @@ def as_one_sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        found = _TEMPORARY.fullmatch(path.name)
-        named = path if found is None else path.with_name(found["name"])
+        named = path.parent.with_name(path.name) if _is_temporary(path) else path
         raise InputError(f"'{named}' cannot be written: {_why(error)}") from error
 
 
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)\.part(\..*)?")
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)\.part")
+
+
+@contextmanager
+def _as_the_umask_says(file: Path) -> Iterator[None]:
+    """Some writers make files that only their owner can read."""
+    file.touch()
+    mode = file.stat().st_mode
+    yield
+    file.chmod(mode)
 
 
 def _is_temporary(path: Path) -> bool:
-    found = _TEMPORARY.fullmatch(path.name)
+    found = _TEMPORARY.fullmatch(path.parent.name)
     return found is not None and found["machine"] == _machine() and int(found["process"]) == os.getpid()
 
 

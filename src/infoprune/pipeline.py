@@ -14,7 +14,7 @@ from infoprune.automatic.max_loss import prune_within
 from infoprune.automatic.prune import LEAST_SQUARES, prune_automatically
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
-from infoprune.data.batches import Batches
+from infoprune.data.batches import Batches, number_of_images
 from infoprune.data.given import as_batches
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
@@ -307,6 +307,7 @@ class _Made:
     model: nn.Module
     cut: nn.Module | None
     importances: Mapping[str, Importance]
+    repair_images: int
     repair: str | None = None
     free: Mapping[str, int] | None = None
     automatic: Mapping[str, Any] | None = None
@@ -361,7 +362,8 @@ def _automatic(
         module.training = modes.get(name, model.training)
     final, cut = (note_cut(one, model, found.plan) for one in (found.model, cut))
     effort = how.effort if how.minutes is None else f"{how.minutes:g} minutes"
-    return _Made(whole, found.plan, final, cut, found.importances, found.repair, None, found.to_dict(), effort)
+    return _Made(whole, found.plan, final, cut, found.importances, whole.count, found.repair, None, found.to_dict(),
+                 effort)  # fmt: skip
 
 
 def _chosen(
@@ -405,16 +407,15 @@ def _chosen(
             final = repaired(cut, begun.model, repairing, planned.plan, planned.groups, how=repair, resume=resume,
                              progress=progress)  # fmt: skip
     by_layer = asked is not None and asked.layerwise.is_asked_for
+    before = None if method is None else cut
+    count = whole.count if repairing is batches else number_of_images(repairing)
     if freed is None:
-        return _Made(whole, planned.plan, final, None if method is None else cut, planned.importances, method,
-                     layer_by_layer=by_layer)  # fmt: skip
+        return _Made(whole, planned.plan, final, before, planned.importances, count, method, layer_by_layer=by_layer)
     # What a criterion shows of a layer is of the filters it was asked about.
     importances = {name: found for name, found in planned.importances.items() if name not in freed.plan.decisions}
     saved = _saved(freed.filters, whole.costs.base, begun.costs.base)
     joined = freed.then(planned.plan)
-    return _Made(
-        whole, joined, final, None if method is None else cut, importances, method, saved, layer_by_layer=by_layer
-    )
+    return _Made(whole, joined, final, before, importances, count, method, saved, layer_by_layer=by_layer)
 
 
 def _measured(
@@ -441,7 +442,7 @@ def _measured(
         if made.cut is not None:
             as_cut = figures(made.cut, cost.count(made.cut, example), times[1], test, dead=left, **measured)
     classes = outputs_of(model, example, quality)
-    spent = Spent(whole.count, made.repair, made.effort, classes)
+    spent = Spent(made.repair_images, made.repair, made.effort, classes)
     return Result(final, made.plan, base, after, made.importances, watch.seconds, as_cut, made.repair, made.free,
                   made.automatic, advice(base, after, spent))  # fmt: skip
 

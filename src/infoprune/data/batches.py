@@ -323,6 +323,12 @@ def some_batches(batches: Batches, chosen: Chosen | None, *, below: int | None =
         yield from ((number, batch) for number, batch in enumerate(islice(batches, below)) if chosen(number))
 
 
+def _length_of(loader: DataLoader[Any]) -> int | None:
+    if not loader.batch_size or loader.drop_last or not _can_be_indexed(loader):
+        return None
+    return len(loader.sampler) if isinstance(loader.sampler, Sized) else None
+
+
 def _can_be_indexed(loader: DataLoader[Any]) -> bool:
     return not isinstance(loader.dataset, IterableDataset)
 
@@ -358,7 +364,7 @@ def number_of_batches(batches: Batches) -> int:
 
 
 def number_of_images(batches: Batches) -> int:
-    """Return the number of images of all batches, by reading them.
+    """Return the number of images of all batches, by reading them where no loader knows it.
 
     Raises:
         InputError: A batch has another form.
@@ -367,7 +373,8 @@ def number_of_images(batches: Batches) -> int:
         >>> number_of_images([torch.zeros(4, 1, 8, 8)] * 3)
         12
     """
-    return sum(len(parse(batch)) for batch in batches)
+    known = _length_of(batches) if isinstance(batches, DataLoader) else None
+    return sum(len(parse(batch)) for batch in batches) if known is None else known
 
 
 def images_of(batches: Batches, model: nn.Module) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from infoprune.errors import InputError
 from infoprune.files import (
     as_one_sentence,
     check_writable,
+    discard,
     locked,
     put_in_place,
     remove_abandoned,
@@ -78,7 +79,7 @@ class Outputs:
     def discard(self) -> None:
         """Remove what was staged and not put in place."""
         for temporary in self._staged.values():
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
 
 
 @dataclass
