@@ -12,9 +12,13 @@ import torch
 from safetensors import safe_open
 
 import infoprune as package
+from infoprune import pipeline, zoo
 from infoprune.experiment import images as run_images
 from infoprune.experiment.options import DataOptions
+from infoprune.network.cost import Latency, count
+from infoprune.selection import calibration
 from infoprune.storage import checkpoint
+from infoprune.training.duration import Duration
 
 CUT = ("prune", "--no-repair", "--weights")
 DIGITS = ("--data", "digits")
@@ -94,11 +98,18 @@ def test_every_layer_keeps_the_share_it_is_promised(infoprune, base, folder):
     assert (refused.code, (folder / "other.safetensors").exists()) == (2, False)
 
 
-def test_a_latency_budget_is_measured_on_the_spot(infoprune, base, folder):
+def test_a_latency_budget_is_of_networks_that_are_run(infoprune, base, folder, monkeypatch):
+    def milliseconds(models, example, rounds=3):
+        return [Latency(count(model, example).macs / 1e6, 0.0) for model in models]
+
+    monkeypatch.setattr(calibration, "latencies", milliseconds)
+    monkeypatch.setattr(pipeline, "latencies", milliseconds)
     done = infoprune("prune", "--no-repair", "--weights", base, *DIGITS, "--criterion", "l1", "--latency", 0.95,
                      "--out", "small.safetensors", "--json", "out.json")  # fmt: skip
     assert done.code == 0, done.err
-    assert record_of(folder / "out.json")["pruned"]["macs"] < record_of(folder / "out.json")["base"]["macs"]
+    record = record_of(folder / "out.json")
+    assert record["pruned"]["latency_ms"] <= 0.95 * record["base"]["latency_ms"]
+    assert record["pruned"]["macs"] < record["base"]["macs"]
 
 
 def test_the_same_seed_gives_the_same_plan(infoprune, base, folder):
@@ -183,6 +194,49 @@ def test_tuning_brings_accuracy_back(infoprune, base, folder):
     assert "epoch 4 of 4" in done.err
     assert not (folder / "tuned.safetensors.resume").exists()
     assert package.load(folder / "tuned.safetensors").features[0].out_channels < 16
+
+
+def test_two_teachers_and_minutes_in_place_of_epochs(infoprune, base, folder):
+    command = ("tune", base, *DIGITS, "--precision", "32-true", "--minutes", 0.0001, "--distillation", 1)
+    done = infoprune(*command, "--teacher", base, "--teacher", base, "--out", "two.safetensors", "--json", "two.json")
+    assert done.code == 0, done.err
+    assert "An epoch takes about" in done.err
+    assert "epoch 1 of 1:" in done.err
+    settings = record_of(folder / "two.json")["settings"]
+    assert settings["teacher"] == [str(base)] * 2
+    assert settings["recipe"]["epochs"] == 1
+    one = infoprune(*command, "--teacher", base, "--out", "one.safetensors")
+    assert one.code == 0, one.err
+    pairs = zip(*(package.load(folder / f"{name}.safetensors").parameters() for name in ("one", "two")), strict=True)
+    assert all(torch.allclose(first, second, atol=1e-5) for first, second in pairs)
+
+
+def test_a_teacher_of_other_classes_is_refused(infoprune, base, folder):
+    origin = package.Origin("digits", (1, 8, 8), {"classes": 7})
+    package.save(zoo.build("digits", classes=7), folder / "seven.safetensors", origin=origin)
+    done = infoprune("tune", base, *DIGITS, "--epochs", 1, "--teacher", "seven.safetensors", "--out", "x.safetensors")
+    assert done.code == 2
+    assert "the teacher 'seven.safetensors' has 7 classes, the network 10" in " ".join(done.err.split())
+
+
+def test_a_training_of_minutes_that_goes_on_keeps_its_epochs(infoprune, base, folder, monkeypatch):
+    from infoprune.experiment import train as commands
+
+    def found(minutes, *_, **__):
+        return Duration(1.0, int(minutes))
+
+    def interrupt(epoch, recipe):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "epochs_within", found)
+    command = ("tune", base, *DIGITS, "--precision", "32-true", "--out", "tuned.safetensors", "--minutes")
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "_told", interrupt)
+        assert infoprune(*command, 2).code == 130
+    done = infoprune(*command, 5)
+    assert done.code == 0, done.err
+    assert "epoch 2 of 2:" in done.err
+    assert "epoch 1 of" not in done.err
 
 
 def test_an_interrupted_training_goes_on(infoprune, folder, monkeypatch):

@@ -172,7 +172,16 @@ class TuneOptions:
     """
 
     recipe: Recipe
-    teacher: Annotated[Path | None, Option("Weights of the original network, to distil from.")] = None
+    minutes: Annotated[
+        float | None,
+        Option("Time that the training may take, in place of a number of epochs: a few steps are timed first.", gt=0,
+               unit="minutes"),
+    ] = None  # fmt: skip
+    teacher: Annotated[
+        tuple[Path, ...],
+        Option("Weights of the original network, to distil from, or an infoprune checkpoint of any network with the "
+               "same classes; of several, the mean of their logits is the teacher."),
+    ] = ()  # fmt: skip
     devices: Annotated[int | Literal["auto"], Option("Devices of each machine to train on, or auto for all.", ge=1)] = 1
     nodes: Annotated[int, Option("Machines to train on; each is started with the same command.", ge=1)] = 1
     half: Annotated[bool, Option("Store the weights in half precision.")] = False

@@ -114,16 +114,6 @@ def write_record(record: Mapping[str, Any], written: Outputs, path: Path | None)
         write_text(written.staged(path), json.dumps(record, indent=1) + "\n")
 
 
-def text_or_none(path: Path | None) -> str | None:
-    """Return a path as text.
-
-    Example:
-        >>> text_or_none(Path("small.safetensors"))
-        'small.safetensors'
-    """
-    return None if path is None else str(path)
-
-
 def paper_tap(model: nn.Module, criterion: str) -> Any:
     """Return where a zoo network's paper reads the maps of a criterion, ``None`` where it does not say.
 

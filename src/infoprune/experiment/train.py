@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from infoprune import data
 from infoprune.data import usual_augmentation
+from infoprune.data.batches import Batches, example_of
 from infoprune.device import pick_device
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
@@ -20,16 +21,21 @@ from infoprune.experiment import network as run_network
 from infoprune.experiment.devices import on_devices
 from infoprune.experiment.images import Parts
 from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
-from infoprune.experiment.settings import measured, settings_of, text_or_none, write_record
+from infoprune.experiment.settings import measured, settings_of, write_record
+from infoprune.measure.accuracy import logits_of
 from infoprune.measure.loggers import MetricsLogger, logging_to, note
+from infoprune.network.modes import eval_mode
 from infoprune.network.origin import Origin, origin_of
 from infoprune.progress import Progress, silent
 from infoprune.runs.outputs import outputs
 from infoprune.storage import checkpoint
+from infoprune.training.duration import Duration, epochs_within
 from infoprune.training.memory import memory_in_words
 from infoprune.training.recipe import Epoch, Recipe
+from infoprune.training.teachers import Teachers
 from infoprune.training.train import Training, check_sizes
 from infoprune.training.train import train as train_network
+from infoprune.training.train_state import epochs_of
 from infoprune.zoo.factory import is_listed
 
 # Of the figures of the trained network.
@@ -93,7 +99,10 @@ def train(
         note(
             loggers, {f"test/{name}": float(figures[name]) for name in _LOGGED if name in figures}, len(trained.epochs)
         )
-        how = {"recipe": asdict(choice.recipe), "teacher": text_or_none(choice.teacher)}
+        how = {
+            "recipe": {**asdict(choice.recipe), "epochs": len(trained.epochs)},
+            "teacher": [str(path) for path in choice.teacher],
+        }
         settings = {**settings_of(network, images, best), **how, "processes": place.fabric.world_size}
         record = {
             "figures": figures,
@@ -127,28 +136,59 @@ def _trained(
     assert parts.held_out is not None  # of the parts of a training
     folder = isinstance(parts.train, data.FolderImages)
     batches = run_images.batches(parts.train, model, images, shuffle=True, random_crop=folder)
-    teacher = _teacher(choice.teacher, network, model)
+    held_out = run_images.batches(parts.held_out, model, images)
+    teacher = _teacher(choice.teacher, network, model, batches)
     check_sizes(model, batches, choice.recipe)
     size = min(images.batch_size, len(parts.train))
     tell(memory_in_words(model, batches, size, choice.recipe, teacher=teacher, fabric=fabric))
+    how: dict[str, Any] = {"teacher": teacher, "augmentation": usual_augmentation(images.name), "fabric": fabric}
+    recipe = _fitting(choice, state, lambda minutes: epochs_within(minutes, model, batches, held_out, choice.recipe,
+                                                                   **how), tell)  # fmt: skip
     return train_network(
         model,
         batches,
-        run_images.batches(parts.held_out, model, images),
-        choice.recipe,
-        teacher=teacher,
-        augmentation=usual_augmentation(images.name),
-        fabric=fabric,
+        held_out,
+        recipe,
+        **how,
         resume=state,
         progress=progress,
-        on_epoch=lambda epoch: tell(_told(epoch, choice.recipe)),
+        on_epoch=lambda epoch: tell(_told(epoch, recipe)),
         loggers=loggers,
     )
 
 
-def _teacher(weights: Path | None, network: NetworkOptions, student: nn.Module) -> nn.Module | None:
-    if weights is None:
+def _fitting(
+    choice: TuneOptions, state: Path, timed: Callable[[float], Duration], tell: Callable[[str], None]
+) -> Recipe:
+    """Return the recipe with as many epochs as fit into the minutes; a training that goes on keeps its number."""
+    if choice.minutes is None:
+        return choice.recipe
+    begun = epochs_of(state)
+    if begun is not None:
+        return replace(choice.recipe, epochs=begun)
+    found = timed(choice.minutes)
+    tell(found.in_words())
+    return replace(choice.recipe, epochs=found.epochs)
+
+
+def _teacher(
+    weights: Sequence[Path], network: NetworkOptions, student: nn.Module, batches: Batches
+) -> nn.Module | None:
+    """Return the teacher; of several networks their mean. Each reads the images normalised in its own way."""
+    if not weights:
         return None
+    teachers = [_opened_teacher(path, network, student) for path in weights]
+    with torch.random.fork_rng([]):
+        example = example_of(batches, student)
+    for path, teacher in zip(weights, teachers, strict=True):
+        _check_same_classes(path, teacher, student, example)
+    wanted = [run_network.preprocessing_of(teacher) for teacher in teachers]
+    return Teachers(teachers, run_network.preprocessing_of(student), wanted).eval()
+
+
+def _opened_teacher(weights: Path, network: NetworkOptions, student: nn.Module) -> nn.Module:
+    if checkpoint.is_checkpoint(weights) and is_listed(checkpoint.describe(weights).origin.architecture):
+        return run_network.open_network(NetworkOptions(weights=weights), "cpu")
     if network.model is not None:
         return run_network.open_network(replace(network, weights=weights), "cpu")
     origin = origin_of(student)
@@ -156,6 +196,13 @@ def _teacher(weights: Path | None, network: NetworkOptions, student: nn.Module) 
     if not is_listed(origin.architecture):  # the name is the file's: it is looked up, not imported
         raise InputError(f"name the network of the teacher '{weights}' with --model")
     return run_network.open_network(NetworkOptions(origin.architecture, weights, origin.arguments), "cpu")
+
+
+def _check_same_classes(path: Path, teacher: nn.Module, student: nn.Module, images: Tensor) -> None:
+    with torch.no_grad(), eval_mode(teacher), eval_mode(student):
+        theirs, ours = logits_of(teacher, images).shape[-1], logits_of(student, images).shape[-1]
+    if theirs != ours:
+        raise InputError(f"the teacher '{path}' has {theirs} classes, the network {ours}: they must be the same")
 
 
 def _told(epoch: Epoch, recipe: Recipe) -> str:

@@ -25,6 +25,33 @@ from infoprune.runs.together import current
 from infoprune.training.recipe import Epoch, Recipe
 
 
+def epochs_of(path: Path) -> int | None:
+    """Return the number of epochs of the training whose state a file holds, ``None`` where there is no such file.
+
+    Raises:
+        InputError: The file is no state of a training.
+
+    Example:
+        >>> epochs_of(Path("small.safetensors.resume")) is None
+        True
+    """
+    if not path.exists():
+        return None
+    check_regular(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return int(parsed_object((file.metadata() or {})["run"], "its conditions")["epochs"])
+    except _UNREADABLE as error:
+        raise _no_state(path) from error
+
+
+_UNREADABLE = (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError)
+
+
+def _no_state(path: Path) -> InputError:
+    return InputError(f"'{path}' is not the state of a training: delete it to start from the beginning")
+
+
 class TrainState:
     """The saved state of a training: weights, momentum, the best weights and the figures of all epochs so far.
 
@@ -152,10 +179,8 @@ class TrainState:
             run = parsed_object(notes["run"], "its conditions")
             epochs = validated(list[Epoch], json.loads(notes["epochs"]), "its epochs")
             best = int(notes["best"])
-        except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-            raise InputError(
-                f"'{path}' is not the state of a training: delete it to start from the beginning"
-            ) from error
+        except _UNREADABLE as error:
+            raise _no_state(path) from error
         check_same_run(path, run, self.run)
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "momentum": {}}
         for key, tensor in tensors.items():
