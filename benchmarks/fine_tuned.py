@@ -36,7 +36,7 @@ from infoprune.training.train import make_fabric
 WEIGHTS = Path(__file__).parents[1] / "weights"
 BASE = "akamaster_resnet56-4bfd9763.th"
 TEACHER = WEIGHTS / "vgg16-cifar10.safetensors"
-RECIPE = infoprune.Recipe(epochs=16, learning_rate=0.03, distillation=0.7)
+RECIPE = infoprune.Recipe(epochs=12, learning_rate=0.03, distillation=0.7)
 IMAGES, REPAIR_IMAGES = 256, 2000
 
 

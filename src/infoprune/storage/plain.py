@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -15,7 +15,7 @@ from infoprune.files import check_writable, written_whole
 from infoprune.network.equivalence import duplicate, one_line
 from infoprune.storage.loader import load_pruned
 
-_PLAIN = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear")
+PlainLayer = Literal["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear"]
 _SIZES = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode",
           "output_padding", "in_features", "out_features")  # fmt: skip
 
@@ -55,7 +55,7 @@ def changes_of(whole: nn.Module, small: nn.Module) -> dict[str, Any]:
         other = modules[name]
         if type(other).__qualname__ != type(module).__qualname__:
             layers[name] = _plain_layer(name, other)
-        elif changed := _changed(module, other):
+        elif changed := changed_numbers(module, other):
             attributes[name] = changed
     return {"attributes": attributes, "layers": layers}
 
@@ -117,23 +117,29 @@ def check_plain(path: Path, *, force: bool = False) -> None:
         check_writable(file, force=force)
 
 
-def _plain_layer(name: str, layer: nn.Module) -> tuple[str, dict[str, Any]]:
-    kind = type(layer).__name__
-    if kind not in _PLAIN or type(layer) is not getattr(nn, kind):
-        raise InputError(f"the module '{name}' has become a {kind}, which no plain file describes")
-    arguments = {size: getattr(layer, size) for size in _SIZES if hasattr(layer, size)}
-    if not getattr(layer, "transposed", False):
-        arguments.pop("output_padding", None)
-    return kind, {**arguments, "bias": layer.bias is not None}
+def changed_numbers(module: nn.Module, other: nn.Module) -> dict[str, Any]:
+    """Return the numbers and lists of numbers of a module that are others in another one, as they are there.
 
-
-def _changed(module: nn.Module, other: nn.Module) -> dict[str, Any]:
+    Example:
+        >>> changed_numbers(nn.Linear(2, 3), nn.Linear(2, 1))
+        {'out_features': 1}
+    """
     before, after = vars(module), vars(other)
     return {
         name: value
         for name, value in after.items()
         if name != "training" and _is_numbers(value) and name in before and before[name] != value
     }
+
+
+def _plain_layer(name: str, layer: nn.Module) -> tuple[str, dict[str, Any]]:
+    kind = type(layer).__name__
+    if kind not in get_args(PlainLayer) or type(layer) is not getattr(nn, kind):
+        raise InputError(f"the module '{name}' has become a {kind}, which no plain file describes")
+    arguments = {size: getattr(layer, size) for size in _SIZES if hasattr(layer, size)}
+    if not getattr(layer, "transposed", False):
+        arguments.pop("output_padding", None)
+    return kind, {**arguments, "bias": layer.bias is not None}
 
 
 def _is_numbers(value: Any) -> bool:
