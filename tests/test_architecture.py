@@ -31,7 +31,7 @@ PICTURE = {
     "repair": "data measure network options regression runs",
     "selection": "criteria cutoff data measure network options regression repair runs",
     "search": "criteria cutoff data measure network options selection",
-    "iterative": "criteria cutoff data measure network repair runs training",
+    "iterative": "criteria cutoff data measure network options repair runs selection training",
     "callbacks": "criteria data iterative measure network repair runs",
     "storage": "data measure network zoo",
     "automatic": "criteria cutoff data measure network options regression repair selection",

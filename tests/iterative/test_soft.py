@@ -158,7 +158,7 @@ def test_wrong_words_are_refused(images):
         ({}, "by one of ratio and macs"),
         ({"ratio": 0.5, "macs": 0.5}, "by one of ratio and macs"),
         ({"ratio": 0.5, "restore": 1.5}, "a probability from 0 to 1, not 1.5"),
-        ({"ratio": 0.5, "layers": ("conv9",)}, "no convolution that can lose filters is named by conv9"),
+        ({"ratio": 0.5, "layers": ("conv9",)}, "unknown layer 'conv9'"),
         ({"ratio": 0.5, "options": {"mixed": 0.1}}, "unknown option of the criterion 'fpgm' 'mixed'"),
     ):
         with pytest.raises(InputError, match=message):

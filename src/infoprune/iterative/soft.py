@@ -12,7 +12,6 @@ own.
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,13 +31,14 @@ from infoprune.iterative.iterate import Images
 from infoprune.network import surgery
 from infoprune.network.cost import CostModel
 from infoprune.network.coupled_groups import CoupledGroup, Groups, find_groups
-from infoprune.network.layers import is_convolution
 from infoprune.network.origin import note_cut
 from infoprune.network.removal import hold_at_zero
+from infoprune.options import PruneOptions
 from infoprune.plan import Budget, LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.repair import find as find_repair
 from infoprune.repair import repaired
+from infoprune.selection.planning import choose_groups
 from infoprune.training.recipe import Epoch, Recipe
 from infoprune.training.train import train
 
@@ -77,7 +77,7 @@ def soft_prune(
     options: Mapping[str, Any] | None = None,
     restore: float = 0.5,
     falling: bool = True,
-    layers: Sequence[str] = ("*",),
+    layers: Sequence[str] = (),
     repair: str | None = "bn",
     seed: int = 0,
     fabric: Fabric | None = None,
@@ -96,7 +96,7 @@ def soft_prune(
         options: Of the criterion; ``{"mix": 0.25}`` of ``fpgm`` is the choice by norm, then by redundancy.
         restore: Probability that a masked filter comes back in the next epoch.
         falling: Whether the probability falls linearly to zero over the training.
-        layers: Patterns of convolutions that lose filters.
+        layers: Patterns of the layers that lose filters; by default all convolutions.
         repair: What the cut network is given, on the images that score; ``None`` for nothing.
         seed: For which filters come back.
         fabric: Device and precision of the training.
@@ -124,7 +124,9 @@ def soft_prune(
         raise InputError("soft pruning chooses after every epoch: give a recipe of 1 epoch or more")
     example = example_of(images.calibration, model)
     groups = find_groups(model, example)
-    chosen = _choose_groups(model, groups, layers)
+    budget = None if macs is None else Budget(macs=macs)
+    choice = PruneOptions(criterion, budget=budget, ratio=ratio, layers=tuple(layers))
+    chosen = choose_groups(model, groups, choice)
     info = criteria.resolve(criterion)
     costs = CostModel(model, example, groups)
 
@@ -135,7 +137,7 @@ def soft_prune(
         if ratio is not None:
             cuts = cut_by_ratio(chosen, importances, ratio)
         else:
-            cuts = cut_to_budget(chosen, importances, costs, Budget(macs=macs))
+            cuts = cut_to_budget(chosen, importances, costs, budget)
         return {name: one.kept for name, one in cuts.items()}
 
     if repair is not None:
@@ -296,15 +298,3 @@ def _last(importance: Importance, masked: Sequence[int]) -> Importance:
         *(one for one in importance.order if one in behind),
     ]
     return Importance(scores, tuple(order), comparable=importance.comparable, rounding=importance.rounding)
-
-
-def _choose_groups(model: nn.Module, groups: Groups, layers: Sequence[str]) -> list[CoupledGroup]:
-    found = [
-        group
-        for group in groups.groups
-        if (group.pointwise or is_convolution(model.get_submodule(group.name)))
-        and any(fnmatch.fnmatchcase(layer, pattern) for layer in group.producers for pattern in layers)
-    ]
-    if not found:
-        raise InputError(f"no convolution that can lose filters is named by {', '.join(layers)}")
-    return found
