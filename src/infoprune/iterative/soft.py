@@ -134,10 +134,11 @@ def soft_prune(
         return score(network, some, images.calibration, info, seed=seed, options=options, progress=progress)
 
     def cut(importances: Mapping[str, Importance]) -> dict[str, tuple[int, ...]]:
-        if ratio is not None:
-            cuts = cut_by_ratio(chosen, importances, ratio)
-        else:
+        if budget is not None:
             cuts = cut_to_budget(chosen, importances, costs, budget)
+        else:
+            assert ratio is not None  # one of the two is
+            cuts = cut_by_ratio(chosen, importances, ratio)
         return {name: one.kept for name, one in cuts.items()}
 
     if repair is not None:
