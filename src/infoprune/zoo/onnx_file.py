@@ -56,13 +56,13 @@ def from_onnx(path: Path | str) -> nn.Module:
     """
     model = _read(Path(path))
     try:
-        network: nn.Module = _package("onnx2torch").convert(_plain(model)).eval()
-    except InputError:
-        raise
-    except Exception as error:  # an operator that the converter does not know, or a malformed file
-        raise InputError(f"'{path}' cannot be converted into a PyTorch network: {reason(error)}") from error
-    _check(network, model, Path(path))
-    return network
+        return _converted(model, Path(path), flattens=True)
+    except InputError as error:
+        # Some networks reshape to (-1, n) what is no feature map, such as the places of a detector.
+        try:
+            return _converted(model, Path(path), flattens=False)
+        except InputError:
+            raise error from None
 
 
 def input_shape(path: Path | str) -> tuple[int, int, int] | None:
@@ -80,6 +80,17 @@ def input_shape(path: Path | str) -> tuple[int, int, int] | None:
     inputs = _inputs(_read(Path(path)).graph)
     sizes = [size for size in _sizes(inputs[0])[1:] if size is not None] if inputs else []
     return (sizes[0], sizes[1], sizes[2]) if len(sizes) == 3 else None
+
+
+def _converted(model: Any, path: Path, *, flattens: bool) -> nn.Module:
+    try:
+        network: nn.Module = _package("onnx2torch").convert(_plain(model, flattens)).eval()
+    except InputError:
+        raise
+    except Exception as error:  # an operator that the converter does not know, or a malformed file
+        raise InputError(f"'{path}' cannot be converted into a PyTorch network: {reason(error)}") from error
+    _check(network, model, path)
+    return network
 
 
 def _read(path: Path) -> Any:
@@ -104,8 +115,13 @@ def _package(name: str) -> Any:
         ) from error
 
 
-def _plain(model: Any) -> Any:
-    """Return the model in the operators and the form that onnx2torch reads."""
+def _plain(model: Any, flattens: bool) -> Any:
+    """Return the model in the operators and the form that onnx2torch reads.
+
+    Args:
+        model: The model; left as it is.
+        flattens: Whether a reshape to (-1, n) flattens feature maps, whose channels may get fewer.
+    """
     plain = type(model)()
     plain.CopyFrom(model)
     for one in plain.opset_import:
@@ -113,8 +129,10 @@ def _plain(model: Any) -> Any:
             _lower(plain.graph)
             one.version = _OPSET
     _rename_nodes(plain.graph)
+    _store_constants(plain.graph)
     _fold_identities(plain.graph)
-    _free_batch(plain.graph)
+    _fill_resizes(plain.graph)
+    _free_batch(plain.graph, flattens)
     return plain
 
 
@@ -144,6 +162,20 @@ def _rename_nodes(graph: Any) -> None:
         taken.add(name)
 
 
+def _store_constants(graph: Any) -> None:
+    """Store the values of ``Constant`` nodes as weights are stored: onnx2torch looks for weights there alone."""
+    kept = []
+    for node in graph.node:
+        value = next((one.t for one in node.attribute if one.name == "value"), None)
+        if node.op_type == "Constant" and value is not None:
+            graph.initializer.add().CopyFrom(value)
+            graph.initializer[-1].name = node.output[0]
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
 def _fold_identities(graph: Any) -> None:
     """Give every node the constants that it reads through an ``Identity``, as exporters share equal biases."""
     constants = {one.name: one for one in graph.initializer}
@@ -160,7 +192,17 @@ def _fold_identities(graph: Any) -> None:
     graph.node.extend(kept)
 
 
-def _free_batch(graph: Any) -> None:
+def _fill_resizes(graph: Any) -> None:
+    """Give a ``Resize`` empty tensors for the inputs that it leaves out: onnx2torch takes the next input for them."""
+    onnx = _package("onnx")
+    for node in graph.node:
+        for place, name in enumerate(node.input if node.op_type == "Resize" else ()):
+            if not name:
+                node.input[place] = f"{node.name}_without_{place}"
+                graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(0, np.float32), node.input[place]))
+
+
+def _free_batch(graph: Any, flattens: bool) -> None:
     """Let reshapes keep the batch axis, where the file was exported for one batch size, and flatten any count."""
     onnx = _package("onnx")
     inputs = _inputs(graph)
@@ -175,7 +217,7 @@ def _free_batch(graph: Any) -> None:
             node.attribute.remove(attribute)
         if batch is not None and len(shape) > 1 and shape[0] == batch:
             shape[0] = 0
-        if len(shape) == 2 and shape[0] <= 0 < shape[1]:
+        if flattens and len(shape) == 2 and shape[0] <= 0 < shape[1]:
             shape[:] = 0, -1
         if (shape != before).any():
             node.input[1] = f"{node.name}_shape"
