@@ -55,6 +55,64 @@ def words_of(err):
     return " ".join(err.split())
 
 
+DETECTOR = """
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 12, 3, 2), nn.ReLU(), nn.Conv2d(12, 16, 3, 2), nn.ReLU())
+        self.boxes, self.scores = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 2, 1)
+
+    def forward(self, images):
+        maps = self.body(images)
+        return {"boxes": self.boxes(maps), "scores": self.scores(maps)}
+
+
+def detector():
+    return Detector()
+"""
+
+
+def test_photos_without_labels_prune_a_detector(infoprune, net):
+    (net / "photos_net.py").write_text(MODULE + DETECTOR)
+    for i in range(30):
+        photo(net / "mine" / f"{i}.png", i, i)
+    own = ("--model", "photos_net:detector", "--input-shape", "3,24,24", "--data", "photos", "--data-dir", "mine",
+           *SIZES)  # fmt: skip
+    done = infoprune("prune", *own, "--macs", 0.6, "--effort", "quick", "--out", "small.safetensors",
+                     "--json", "small.json", "--report", "small.html")  # fmt: skip
+    assert done.code == 0, done.err
+    record = record_of(net / "small.json")
+    assert record["pruned"]["macs"] <= 0.6 * record["base"]["macs"]
+    assert record["pruned"]["accuracy"] is None
+    done = infoprune("prune", *own, "--macs", 0.6, "--criterion", "l1", "--out", "cut.safetensors")
+    assert done.code == 0, done.err
+    done = infoprune("sweep", *own, "--macs", "0.8,0.6", "--effort", "quick", "--out-dir", "swept")
+    assert done.code == 0, done.err
+    done = infoprune("sensitivity", *own, "--ratios", "0.5")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "--epochs", 1, "--out", "out.safetensors"),
+        ("evaluate",),
+        ("iterate", "--remove", "0=50%:4", "--epochs", 1, "--out", "out.safetensors"),
+        ("bench", "--criteria", "l1", "--out", "board"),
+        ("prune", "--criterion", "hrel", "--macs", 0.7, "--out", "out.safetensors"),
+        ("prune", "--metric", "accuracy", "--max-loss", 1, "--out", "out.safetensors"),
+    ],
+)
+def test_what_reads_labels_refuses_photos_without_them(infoprune, net, command):
+    for i in range(30):
+        photo(net / "mine" / f"{i}.png", i, i)
+    done = infoprune(command[0], *OWN, "--data", "photos", "--data-dir", "mine", *SIZES, *command[1:])
+    assert done.code == 2, done.err
+    assert "labels" in words_of(done.err)
+    assert not (net / "out.safetensors").exists()
+
+
 def test_photos_of_different_sizes_go_through_every_command(infoprune, net):
     data = photos(net / "flat", 12)
     own = (*OWN, *SIZES, "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")

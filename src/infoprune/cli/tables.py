@@ -139,6 +139,9 @@ def blocks_table(record: dict[str, Any]) -> Table:
 def sweep_table(record: dict[str, Any]) -> Table:
     """Return the original and the networks of a sweep, the largest first.
 
+    Without labels there is no accuracy: what is shown is the share of images on which the same class is named, or, of
+    other networks than classifiers, the change of the outputs as a share of their variance.
+
     Example:
         >>> whole = {"macs": 100, "parameters": 10, "accuracy": 99.0}
         >>> half = {"budget": 0.5, "macs": 50, "parameters": 4, "agreement": 98.0, "accuracy": 97.5}
@@ -146,20 +149,25 @@ def sweep_table(record: dict[str, Any]) -> Table:
         2
     """
     table, base = Table(title="one network per budget"), record["base"]
-    measured = f"test {base['metric_name']}" if "metric" in base else "test accuracy"
-    for column in ("budget", "MACs", "share", "parameters", "share", "agreement", measured):
+    classes = all(one["agreement"] is not None for one in record["points"])
+    measured = [f"test {base['metric_name']}"] if "metric" in base else ["test accuracy"] if "accuracy" in base else []
+    for column in ("budget", "MACs", "share", "parameters", "share", "agreement" if classes else "change", *measured):
         table.add_column(column, justify="right")
     for one in ({"budget": 1.0, "agreement": None, **base}, *record["points"]):
         macs, parameters = (f"{one[name] / base[name]:.2%}" for name in ("macs", "parameters"))
         agreement = "" if one["agreement"] is None else f"{one['agreement']:.2f} %"
+        if not classes and "divergence" in one:
+            agreement = f"{one['divergence']:.2%}"
         if "metric" in base:
-            value, change = f"{one['metric']:.4f}", 100 * (one["metric"] - base["metric"])
+            value, change = [f"{one['metric']:.4f}"], 100 * (one["metric"] - base["metric"])
             change = change if base["higher_is_better"] else -change
+        elif "accuracy" in base:
+            value, change = [f"{one['accuracy']:.2f} %"], one["accuracy"] - base["accuracy"]
         else:
-            value, change = f"{one['accuracy']:.2f} %", one["accuracy"] - base["accuracy"]
+            value, change = [], 0.0
         style = "bold red" if change <= -MUCH else None
         costs = (f"{one['macs']:,}", macs, f"{one['parameters']:,}", parameters)
-        table.add_row(f"{one['budget']:g}", *costs, agreement, value, style=style)
+        table.add_row(f"{one['budget']:g}", *costs, agreement, *value, style=style)
     return table
 
 

@@ -100,7 +100,7 @@ class FolderImages:
     Args:
         paths: One file an image.
         labels: ``(N,)`` int64.
-        classes: Names of the classes, which are the names of their folders.
+        classes: Names of the classes, which are the names of their folders; none where there are no labels.
 
     Example:
         >>> FolderImages((Path("cat/1.png"), Path("dog/1.png")), torch.tensor([0, 1]), ("cat", "dog")).classes
@@ -137,7 +137,7 @@ class FolderImages:
 
 
 def unlabelled(folder: Path) -> FolderImages:
-    """Return all image files of a folder and the folders in it, in the order of their names, all of one class.
+    """Return all image files of a folder and the folders in it, in the order of their names, without labels.
 
     Raises:
         InputError: There is no such folder, or no image in it.
@@ -154,7 +154,7 @@ def unlabelled(folder: Path) -> FolderImages:
     paths = tuple(path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_ENDINGS)
     if not paths:
         raise InputError(f"'{folder}' holds no images ({', '.join(IMAGE_ENDINGS)})")
-    return FolderImages(paths, torch.zeros(len(paths), dtype=torch.int64), ("unknown",))
+    return FolderImages(paths, torch.zeros(len(paths), dtype=torch.int64), ())
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -195,8 +195,8 @@ def loader(
     shuffle: bool = False,
     random_crop: bool = False,
     workers: int = 0,
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Return batches of normalised ``(n, C, H, W)`` images and ``(n,)`` labels.
+) -> DataLoader[Any]:
+    """Return batches of normalised ``(n, C, H, W)`` images and ``(n,)`` labels; of images without classes, no labels.
 
     Args:
         images: What to read.
@@ -241,7 +241,7 @@ class ReadingError(InputError):
         super().__init__(message.strip().rpartition(f"{type(self).__name__}: ")[2])
 
 
-class _Read(Dataset[tuple[Tensor, Tensor]]):
+class _Read(Dataset[Any]):
     """Reads whole batches at once, which PyTorch's loader asks for through ``__getitems__``."""
 
     def __init__(self, images: Images, preprocessing: Preprocessing, random_crop: bool) -> None:
@@ -252,16 +252,16 @@ class _Read(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, label = self.__getitems__([index])
-        return image[0], label[0]
+    def __getitem__(self, index: int) -> Any:
+        found = self.__getitems__([index])
+        return found[0] if isinstance(found, Tensor) else tuple(part[0] for part in found)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: list[int]) -> Tensor | tuple[Tensor, Tensor]:
         try:
             batch = self.images.read(indices, self.preprocessing, random_crop=self.random_crop)
         except InputError as error:
             raise ReadingError(str(error)) from None
-        return batch, self.images.labels[torch.as_tensor(indices)]
+        return (batch, self.images.labels[torch.as_tensor(indices)]) if self.images.classes else batch
 
 
 def _as_read(batch: Any) -> Any:

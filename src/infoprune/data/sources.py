@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from infoprune.data.images import IMAGE_ENDINGS, FolderImages, Images, StoredImages
+from infoprune.data.images import IMAGE_ENDINGS, FolderImages, Images, StoredImages, unlabelled
 from infoprune.declarations.validation import check_regular
 from infoprune.errors import InputError, unknown
 
@@ -40,7 +40,7 @@ class Source:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
+        """Names of the classes; none where there are no labels."""
         return self.train.classes
 
 
@@ -49,7 +49,7 @@ def source_names() -> tuple[str, ...]:
 
     Example:
         >>> source_names()
-        ('digits', 'cifar10', 'mnist', 'folder')
+        ('digits', 'cifar10', 'mnist', 'folder', 'photos')
     """
     return tuple(_READERS)
 
@@ -59,7 +59,8 @@ def open_source(name: str, directory: Path | None = None) -> Source:
 
     Args:
         name: ``digits`` (embedded), ``cifar10`` (original python batches), ``mnist`` (idx files), ``folder`` (one
-            folder of images per class, in ``train/`` and ``test/`` or ``val/``, or one set for both).
+            folder of images per class, in ``train/`` and ``test/`` or ``val/``, or one set for both), ``photos`` (image
+            files without labels).
         directory: Where its files lie; not needed for ``digits``.
 
     Raises:
@@ -240,7 +241,10 @@ def _folder(directory: Path) -> Source:
 def _folder_images(directory: Path) -> FolderImages:
     classes = sorted(f.name for f in _listed(directory) if f.is_dir())
     if not classes:
-        raise InputError(f"'{directory}' has no folders: it needs one folder of images per class")
+        raise InputError(
+            f"'{directory}' has no folders: it needs one folder of images per class; 'photos' reads images without "
+            "labels"
+        )
     files = [
         (path, label)
         for label, name in enumerate(classes)
@@ -250,6 +254,11 @@ def _folder_images(directory: Path) -> FolderImages:
     if not files:
         raise InputError(f"the class folders of '{directory}' hold no images")
     return FolderImages(tuple(p for p, _ in files), torch.tensor([label for _, label in files]), tuple(classes))
+
+
+def _photos(directory: Path) -> Source:
+    whole = unlabelled(directory)
+    return Source("photos", whole, whole)
 
 
 def _listed(directory: Path) -> list[Path]:
@@ -268,4 +277,5 @@ _READERS: dict[str, Callable[[Path], Source]] = {
     "cifar10": _cifar10,
     "mnist": _mnist,
     "folder": _folder,
+    "photos": _photos,
 }

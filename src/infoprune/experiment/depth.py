@@ -88,11 +88,9 @@ def depth(
     watch = Stopwatch()
     with outputs(out, record_out, run="depth", force=force) as written, on_devices(device, 1, 1) as place:
         model = run_network.open_network(network, place.device)
-        parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN)
-        images = replace(images, calibration=len(parts.calibration))
-        run_images.check_classes(parts.source, model, images, PLAIN)
-        run_images.say_what_is_read(parts, model, images, PLAIN, tell)
-        calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
+        parts, images, calibration, test = run_images.parts_for(model, images, PLAIN, seed, CALIBRATION_CHOSEN, tell)
+        run_images.check_labelled(parts.source)
+        assert test is not None  # there are labels
         with watch.stage("score"):
             found = prune_blocks(model, calibration, count=count, macs=macs, criterion=criterion, progress=progress)
         if repair and found.removed:

@@ -32,7 +32,7 @@ class Parts:
         train: What is trained on.
         held_out: What chooses.
         calibration: What scores the filters, a class-balanced sample of ``train``.
-        test: What is measured on, and chooses nothing.
+        test: What is measured on, and chooses nothing; not measured on where there are no labels.
 
     Example:
         >>> parts = open_parts(DataOptions("digits"))
@@ -50,6 +50,8 @@ class Parts:
 def open_parts(choice: DataOptions, seed: int = 0, *, calibration: int = CALIBRATION) -> Parts:
     """Read a data set and split it; a set without a test part of its own is measured on what does not calibrate.
 
+    Of images without labels, nothing is held out and nothing is measured on.
+
     Args:
         choice: Which images.
         seed: Seed of the calibration sample.
@@ -65,6 +67,9 @@ def open_parts(choice: DataOptions, seed: int = 0, *, calibration: int = CALIBRA
         (1294, 100, 359)
     """
     source = data.open_source(choice.name, choice.directory)
+    if not source.classes:
+        some = _sample(source.train, choice, calibration, seed)
+        return Parts(source, source.train, None, some, some)
     if source.train is source.test:
         count = choice.calibration or min(calibration, max(1, len(source.train) // 2))
         some, test = data.divided(source.train, count, seed)
@@ -93,6 +98,7 @@ def open_training_parts(choice: DataOptions, seed: int = 0, *, calibration: int 
         (1294, 144, 359)
     """
     source = data.open_source(choice.name, choice.directory)
+    check_labelled(source)
     if source.train is source.test:
         rest, test = data.held_out_split(source.train, choice.held_out)
         source = replace(source, train=rest, test=test)
@@ -106,11 +112,28 @@ def _sample(train: Images, choice: DataOptions, most: int, seed: int) -> Images:
     return data.balanced_sample(train, count, seed)
 
 
+def check_labelled(source: Source) -> None:
+    """Refuse images without labels.
+
+    Raises:
+        InputError: There are no labels.
+
+    Example:
+        >>> check_labelled(data.open_source("digits"))
+    """
+    if not source.classes:
+        raise InputError(
+            f"the images of '{source.name}' have no labels, which this needs: use --data folder, with a folder "
+            "of images for each class"
+        )
+
+
 def check_classes(source: Source, model: nn.Module, choice: DataOptions, quality: Quality = PLAIN) -> None:
     """Refuse a network whose outputs are not the classes of the data set: accuracies would mean nothing.
 
     Raises:
-        InputError: There are more or fewer outputs than classes. A metric of the user's own may read other outputs.
+        InputError: There are more or fewer outputs than classes, or no labels. A metric of the user's own may read
+            other outputs.
 
     Example:
         >>> from infoprune.experiment.network import open_network
@@ -122,6 +145,7 @@ def check_classes(source: Source, model: nn.Module, choice: DataOptions, quality
             ...
         infoprune.errors.InputError: the network has 4 outputs (classes 0 to 3), but the data set 'digits' has ...
     """
+    check_labelled(source)
     if not (quality.metric is None or isinstance(quality.metric, str)):
         return
     first = source.test.subset(torch.arange(1))
@@ -158,13 +182,47 @@ def say_what_is_read(
         2
     """
     tell(images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
-    if quality.metric is not None and not isinstance(quality.metric, str):
+    if not parts.source.classes or (quality.metric is not None and not isinstance(quality.metric, str)):
         return
     some = FirstImages(batches(parts.calibration, model, choice), CALIBRATION)
     with torch.random.fork_rng([]):  # an iteration of a loader draws a number
         accuracy = evaluate(model, some, output=quality.output).accuracy
     if accuracy is not None and is_chance(accuracy, len(parts.source.classes)):
         tell(f"Warning: {chance_warning(accuracy)}")
+
+
+def parts_for(
+    model: nn.Module, choice: DataOptions, quality: Quality, seed: int, calibration: int, tell: Callable[[str], None]
+) -> tuple[Parts, DataOptions, DataLoader[Any], DataLoader[Any] | None]:
+    """Return the parts of a data set, how they are read, and what calibrates and what is measured on, in batches.
+
+    Args:
+        model: The network before it is pruned.
+        choice: Which images.
+        quality: What is measured.
+        seed: Seed of the calibration sample.
+        calibration: As for ``open_parts``.
+        tell: Receives what is done to the images, and a warning where the network is hardly better than guessing.
+
+    Raises:
+        InputError: The data set cannot be read, or does not fit the network.
+
+    Example:
+        >>> from infoprune.experiment.network import open_network
+        >>> from infoprune.experiment.options import NetworkOptions
+        >>> from infoprune.measure.metric import PLAIN
+        >>> model = open_network(NetworkOptions("digits"), "cpu")
+        >>> parts, choice, images, test = parts_for(model, DataOptions("digits"), PLAIN, 0, 100, lambda line: None)
+        >>> choice.calibration, len(images), len(test)
+        (100, 1, 3)
+    """
+    parts = open_parts(choice, seed, calibration=calibration)
+    choice = replace(choice, calibration=len(parts.calibration))
+    if parts.source.classes or quality.metric is not None:
+        check_classes(parts.source, model, choice, quality)
+    say_what_is_read(parts, model, choice, quality, tell)
+    test = batches(parts.test, model, choice) if parts.source.classes else None
+    return parts, choice, batches(parts.calibration, model, choice), test
 
 
 def batches(

@@ -84,7 +84,9 @@ class DataOptions:
         64
     """
 
-    name: Annotated[str, Option("The data set: cifar10, mnist, digits or folder.", flag="--data")]
+    name: Annotated[
+        str, Option("The data set: cifar10, mnist, digits, folder, or photos without labels.", flag="--data")
+    ]
     directory: Annotated[Path | None, Option("Folder with its files.", flag="--data-dir")] = None
     batch_size: Annotated[int, Option("Images in a batch.", ge=1, unit="images")] = 128
     calibration: Annotated[

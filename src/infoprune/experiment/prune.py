@@ -127,13 +127,10 @@ def prune(
     ):
         model = run_network.open_network(network, place.device)
         everything = words is not None and pipeline.chooses_everything(words, repair) and not remove_constant
-        parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN if everything else CALIBRATION)
-        images = replace(images, calibration=len(parts.calibration))
-        run_images.check_classes(parts.source, model, images, quality)
-        run_images.say_what_is_read(parts, model, images, quality, tell)
+        most = CALIBRATION_CHOSEN if everything else CALIBRATION
+        parts, images, calibration, test = run_images.parts_for(model, images, quality, seed, most, tell)
         if isinstance(choice, PruneOptions) and choice.tap is None:
             choice = replace(choice, tap=paper_tap(model, choice.criterion))
-        calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
         resume = out.with_name(out.name + ".resume")
         given = _words(choice, words if everything else None, effort or EffortOptions())
         given |= _repair_words(repair, parts, model, images, seed, remove_constant)

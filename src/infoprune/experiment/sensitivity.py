@@ -80,6 +80,8 @@ def sensitivity(
     with on_devices(device, devices, nodes) as place:
         model = run_network.open_network(network, place.device)
         parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN)
+        if quality.metric is not None:
+            run_images.check_labelled(parts.source)
         images = replace(images, calibration=len(parts.calibration))
         tell(run_network.images_in_words(model, photos=isinstance(parts.train, FolderImages)))
         batches = run_images.batches(parts.calibration, model, images)

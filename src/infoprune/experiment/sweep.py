@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -98,17 +98,17 @@ def sweep(
         on_devices(device, devices, nodes) as place,
     ):
         model = run_network.open_network(network, place.device)
-        parts = run_images.open_parts(images, seed, calibration=CALIBRATION_CHOSEN)
-        images = replace(images, calibration=len(parts.calibration))
-        run_images.check_classes(parts.source, model, images, quality)
-        run_images.say_what_is_read(parts, model, images, quality, tell)
-        calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
+        _, images, calibration, test = run_images.parts_for(model, images, quality, seed, CALIBRATION_CHOSEN, tell)
         with watch.stage("sweep"):
             points = sweep_of(model, calibration, shares, effort=effort, output=quality.output, progress=progress,
                               layers=layers, skip=skip)  # fmt: skip
         with watch.stage("evaluate"):
-            base = {**asdict(cost.count(model, example_of(test, model))), **quality_of(model, test, quality, progress)}
-            measured = [{**_figures(point), **quality_of(point.model, test, quality, progress)} for point in points]
+            base = asdict(cost.count(model, example_of(calibration, model)))
+            measured = [_figures(point) for point in points]
+            if test is not None:
+                base |= quality_of(model, test, quality, progress)
+                for figures, point in zip(measured, points, strict=True):
+                    figures |= quality_of(point.model, test, quality, progress)
         settings = {**settings_of(network, images, model), "budgets": shares, "effort": effort, "layers": list(layers),
                     "skip": list(skip), "seed": seed, **metric_settings(metric)}  # fmt: skip
         record = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprune.criteria.base import Tap
-from infoprune.data.batches import Batches, labelled
+from infoprune.data.batches import Batches, parsed
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.device import device_of
 from infoprune.network.feature_maps import capture
@@ -30,11 +30,11 @@ def take_pictures(
     preprocessing: Preprocessing | None = None,
     count: int = IMAGES,
 ) -> Pictures:
-    """Return the feature maps of the first images of different classes.
+    """Return the feature maps of the first images, of different classes where they are known.
 
     Args:
         model: The network before it was cut; left as it is.
-        batches: ``(images, labels)`` pairs.
+        batches: Images, with or without labels.
         layers: Layers whose maps are wanted.
         tap: Where they are read.
         preprocessing: How the images were normalised, to undo it.
@@ -76,16 +76,17 @@ def as_bytes(maps: Tensor) -> Tensor:
 
 
 def _different(batches: Batches, count: int) -> Tensor:
-    """Return the first image of each of the first classes, or the first images where there are fewer classes."""
+    """Return the first image of each of the first classes; the first images where there are fewer, or no classes."""
     chosen: dict[int, Tensor] = {}
     more: list[Tensor] = []
-    for images, labels in labelled(batches):
-        for image, label in zip(images, labels.tolist(), strict=True):
+    for batch in parsed(batches):
+        labels = batch.known_classes()
+        for image, label in zip(batch.images, [0] * len(batch) if labels is None else labels.tolist(), strict=True):
             if label not in chosen:
                 chosen[label] = image
             elif len(more) < count:
                 more.append(image)
-        if len(chosen) >= count:
+        if len(chosen) >= count or (labels is None and len(more) >= count):
             break
     return torch.stack([*chosen.values(), *more][:count])
 
