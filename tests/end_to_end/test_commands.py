@@ -211,6 +211,13 @@ def test_two_teachers_and_minutes_in_place_of_epochs(infoprune, base, folder):
     assert all(torch.allclose(first, second, atol=1e-5) for first, second in pairs)
 
 
+@pytest.mark.parametrize("command", [("train", "--model", "digits"), ("tune", "small.safetensors")])
+def test_epochs_and_minutes_together_are_refused(infoprune, command):
+    done = infoprune(*command, *DIGITS, "--epochs", 2, "--minutes", 2, "--out", "x.safetensors")
+    assert done.code == 2
+    assert "--epochs and --minutes both say how long" in " ".join(done.err.split())
+
+
 def test_a_teacher_of_other_classes_is_refused(infoprune, base, folder):
     origin = package.Origin("digits", (1, 8, 8), {"classes": 7})
     package.save(zoo.build("digits", classes=7), folder / "seven.safetensors", origin=origin)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from infoprune.cli.from_dataclass import But, Defaults, Given, from_dataclasses
 from infoprune.cli.options import Checkpoint, Device, Force, JsonOut, Out, Quiet
+from infoprune.errors import InputError
 from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
 
 
@@ -17,7 +18,7 @@ def train(
     out: Out,
     network: NetworkOptions,
     choice: Annotated[
-        TuneOptions, But("teacher", "distillation", "temperature"), Defaults(epochs=30, learning_rate=0.1)
+        Given[TuneOptions], But("teacher", "distillation", "temperature"), Defaults(epochs=30, learning_rate=0.1)
     ],
     device: Device = "auto",
     json_out: JsonOut = None,
@@ -28,7 +29,7 @@ def train(
 
     The same command resumes after an interruption.
     """
-    _train(network, images, choice, out, device, json_out, force=force, quiet=quiet)
+    _train(network, images, _chosen(choice), out, device, json_out, force=force, quiet=quiet)
 
 
 @from_dataclasses
@@ -49,7 +50,13 @@ def tune(
     """
     no_teacher = {} if "teacher" in choice.given else {"distillation": 0.0}
     whole = replace(network, weights=checkpoint)
-    _train(whole, images, choice.build(**no_teacher), out, device, json_out, force=force, quiet=quiet)
+    _train(whole, images, _chosen(choice, **no_teacher), out, device, json_out, force=force, quiet=quiet)
+
+
+def _chosen(choice: Given[TuneOptions], **more: Any) -> TuneOptions:
+    if {"epochs", "minutes"} <= choice.given.keys():
+        raise InputError("--epochs and --minutes both say how long the training takes: pass one of them")
+    return choice.build(**more)
 
 
 def _train(
