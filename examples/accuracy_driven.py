@@ -33,12 +33,13 @@ def main() -> None:
     """Train, prune within a loss, and report the figures on the test images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--max-loss", type=float, default=1.0, help="points of accuracy that may be lost")
-    parser.add_argument("--quick", action="store_true", help="few epochs and the shortest search, for a test")
+    parser.add_argument("--quick", action="store_true", help="few images and the shortest search, for a test")
     options = parser.parse_args()
 
     torch.manual_seed(0)
     train, test, preprocessing = digits()
-    model = trained(train, preprocessing, epochs=4 if options.quick else 15)
+    train = infoprune.data.random_sample(train, 400) if options.quick else train
+    model = trained(train, preprocessing, epochs=8 if options.quick else 15)
     result = infoprune.prune(
         model,
         infoprune.data.loader(train, preprocessing),

@@ -49,9 +49,14 @@ class Outputs:
     _staged: dict[Path, Path] = field(init=False, default_factory=dict, kw_only=True)
 
     def staged(self, path: Path) -> Path:
-        """Return the temporary path at which to write one of the files, with the same suffix."""
+        """Return the temporary path at which to write one of the files.
+
+        Raises:
+            InputError: There is no room beside the file.
+        """
         assert path in self.files  # it was checked at the start
-        self._staged[path] = temporary_of(path.resolve())
+        with as_one_sentence(path):
+            self._staged[path] = temporary_of(path.resolve())
         return self._staged[path]
 
     def commit(self) -> None:
