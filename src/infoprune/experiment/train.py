@@ -180,8 +180,11 @@ def _teacher(
     teachers = [_opened_teacher(path, network, student) for path in weights]
     with torch.random.fork_rng([]):
         example = example_of(batches, student)
+    ours = _classes(student, example)
     for path, teacher in zip(weights, teachers, strict=True):
-        _check_same_classes(path, teacher, student, example)
+        theirs = _classes(teacher, example)
+        if theirs != ours:
+            raise InputError(f"the teacher '{path}' has {theirs} classes, the network {ours}: they must be the same")
     wanted = [run_network.preprocessing_of(teacher) for teacher in teachers]
     return Teachers(teachers, run_network.preprocessing_of(student), wanted).eval()
 
@@ -198,11 +201,9 @@ def _opened_teacher(weights: Path, network: NetworkOptions, student: nn.Module) 
     return run_network.open_network(NetworkOptions(origin.architecture, weights, origin.arguments), "cpu")
 
 
-def _check_same_classes(path: Path, teacher: nn.Module, student: nn.Module, images: Tensor) -> None:
-    with torch.no_grad(), eval_mode(teacher), eval_mode(student):
-        theirs, ours = logits_of(teacher, images).shape[-1], logits_of(student, images).shape[-1]
-    if theirs != ours:
-        raise InputError(f"the teacher '{path}' has {theirs} classes, the network {ours}: they must be the same")
+def _classes(network: nn.Module, images: Tensor) -> int:
+    with torch.no_grad(), eval_mode(network):
+        return logits_of(network, images).shape[-1]
 
 
 def _told(epoch: Epoch, recipe: Recipe) -> str:

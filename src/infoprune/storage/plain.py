@@ -91,7 +91,8 @@ def save_plain(whole: nn.Module, small: nn.Module, path: Path, *, force: bool = 
     check_plain(path, force=force)
     widths = path.with_suffix(".json")
     changes = changes_of(whole, small)
-    state = _all_tensors(small)
+    # Each with memory of its own.
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors_of(small).items()}
     with written_whole(widths, force=force) as json_part, written_whole(path, force=force) as state_part:
         json_part.write_text(json.dumps(changes, indent=1) + "\n", encoding="utf-8")
         save_file(state, state_part, metadata={"format": "pt"})
@@ -148,10 +149,32 @@ def _is_numbers(value: Any) -> bool:
     return type(value) is int
 
 
-def _all_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer, those outside the state dict too, each with memory of its own."""
-    found = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in found}
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer by name, those outside the state dict too.
+
+    Example:
+        >>> list(tensors_of(nn.Linear(2, 3)))
+        ['weight', 'bias']
+    """
+    return dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+
+
+def check_rebuilt(small: nn.Module, again: nn.Module) -> None:
+    """Compare a pruned network with what was rebuilt from its widths: the numbers of every module, and every value.
+
+    Raises:
+        InputError: They differ.
+
+    Example:
+        >>> layer = nn.Linear(2, 3)
+        >>> check_rebuilt(layer, layer)
+    """
+    modules = dict(again.named_modules())
+    if any(name not in modules or changed_numbers(one, modules[name]) for name, one in small.named_modules()):
+        raise InputError("the network cannot be rebuilt from its widths: some of its attributes are others")
+    expected, found = tensors_of(small), tensors_of(again)
+    if expected.keys() != found.keys() or not all(torch.equal(expected[name].cpu(), found[name]) for name in expected):
+        raise InputError("the network cannot be rebuilt from its widths: some of its values are others")
 
 
 def _check(whole: nn.Module, small: nn.Module, state: Path, widths: Path) -> None:
@@ -159,8 +182,6 @@ def _check(whole: nn.Module, small: nn.Module, state: Path, widths: Path) -> Non
         again = load_pruned(duplicate(whole).cpu(), state, widths)
     except Exception as error:
         raise InputError(f"the network cannot be rebuilt from its widths: {one_line(error)}") from error
-    if changes_of(small, again) != {"attributes": {}, "layers": {}}:
-        raise InputError("the network cannot be rebuilt from its widths: some of its attributes are others")
-    expected, found = _all_tensors(small), _all_tensors(again)
-    if expected.keys() != found.keys() or not all(torch.equal(expected[name], found[name]) for name in expected):
-        raise InputError("the network cannot be rebuilt from its widths: some of its values are others")
+    if changes_of(small, again)["layers"]:
+        raise InputError("the network cannot be rebuilt from its widths: some of its layers are others")
+    check_rebuilt(small, again)

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 from infoprune.declarations.validation import parsed_object, validated
@@ -21,7 +20,7 @@ from infoprune.errors import InputError
 from infoprune.files import as_one_sentence
 from infoprune.network.equivalence import one_line
 from infoprune.storage import loader
-from infoprune.storage.plain import PlainLayer, changed_numbers, changes_of
+from infoprune.storage.plain import PlainLayer, changes_of, check_rebuilt, tensors_of
 
 # The name of the changes in the configuration.
 _CHANGES = "pruned"
@@ -145,8 +144,8 @@ def _class_name(model: nn.Module) -> str:
 
 def _write(whole: nn.Module, small: Any, part: Path, kind: str) -> None:
     changes = changes_of(whole, small)
-    before = dict(_tensors(whole))
-    shapes = {name: list(one.shape) for name, one in _tensors(small) if name not in before or
+    before = tensors_of(whole)
+    shapes = {name: list(one.shape) for name, one in tensors_of(small).items() if name not in before or
               before[name].shape != one.shape}  # fmt: skip
     plain = copy.copy(small)  # saved without what is noted on the pruned model
     plain.config = copy.deepcopy(small.config)
@@ -160,10 +159,6 @@ def _write(whole: nn.Module, small: Any, part: Path, kind: str) -> None:
     config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     code = _CODE.format(kind=kind, changes=_CHANGES, resize=inspect.getsource(loader.resize))
     (part / "pruned.py").write_text(code, encoding="utf-8")
-
-
-def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
 
 
 def _automatic(model: Any) -> list[str]:
@@ -185,11 +180,7 @@ def _check(small: nn.Module, part: Path, kind: str) -> None:
         again = _loaded(getattr(_imported(part / "pruned.py"), f"Pruned{kind}"), part)
     except Exception as error:
         raise InputError(f"the model cannot be rebuilt from its widths: {one_line(error)}") from error
-    if any(changed_numbers(one, dict(again.named_modules())[name]) for name, one in small.named_modules()):
-        raise InputError("the model cannot be rebuilt from its widths: some of its attributes are others")
-    expected, found = small.state_dict(), again.state_dict()
-    if expected.keys() != found.keys() or not all(torch.equal(expected[name].cpu(), found[name]) for name in expected):
-        raise InputError("the model cannot be rebuilt from its widths: some of its values are others")
+    check_rebuilt(small, again)
 
 
 def _loaded(kind: Any, folder: Path) -> nn.Module:

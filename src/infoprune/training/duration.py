@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from infoprune.data.augmentation import Augmentation
 from infoprune.data.batches import Batches, number_of_batches
 from infoprune.errors import InputError
 from infoprune.runs.together import current
@@ -54,8 +54,7 @@ def epochs_within(
     recipe: Recipe | None = None,
     *,
     timed: Callable[[], float] = time.perf_counter,
-    teacher: nn.Module | None = None,
-    augmentation: Augmentation | None = None,
+    fabric: Fabric | None = None,
     **how: Any,
 ) -> Duration:
     """Return how many epochs of a training fit into a time, at least one.
@@ -69,8 +68,7 @@ def epochs_within(
         held_out: What every epoch is measured on.
         recipe: How it is trained; its number of epochs is not read.
         timed: The clock, in seconds.
-        teacher: As in ``train``.
-        augmentation: As in ``train``.
+        fabric: Devices and precision; by default one device and the recipe's precision.
         how: Other words of ``train``.
 
     Raises:
@@ -85,7 +83,7 @@ def epochs_within(
         1
     """
     recipe = recipe or Recipe()
-    fabric = how.setdefault("fabric", make_fabric(precision=recipe.precision))
+    fabric = fabric or make_fabric(precision=recipe.precision)
     steps = -(-len(batches) // fabric.world_size)
     if not steps:
         raise InputError("there are no images to train on: the loader is empty")
@@ -95,7 +93,7 @@ def epochs_within(
         start = timed()
         one = replace(recipe, epochs=1)
         some = _first(batches, count * fabric.world_size)
-        train(model, some, None, one, teacher=teacher, augmentation=augmentation, **how)
+        train(model, some, None, one, fabric=fabric, **how)
         return timed() - start
 
     before, after = seconds(few), seconds(more)

@@ -129,8 +129,7 @@ def _plain(model: Any, flattens: bool) -> Any:
             _lower(plain.graph)
             one.version = _OPSET
     _rename_nodes(plain.graph)
-    _store_constants(plain.graph)
-    _fold_identities(plain.graph)
+    _fold_constants(plain.graph)
     _fill_resizes(plain.graph)
     _free_batch(plain.graph, flattens)
     return plain
@@ -162,32 +161,25 @@ def _rename_nodes(graph: Any) -> None:
         taken.add(name)
 
 
-def _store_constants(graph: Any) -> None:
-    """Store the values of ``Constant`` nodes as weights are stored: onnx2torch looks for weights there alone."""
-    kept = []
-    for node in graph.node:
-        value = next((one.t for one in node.attribute if one.name == "value"), None)
-        if node.op_type == "Constant" and value is not None:
-            graph.initializer.add().CopyFrom(value)
-            graph.initializer[-1].name = node.output[0]
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
+def _fold_constants(graph: Any) -> None:
+    """Store as weights what ``Constant`` nodes hold, and what nodes read through an ``Identity`` of a weight.
 
-
-def _fold_identities(graph: Any) -> None:
-    """Give every node the constants that it reads through an ``Identity``, as exporters share equal biases."""
+    onnx2torch looks for weights nowhere else. PaddlePaddle writes them in nodes; exporters share equal biases.
+    """
     constants = {one.name: one for one in graph.initializer}
     kept = []
     for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in constants:
-            copy = graph.initializer.add()
-            copy.CopyFrom(constants[node.input[0]])
-            copy.name = node.output[0]
-            constants[copy.name] = copy
-        else:
+        value = next((one.t for one in node.attribute if one.name == "value"), None)
+        value = value if node.op_type == "Constant" else None
+        if node.op_type == "Identity":
+            value = constants.get(node.input[0])
+        if value is None:
             kept.append(node)
+            continue
+        stored = graph.initializer.add()
+        stored.CopyFrom(value)
+        stored.name = node.output[0]
+        constants[stored.name] = stored
     del graph.node[:]
     graph.node.extend(kept)
 
