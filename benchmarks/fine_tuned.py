@@ -6,15 +6,19 @@
 The first measures the stored networks in minutes. ``--retrain`` makes one of them again, or ``all``: filters chosen by
 ``reconstruction``, repaired by least squares, then trained on all 50,000 training images. The teacher is the mean of
 two networks, the original of ResNet-56 and the VGG-16 of ``weights/``. The last epoch is kept: no held-out image and no
-test image chooses anything. The trainings read the same images in the same order, so the answers of the teacher are
-kept in ``--state`` and computed once for all of them. A training that was interrupted resumes. A GPU is used where
-there is one.
+test image chooses anything. Every training image has six forms (``few_crops``), so the answers of the teacher are
+kept in ``--state`` and computed once for all trainings. A training that was interrupted resumes.
+
+On a GPU, where images and teachers are held on the device, this makes all of them with as many epochs as fit:
+
+    python benchmarks/fine_tuned.py --data-dir DIR --weights-dir DIR --retrain all --minutes 14
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,18 +29,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import infoprune
 from infoprune import zoo
-from infoprune.data import loader, open_source, random_sample, usual_augmentation
+from infoprune.data import loader, open_source, random_sample
+from infoprune.data.images import StoredImages
+from infoprune.device import pick_device
 from infoprune.experiment.network import open_network, preprocessing_of, stored_precision
 from infoprune.experiment.options import NetworkOptions
-from infoprune.files import write_text, written_whole
+from infoprune.files import write_text
 from infoprune.measure.record import removed
 from infoprune.network.cost import Cost, count
 from infoprune.pipeline import Result
 from infoprune.storage import checkpoint
+from infoprune.training.duration import epochs_within
 from infoprune.training.teachers import Teachers
 from infoprune.training.train import make_fabric
 
@@ -118,21 +126,55 @@ POINTS = {
 
 
 class Remembered(nn.Module):
-    """A teacher whose answers are kept in a folder, by what the images are."""
+    """A teacher whose answer to every image is kept in a file, by what the image is: 16 bytes and the logits."""
 
-    def __init__(self, teacher: nn.Module, folder: Path) -> None:
+    def __init__(self, teacher: nn.Module, file: Path, classes: int = 10) -> None:
         super().__init__()
-        self.teacher, self.folder = teacher, folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self.teacher, self.file = teacher, file
+        self.record = np.dtype([("image", "V16"), ("answer", np.float16, (classes,))])
+        self.known: dict[bytes, Any] = {}
+        self.read = 0
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return ``(n, classes)`` logits."""
-        name = hashlib.blake2b(images.cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
-        file = self.folder / f"{name}.npy"
-        if not file.exists():
-            with written_whole(file) as temporary:
-                np.save(temporary, self.teacher(images).cpu().to(torch.float16).numpy())
-        return torch.from_numpy(np.load(file, allow_pickle=False)).to(images.device).float()
+        names = [_name(image) for image in images.cpu().contiguous().numpy()]
+        if any(name not in self.known for name in names):
+            self._read()
+        new = [row for row, name in enumerate(names) if name not in self.known]
+        if new:
+            self._ask(images[new], [names[row] for row in new])
+        answers = np.stack([self.known[name] for name in names])
+        return torch.from_numpy(answers).to(images.device).float()
+
+    def _read(self) -> None:
+        """Read what this process and others have written since the last time."""
+        records = np.fromfile(self.file, self.record, offset=self.read)
+        self.read += len(records) * self.record.itemsize
+        self.known.update((record["image"].tobytes(), record["answer"]) for record in records)
+
+    def _ask(self, images: Tensor, names: list[bytes]) -> None:
+        answers = self.teacher(images).cpu().to(torch.float16).numpy()
+        records = np.array([(np.void(name), answer) for name, answer in zip(names, answers, strict=True)], self.record)
+        with self.file.open("ab") as end:
+            end.write(records.tobytes())
+        self.known.update(zip(names, answers, strict=True))
+
+
+def _name(image: Any) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def few_crops(images: Tensor) -> Tensor:
+    """Return each image moved by three pixels along a diagonal or not at all, and flipped half of the time.
+
+    An image has six forms, whose answers are soon all known; the usual crops have 162.
+    """
+    moved = torch.stack([F.pad(images, (most, -most, most, -most)) for most in (-3, 0, 3)])
+    chosen = moved[torch.randint(0, 3, (len(images),)), torch.arange(len(images))]
+    flip = (torch.rand(len(images)) < 0.5).to(images.device)
+    return torch.where(flip[:, None, None, None], chosen.flip(-1), chosen)
 
 
 def base_of(network: str, weights_dir: Path) -> nn.Module:
@@ -159,29 +201,35 @@ def pruned(original: nn.Module, macs: float, data_dir: Path) -> Result:
                            repair="least-squares", repair_images=more)  # fmt: skip
 
 
-def retrain(name: str, data_dir: Path, weights_dir: Path, state: Path, epochs: int) -> None:
+def retrain(name: str, data_dir: Path, weights_dir: Path, state: Path, epochs: int | None, minutes: float) -> None:
     """Prune, repair and train the network of one point, and write its weights in half precision."""
-    point = POINTS[name]
+    point, device = POINTS[name], pick_device()
     state.mkdir(parents=True, exist_ok=True)
-    original = base_of(point.network, weights_dir)
+    original = base_of(point.network, weights_dir).to(device)
     preprocessing = preprocessing_of(original)
     small = small_network(point, original, state / f"{name}-start.safetensors", data_dir)
     networks = [base_of("resnet56", weights_dir), base_of("vgg16", weights_dir)]
-    teachers = Teachers(networks, preprocessing, [preprocessing_of(network) for network in networks])
+    teachers: nn.Module = Teachers(networks, preprocessing, [preprocessing_of(network) for network in networks])
+    if device.type == "cpu":
+        teachers = Remembered(teachers, state / "answers.bin")
+    train = open_source("cifar10", data_dir).train
+    assert isinstance(train, StoredImages)
+    # A GPU trains faster than a processor core normalises images.
+    train = replace(train, images=train.images.to(device), labels=train.labels.to(device))
+    batches = loader(train, preprocessing, batch_size=128, shuffle=True)
+    how: dict[str, Any] = {
+        "teacher": teachers.eval(), "augmentation": few_crops, "fabric": make_fabric(precision=RECIPE.precision),
+    }  # fmt: skip
+    epochs = epochs or epochs_within(minutes, small, batches, recipe=RECIPE, **how).epochs
     recipe = replace(RECIPE, epochs=epochs)
     found = infoprune.train(
-        small,
-        loader(open_source("cifar10", data_dir).train, preprocessing, batch_size=128, shuffle=True),
-        recipe=recipe,
-        teacher=Remembered(teachers, state / "answers").eval(),
-        augmentation=usual_augmentation("cifar10"),
-        fabric=make_fabric(precision=recipe.precision),
-        resume=state / f"{name}.resume",
+        small, batches, recipe=recipe, **how, resume=state / f"{name}.resume",
         on_epoch=lambda epoch: print(f"{name}: {epoch}", flush=True),
-    )
+    )  # fmt: skip
     settings = {
         "command": f"python benchmarks/fine_tuned.py --retrain {name} --epochs {epochs}",
         "recipe": asdict(recipe),
+        "device": str(device),
         "seconds": sum(epoch.seconds for epoch in found.epochs),
     }
     final = stored_precision(found.model.cpu(), half=True)
@@ -239,7 +287,8 @@ def main(
     weights_dir: Annotated[Path | None, typer.Option(help="Holds the published weights of ResNet-56.")] = None,
     point: Annotated[str | None, typer.Option("--retrain", help=f"all, or one of {', '.join(POINTS)}.")] = None,
     state: Annotated[Path, typer.Option(help="Folder of what a training keeps.")] = Path("runs/fine-tuned"),
-    epochs: int = RECIPE.epochs,
+    epochs: Annotated[int | None, typer.Option(help="Of each training; 12, or what fits into the minutes.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="For all trainings together.")] = None,
     threads: int = 1,
     json_out: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
@@ -248,8 +297,12 @@ def main(
     if point is not None:
         if weights_dir is None or point not in (*POINTS, "all"):
             raise typer.BadParameter("--retrain takes 'all' or the name of a point, and needs --weights-dir")
-        for name in POINTS if point == "all" else (point,):
-            retrain(name, data_dir, weights_dir, state, epochs)
+        names = list(POINTS) if point == "all" else [point]
+        begun = time.monotonic()
+        for done, name in enumerate(names):
+            left = 0.0 if minutes is None else minutes - (time.monotonic() - begun) / 60
+            wanted = epochs or (RECIPE.epochs if minutes is None else None)
+            retrain(name, data_dir, weights_dir, state, wanted, left / (len(names) - done))
     found = table(data_dir, weights_dir)
     if json_out is not None:
         write_text(json_out, json.dumps(found, indent=1) + "\n", force=True)
