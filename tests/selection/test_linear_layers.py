@@ -24,7 +24,7 @@ def test_a_budget_that_needs_them_cuts_them(words):
     assert result.pruned.parameters <= 0.3 * result.base.parameters
     assert result.model[8].in_features < 200
     assert result.model(IMAGES).shape == (20, 5)
-    assert infoprune.verify(result.plan, whole, IMAGES)
+    infoprune.verify(result.plan, whole, IMAGES)  # raises where the cut network is not the masked one
 
 
 @pytest.mark.parametrize("words", [{"macs": 0.5}, {"parameters": 0.99}])

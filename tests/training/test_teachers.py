@@ -20,12 +20,31 @@ class Seen(nn.Module):
         return images.mean((2, 3)).double()
 
 
-def test_the_answer_is_the_mean_of_the_logits():
-    one, two = nn.Linear(4, 3), nn.Linear(4, 3)
+def test_the_answer_is_the_mean_of_logits_on_the_scale_of_the_first_network():
+    one, two = nn.Linear(4, 3).requires_grad_(False), nn.Linear(4, 3).requires_grad_(False)
     images = torch.randn(5, 4)
-    with torch.no_grad():
-        found = Teachers([one, two])(images)
-        assert torch.allclose(found, (one(images) + two(images)) / 2, atol=1e-6)
+    first, second = one(images), two(images)
+    for row in range(5):
+        even = (second[row] - second[row].mean()) / second[row].std()
+        second[row] = even * first[row].std() + first[row].mean()
+    assert torch.allclose(Teachers([one, two])(images), (first + second) / 2, atol=1e-5)
+
+
+def test_a_teacher_with_small_logits_counts_as_much_as_one_with_large_ones():
+    one, two = nn.Linear(4, 3).requires_grad_(False), nn.Linear(4, 3).requires_grad_(False)
+    images = torch.randn(5, 4)
+    found = Teachers([one, two])(images)
+    two.weight *= 1000
+    two.bias *= 1000
+    assert torch.allclose(Teachers([one, two])(images), found, atol=1e-4)
+
+
+def test_a_teacher_that_cannot_tell_classes_apart_changes_no_answer_of_the_others():
+    one, same = nn.Linear(4, 3).requires_grad_(False), nn.Linear(4, 3).requires_grad_(False)
+    same.weight.zero_()
+    same.bias.fill_(7.0)
+    images = torch.randn(5, 4)
+    assert torch.equal(Teachers([one, same])(images).argmax(1), one(images).argmax(1))
 
 
 def test_each_network_reads_the_images_as_it_wants_them():

@@ -182,7 +182,7 @@ class TuneOptions:
     teacher: Annotated[
         tuple[Path, ...],
         Option("Weights of the original network, to distil from, or an infoprune checkpoint of any network with the "
-               "same classes; of several, the mean of their logits is the teacher."),
+               "same classes; of several, the mean of their logits, on the scale of the first, is the teacher."),
     ] = ()  # fmt: skip
     devices: Annotated[int | Literal["auto"], Option("Devices of each machine to train on, or auto for all.", ge=1)] = 1
     nodes: Annotated[int, Option("Machines to train on; each is started with the same command.", ge=1)] = 1

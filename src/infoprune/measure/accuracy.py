@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from infoprune.data.batches import Batches, labelled, number_of_batches, some_batches
+from infoprune.data.batches import Batches, in_parts, labelled, number_of_batches, some_batches
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.measure.metric import Metric, Output, Quality
@@ -182,7 +182,8 @@ def _classified(
             images, labels = next(labelled([batch]))
             if measured is None:
                 measured = _in_fastest_layout(model, images[:1].to(device), quality.of)
-            logits = logits_of(measured, images.to(device), quality.of).float()
+            parts = [logits_of(measured, some, quality.of).float() for some in in_parts(images.to(device))]
+            logits = parts[0] if len(parts) == 1 else torch.cat(parts)
             yield logits, labels_within(labels, logits).to(device)
 
     with eval_mode(model):

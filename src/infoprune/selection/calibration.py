@@ -8,7 +8,8 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from infoprune.data.batches import Batches, surveyed
+from infoprune.data.batches import Batches, for_processor, surveyed
+from infoprune.device import device_of
 from infoprune.measure.figures import check_runs, latencies
 from infoprune.network import surgery
 from infoprune.network.cost import CostModel
@@ -58,6 +59,8 @@ class Calibration:
         """
         check_network(model)
         examples, count = surveyed(batches, model)
+        if device_of(model).type == "cpu":
+            batches = for_processor(batches)
         return cls._with(model, batches, examples, count)
 
     @classmethod

@@ -12,10 +12,15 @@ from infoprune.errors import InputError
 
 
 class Teachers(nn.Module):
-    """Networks that answer together: the mean of their logits.
+    """Networks that answer together: the mean of their logits, brought to the scale of the first network's.
 
     Such a mean is usually right more often than each of them, and a student learns more from it (Hinton et al. 2015,
-    section 3). Each network reads the images normalised in its own way; sizes are left as they are.
+    section 3). Logits of networks that were trained otherwise, with label smoothing for example, are several times
+    smaller or larger: a plain mean would be that of the largest alone, and a student would have to learn the scale
+    first. So the logits of every further network are given the mean and the spread over the classes that the first
+    network's have for the same image (Sun et al., CVPR 2024, arXiv 2403.01693, standardise them likewise); the first
+    network is best the one that the student was cut from. Each network reads the images normalised in its own way;
+    sizes are left as they are.
 
     Args:
         networks: Return ``(n, classes)`` logits each.
@@ -27,8 +32,9 @@ class Teachers(nn.Module):
 
     Example:
         >>> one, two = nn.Linear(2, 3), nn.Linear(2, 3)
-        >>> found = Teachers([one, two])(torch.ones(4, 2))
-        >>> bool((found - (one(torch.ones(4, 2)) + two(torch.ones(4, 2))) / 2).abs().max() < 1e-6)
+        >>> two.load_state_dict({name: 5 * values for name, values in one.state_dict().items()})
+        <All keys matched successfully>
+        >>> bool((Teachers([one, two])(torch.ones(4, 2)) - one(torch.ones(4, 2))).abs().max() < 1e-6)
         True
     """
 
@@ -46,11 +52,18 @@ class Teachers(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the mean of the ``(n, classes)`` logits, in float32."""
-        total = torch.zeros((), device=images.device)
+        answers = []
         for number, network in enumerate(self.networks):
             change = self._changes[number] if self._changes else None
-            total = total + network(images if change is None else _changed(images, *change)).float()
-        return total / len(self.networks)
+            answers.append(network(images if change is None else _changed(images, *change)).float())
+        return torch.stack([answers[0], *(_scaled(one, answers[0]) for one in answers[1:])]).mean(dim=0)
+
+
+def _scaled(logits: Tensor, like: Tensor) -> Tensor:
+    """Return ``(n, classes)`` logits with the mean and the spread that others have in each row."""
+    spread, wanted = (one.std(dim=1, correction=0, keepdim=True) for one in (logits, like))
+    even = (logits - logits.mean(dim=1, keepdim=True)) / spread.clamp_min(torch.finfo(logits.dtype).tiny)
+    return even * wanted + like.mean(dim=1, keepdim=True)
 
 
 def _change(given: Preprocessing, wanted: Preprocessing) -> tuple[Tensor, Tensor] | None:
