@@ -1,6 +1,7 @@
 """Label-free training towards the original."""
 
 import dataclasses
+import importlib
 import itertools
 import time
 
@@ -14,6 +15,8 @@ from infoprune.repair.combined import divergence
 from infoprune.repair.distil import distil
 from infoprune.repair.least_squares import least_squares
 from nets import Residual, gap, images, pair_of, quiet
+
+module = importlib.import_module("infoprune.repair.distil")
 
 
 def cut():
@@ -38,6 +41,29 @@ def test_it_never_ends_farther_away_than_it_began():
     start = least_squares(pair, quiet)
     found = distil(pair, quiet, start=start, epochs=2, learning_rate=10.0)
     assert divergence(pair, found) <= divergence(pair, start)
+
+
+def test_a_rate_that_is_too_high_is_lowered(monkeypatch):
+    pair = cut()
+    lowered = distil(pair, quiet, start=pair.small, epochs=20, learning_rate=1.0)
+    monkeypatch.setattr(module, "_MUCH_WORSE", float("inf"))
+    kept = distil(pair, quiet, start=pair.small, epochs=20, learning_rate=1.0)
+    assert divergence(pair, lowered) < 0.5 * divergence(pair, kept)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7, 50])
+def test_batches_have_the_size_of_the_training_whatever_the_images_come_in(parts):
+    given = torch.split(torch.randn(100, 3, 8, 8, generator=torch.Generator().manual_seed(0)), -(-100 // parts))
+    pair = dataclasses.replace(cut(), batches=given)
+    found = list(module._batches(pair, 16))
+    assert [len(batch) for batch in found] == [16] * 5
+    assert torch.equal(torch.cat(found), torch.cat(given)[torch.arange(100) % 5 != 4])
+
+
+def test_batches_hold_images_of_one_shape():
+    given = [torch.zeros(10, 3, 8, 8), torch.zeros(10, 3, 6, 6)]
+    found = module._batches(dataclasses.replace(cut(), batches=given), 16)
+    assert [tuple(batch.shape) for batch in found] == [(8, 3, 8, 8), (8, 3, 6, 6)]
 
 
 def test_networks_and_gradients_are_left_as_they_were():
