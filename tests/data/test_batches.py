@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from infoprune.data import batches as module
 from infoprune.data.batches import (
     Batch,
     EveryNth,
@@ -166,3 +167,29 @@ def test_the_number_of_batches_of_the_first_images_is_known():
     for batches in (images, loader):
         assert [number_of_batches(FirstImages(batches, limit)) for limit in (None, 17, 16, 40)] == [4, 3, 2, 4]
     assert number_of_batches(FirstImages(iter(images))) == 0
+
+
+def test_large_images_come_in_parts_with_their_labels(monkeypatch):
+    monkeypatch.setattr(module, "_VALUES_AT_A_TIME", 3 * 8 * 8 * 4)
+    images = torch.arange(10.0)[:, None, None, None].expand(10, 3, 8, 8)
+    several = [
+        (images, torch.arange(10)),
+        {"images": images[:5], "labels": {"classes": torch.arange(5), "names": list("abcde")}},
+        images[:3],
+    ]
+    found = [module.parse(batch) for batch in module.for_processor(several)]
+    assert [len(batch) for batch in found] == [4, 4, 2, 4, 1, 3]
+    assert torch.equal(torch.cat([batch.labels for batch in found[:3]]), torch.arange(10))
+    assert found[4].labels["classes"].tolist() == [4]
+    assert found[4].labels["names"] == ["e"]
+    assert torch.equal(torch.cat([batch.images for batch in found[:3]]), images)
+
+
+def test_an_image_above_the_limit_comes_alone():
+    huge = torch.zeros(2, 3, 1200, 1200)
+    assert [len(part) for part in module.in_parts(huge)] == [1, 1]
+
+
+def test_a_loader_is_read_as_it_is():
+    loader = torch.utils.data.DataLoader([torch.zeros(3, 224, 224)] * 8, batch_size=8)
+    assert module.for_processor(loader) is loader

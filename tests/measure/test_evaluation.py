@@ -91,3 +91,19 @@ def test_images_of_another_shape_are_refused_with_the_shape():
 def test_a_network_without_class_logits_is_refused():
     with pytest.raises(InputError, match=r"\(n, classes\) logits"):
         evaluate(nn.Conv2d(1, 4, 1), [(torch.zeros(2, 1, 4, 4), torch.zeros(2).long())])
+
+
+def test_large_images_are_measured_in_parts_and_the_figures_are_the_same(monkeypatch):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    ).eval()
+    data = [(torch.randn(30, 3, 16, 16), torch.arange(30) % 5)]
+    whole = evaluate(network, data)
+    sizes = []
+    network[0].register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    monkeypatch.setattr("infoprune.data.batches._VALUES_AT_A_TIME", 3 * 16 * 16 * 7)
+    parts = evaluate(network, data)
+    assert sizes == [7, 7, 7, 7, 2]
+    assert (parts.accuracy, parts.top5, parts.images) == (whole.accuracy, whole.top5, whole.images)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
