@@ -16,7 +16,7 @@ from infoprune.automatic.ways import Way, nearest_way, possible_ways
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
 from infoprune.data.batches import EveryNth
-from infoprune.measure.divergence import Divergence
+from infoprune.measure.divergence import Divergence, agrees_as_often
 from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network.equivalence import copied
 from infoprune.options import PruneOptions
@@ -225,6 +225,6 @@ def _nearest(
         # The gradient moves and mirrors its images itself, every time otherwise.
         drawn = replace(descent, copies=0).repair(level, "distil", left)
         found["distil"] = descent.divergence(drawn.model, judges)
-        if found["distil"].value < found[kept].value:
+        if found["distil"].value < found[kept].value and agrees_as_often(found["distil"], found[kept]):
             return drawn, "distil", found
     return None, kept, found

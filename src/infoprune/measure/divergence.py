@@ -36,6 +36,20 @@ class Divergence:
     images: int
 
 
+def agrees_as_often(found: Divergence, other: Divergence) -> bool:
+    """Return whether a network names the class of the original at least as often as another; true for other outputs.
+
+    A gradient on few images can bring the probabilities nearer to those of the original while more images change their
+    class: EfficientNet-Lite0, 500 images of half of the classes, from 0.39 to 0.32 nats and from 79 to 74.6 % of images
+    of the other classes.
+
+    Example:
+        >>> agrees_as_often(Divergence(0.1, 98.0, 100), Divergence(0.2, 99.0, 100))
+        False
+    """
+    return found.agreement is None or other.agreement is None or found.agreement >= other.agreement
+
+
 @dataclass
 class Answers:
     """The outputs of a network for the same batches again and again, each computed once where it fits into memory.

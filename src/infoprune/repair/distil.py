@@ -3,7 +3,8 @@
 It starts from least squares on a part of the images. Modules that return maps of the same shape in both networks
 (residual blocks with an uncut residual stream, stages) are trained towards the maps of the original, at first alone,
 then together with the logits. Batch-norm statistics are not changed. The weights with the lowest divergence from the
-original on held-out images are kept; those of least squares are a candidate. Where an epoch ends far from the best
+original on held-out images are kept, among those that name the same class as the original at least as often as the
+start does; the start is a candidate. Where an epoch ends far from the best
 weights so far, the training goes back to these with a lower rate. With a time limit the result depends on the speed of
 the machine and is not reproducible.
 """
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 from infoprune.data.augmentation import crop_and_flip
 from infoprune.data.batches import FirstImages
 from infoprune.device import device_of, multiplies_bfloat16
-from infoprune.measure.divergence import Answers
+from infoprune.measure.divergence import Answers, agrees_as_often, divergence_between
 from infoprune.network.equivalence import duplicate
 from infoprune.network.layers import is_depthwise
 from infoprune.network.memory_format import fastest_layout, laid_out
@@ -34,7 +35,7 @@ from infoprune.options import RepairOptions
 from infoprune.progress import Progress
 from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.repair.base import Pair, RepairInfo, register
-from infoprune.repair.combined import HeldOut, divergence, normed_if_nearer
+from infoprune.repair.combined import HeldOut, normed_if_nearer
 from infoprune.repair.distil_state import DistilState, moments_of, restore_moments
 from infoprune.repair.least_squares import least_squares
 from infoprune.runs.together import Processes, current
@@ -91,6 +92,7 @@ def distil(
         >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
         >>> pair = Pair.of(whole, plan, [images])
         >>> from infoprune.progress import silent
+        >>> from infoprune.repair.combined import divergence
         >>> better = distil(pair, silent, start=pair.small, epochs=1)
         >>> divergence(pair, better) <= divergence(pair, pair.small)
         True
@@ -133,7 +135,9 @@ def _drawn(
     optimiser = torch.optim.Adam([{"params": [weight], "size": _size(weight)} for weight in weights])
     choosing = _first(pair, HELD_OUT_EVERY * _CHOOSING)
     original = Answers(pair.original)
-    best, least = copy.deepcopy(student.state_dict()), divergence(choosing, student, original=original)
+    judges = HeldOut(choosing, held_out=True)
+    begun = divergence_between(original, student, judges)
+    best, least = copy.deepcopy(student.state_dict()), begun.value
     clock.keep_free_as_long_as_now()
     size = _batch_size(sum(map(len, HeldOut(pair, held_out=False))))
     steps = epochs * sum(1 for _ in _batches(pair, size))
@@ -162,10 +166,10 @@ def _drawn(
             progress("distilling", step, max(step, round(step / share)))
             if share >= 1:
                 break
-        found = divergence(choosing, student, original=original)
-        if found < least:
-            best, least = copy.deepcopy(student.state_dict()), found
-        elif found > _MUCH_WORSE * least:
+        found = divergence_between(original, student, judges)
+        if found.value < least and agrees_as_often(found, begun):
+            best, least = copy.deepcopy(student.state_dict()), found.value
+        elif found.value > _MUCH_WORSE * least:
             student.load_state_dict(best)
             optimiser.state.clear()
             rate *= _LOWER
