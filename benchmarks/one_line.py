@@ -106,7 +106,11 @@ def main() -> None:
 
     def row(name: str, make: Callable[[], nn.Module]) -> None:
         begun = time.process_time()
-        small = make()
+        try:
+            small = make()
+        except infoprune.InputError as error:
+            print(json.dumps({"row": name, "top1": None, "why": str(error)}), flush=True)
+            return
         spent = time.process_time() - begun
         found: dict[str, Any] = {
             "row": name,
