@@ -10,6 +10,12 @@ from infoprune.cli.from_dataclass import But, Defaults, Given, from_dataclasses
 from infoprune.cli.options import Checkpoint, Device, Force, JsonOut, Out, Quiet
 from infoprune.errors import InputError
 from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
+from infoprune.report.terminal import messages
+
+_NO_TEACHER = (
+    "No teacher: with --teacher FILE, the weights of the original network, its answers are learned too "
+    "(1.2 points more on VGG-16 after as many epochs)."
+)
 
 
 @from_dataclasses
@@ -37,7 +43,7 @@ def tune(
     checkpoint: Checkpoint,
     images: Annotated[DataOptions, But("calibration")],
     out: Out,
-    choice: Annotated[Given[TuneOptions], Defaults(epochs=10, learning_rate=0.02, distillation=0.5)],
+    choice: Annotated[Given[TuneOptions], Defaults(epochs=10, learning_rate=0.02, distillation=0.7)],
     network: Annotated[NetworkOptions, But("weights", "mean", "std", "input_shape")],
     device: Device = "auto",
     json_out: JsonOut = None,
@@ -49,6 +55,8 @@ def tune(
     The same command resumes after an interruption.
     """
     no_teacher = {} if "teacher" in choice.given else {"distillation": 0.0}
+    if no_teacher and not quiet:
+        messages().print(_NO_TEACHER, soft_wrap=True)
     whole = replace(network, weights=checkpoint)
     _train(whole, images, _chosen(choice, **no_teacher), out, device, json_out, force=force, quiet=quiet)
 
@@ -72,7 +80,7 @@ def _train(
 ) -> None:
     from infoprune.cli.tables import figures_table
     from infoprune.experiment.train import train as train_network
-    from infoprune.report.terminal import messages, results, shown_progress
+    from infoprune.report.terminal import results, shown_progress
 
     console = messages()
     with shown_progress(console, quiet=quiet) as progress:
