@@ -4,9 +4,8 @@ It starts from least squares on a part of the images. Modules that return maps o
 (residual blocks with an uncut residual stream, stages) are trained towards the maps of the original, at first alone,
 then together with the logits. Batch-norm statistics are not changed. The weights with the lowest divergence from the
 original on held-out images are kept, among those that name the same class as the original at least as often as the
-start does; the start is a candidate. Where an epoch ends far from the best
-weights so far, the training goes back to these with a lower rate. With a time limit the result depends on the speed of
-the machine and is not reproducible.
+start does; the start is a candidate. Where an epoch ends far from the best weights so far, the training goes back to
+these with a lower rate. With a time limit the result depends on the speed of the machine and is not reproducible.
 """
 
 from __future__ import annotations
@@ -243,16 +242,15 @@ def _batch_size(images: int) -> int:
 
 def _batches(pair: Pair, size: int) -> Iterator[Tensor]:
     """Yield the images that are trained on in batches of a size, whatever the batches that they come in."""
-    waiting: list[Tensor] = []
+    waiting: Tensor | None = None
     for images in HeldOut(pair, held_out=False):
-        if waiting and waiting[0].shape[1:] != images.shape[1:]:
-            yield from torch.split(torch.cat(waiting), size)
-            waiting = []
-        *whole, last = torch.split(torch.cat([*waiting, images]), size)
+        if waiting is not None and waiting.shape[1:] != images.shape[1:]:
+            yield waiting
+            waiting = None
+        *whole, waiting = torch.split(images if waiting is None else torch.cat([waiting, images]), size)
         yield from whole
-        waiting = [last]
-    if waiting:
-        yield from torch.split(torch.cat(waiting), size)
+    if waiting is not None:
+        yield waiting
 
 
 def _alike(pair: Pair, student: nn.Module) -> list[str]:
