@@ -107,6 +107,9 @@ def main(
     start = starts(teachers["original"], data_dir)
     train, judges = held_out_split(open_source("cifar10", data_dir).train)
     parts = (balanced_sample(train, images), judges)
+    for repaired, network in start.items():
+        accuracy = infoprune.evaluate(network, loader(judges, preprocessing_of(teachers["original"]), batch_size=256))
+        print(f"not trained, {'repaired' if repaired else 'as cut'}: {accuracy.accuracy:.2f}", flush=True)
     kept = state / "rows.json"
     done: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     for seed, variant in itertools.product(range(seeds), VARIANTS):

@@ -43,7 +43,7 @@ def tune(
     checkpoint: Checkpoint,
     images: Annotated[DataOptions, But("calibration")],
     out: Out,
-    choice: Annotated[Given[TuneOptions], Defaults(epochs=10, learning_rate=0.02, distillation=0.7)],
+    choice: Annotated[Given[TuneOptions], Defaults(epochs=10, learning_rate=0.01, distillation=0.7)],
     network: Annotated[NetworkOptions, But("weights", "mean", "std", "input_shape")],
     device: Device = "auto",
     json_out: JsonOut = None,
