@@ -95,7 +95,8 @@ def scop(
     how = Steps(steps, batch, learning_rate, (0.5, 0.9), seed)
     if not groups:
         return {}
-    twin = frozen(model)
+    # Adam makes a step of any gradient, however small: in single precision another processor's rounding decides it.
+    twin = frozen(model).double()
     images, labels = held_images(twin, batches, "scop")
     control = _shuffled(images) if knockoffs == "shuffled" else _gaussian(images)
     mixing = Mixing.of(twin, groups, images)
@@ -109,8 +110,8 @@ def scop(
     for group in groups:
         k = mixing.k[group.name].detach().cpu().double()
         scores = norm_scale_of(model, group) * (2 * k - 1)
-        # What training in single precision may be out by: the rounding of as many steps.
-        out_by = torch.full_like(scores, rounding(torch.float32, steps) * max(1e-30, float(scores.abs().max())))
+        # What training may be out by: the rounding of as many steps.
+        out_by = torch.full_like(scores, rounding(images.dtype, steps) * max(1e-30, float(scores.abs().max())))
         found[group.name] = Importance(scores, evidence={"k": k}, rounding=out_by)
     return found
 
@@ -139,7 +140,9 @@ class Mixing:
         """Return the mixing of a network that has learnt nothing."""
         k, places = dict[str, Tensor](), dict[str, list[tuple[str, Tensor]]]()
         for group in groups:
-            k[group.name] = torch.full((group.filters,), 0.5, device=images.device, requires_grad=True)
+            k[group.name] = torch.full(
+                (group.filters,), 0.5, dtype=images.dtype, device=images.device, requires_grad=True
+            )
             for layer in group.producers:
                 channels = width(model.get_submodule(layer), "out")
                 of = filters_of_channels(group, layer, channels).to(images.device)
