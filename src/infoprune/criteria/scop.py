@@ -263,5 +263,5 @@ register_network_criterion(
     paper="arXiv 2010.10732",
     needs_labels=True,
     images=1024,
-    cost="100 steps of 2 x 64 forward and backward passes",
+    cost="100 steps of 2 x 64 forward and backward passes in double precision",
 )
