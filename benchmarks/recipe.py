@@ -112,17 +112,19 @@ def main(
         print(f"not trained, {'repaired' if repaired else 'as cut'}: {accuracy.accuracy:.2f}", flush=True)
     kept = state / "rows.json"
     done: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+
+    def key_of(variant: Variant, seed: int) -> str:
+        return f"{variant.name}, {images} images, {epochs} epochs, seed {seed}"
+
     for seed, variant in itertools.product(range(seeds), VARIANTS):
-        key = f"{variant.name}, {images} images, {epochs} epochs, seed {seed}"
+        key = key_of(variant, seed)
         if key not in done:
             done[key] = held_out_accuracy(variant, start[variant.repaired], teachers, parts, state, epochs, seed)
             write_text(kept, json.dumps(done, indent=1) + "\n", force=True)
         print(f"{key}: {done[key]:.2f}", flush=True)
     rows = [
-        {**asdict(variant),
-         "held_out": [done[f"{variant.name}, {images} images, {epochs} epochs, seed {seed}"] for seed in range(seeds)]}
-        for variant in VARIANTS
-    ]  # fmt: skip
+        {**asdict(variant), "held_out": [done[key_of(variant, seed)] for seed in range(seeds)]} for variant in VARIANTS
+    ]
     table = Table(title=f"VGG-16, {images:,} images, {epochs} epochs, {seeds} seeds")
     for column in ("variant", "held out %", "against the first"):
         table.add_column(column, justify="left" if column == "variant" else "right")

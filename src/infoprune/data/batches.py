@@ -27,7 +27,7 @@ Chosen: TypeAlias = Callable[[int], bool]
 _IMAGES = ("pixel_values", "images", "image", "inputs", "input", "x")
 LABELS = ("labels", "label", "targets", "target", "y")
 # Values of the images that a processor passes at a time: larger feature maps do not fit its caches, and the GNU C
-# library maps each block above 32 MiB anew, so that the system clears its pages for every layer. EfficientNet-Lite0 at
+# library returns each block above 32 MiB to the system, which clears its pages for every layer. EfficientNet-Lite0 at
 # 224 pixels: batches of 50 images take 2.4 times the processor time of batches of 6.
 _VALUES_AT_A_TIME = 1 << 20
 # Networks are traced with one batch of each shape: of these shapes at most.
@@ -151,6 +151,16 @@ def parse(batch: Any) -> Batch:
     return Batch(*parts[:2])
 
 
+def at_a_time(images: Tensor) -> int:
+    """Return how many of these images a processor passes fastest at a time, at least one.
+
+    Example:
+        >>> at_a_time(torch.zeros(10, 3, 224, 224)), at_a_time(torch.zeros(10, 3, 32, 32))
+        (6, 341)
+    """
+    return max(1, _VALUES_AT_A_TIME // max(1, images[0].numel()))
+
+
 def in_parts(images: Tensor) -> tuple[Tensor, ...]:
     """Return the images of a batch in the parts that a processor passes fastest; on other devices in one part.
 
@@ -160,7 +170,7 @@ def in_parts(images: Tensor) -> tuple[Tensor, ...]:
     """
     if images.device.type != "cpu":
         return (images,)
-    return torch.split(images, max(1, min(len(images), _VALUES_AT_A_TIME // max(1, images[0].numel()))))
+    return torch.split(images, at_a_time(images))
 
 
 def for_processor(batches: Batches) -> Batches:

@@ -183,7 +183,7 @@ def _classified(
             if measured is None:
                 measured = _in_fastest_layout(model, images[:1].to(device), quality.of)
             parts = [logits_of(measured, some, quality.of).float() for some in in_parts(images.to(device))]
-            logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+            logits = torch.cat(parts)
             yield logits, labels_within(labels, logits).to(device)
 
     with eval_mode(model):

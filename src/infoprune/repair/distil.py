@@ -47,9 +47,9 @@ _LEAST_SIZE = 1e-3
 _MAPS_ALONE = 0.25
 # Few images make small batches, so that an epoch has some steps.
 _STEPS, _SMALLEST_BATCH, _LARGEST_BATCH = 25, 16, 128
-# After an epoch with a divergence so many times that of the best weights, the rate was too high. On EfficientNet-Lite0,
-# whose least-squares repair has 79.4 %, a rate of 1e-2 ends at 41.6 %, 1e-3 at 78.2 % with a cross entropy of 1.09 in
-# place of 1.25 (500 images, six minutes).
+# Where the divergence after an epoch is this multiple of the lowest, the rate was too high. On EfficientNet-Lite0, with
+# 79.4 % after least squares, a rate of 1e-2 ends at 41.6 %, and 1e-3 at 78.2 % with a cross entropy of 1.09 in place of
+# 1.25 (500 images, six minutes).
 _MUCH_WORSE, _LOWER = 2.0, 1 / 3
 _LEAST_SQUARES_IMAGES = 1000
 # Held-out images on which the best weights are chosen.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from infoprune.data.batches import every_nth, some_batches
+from infoprune.data.batches import at_a_time, every_nth, some_batches
 from infoprune.network.equivalence import duplicate
 from infoprune.network.layer_io import Reading, calls, is_convolution_without_window, read_all
 from infoprune.network.layers import is_producer
@@ -47,11 +47,9 @@ from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.runs.together import current
 
 MEMORY = 3 << 29
-# Values of one batch of images: its feature maps should fit the processor's cache. Its temporary memory is needed in
-# addition to the memory for the maps of all batches.
-_BATCH_VALUES = 1 << 20
 # Images that every layer is fitted to at least, however large its maps.
 _FEWEST_IMAGES = 64
+# Images of one batch at most: its temporary memory is needed in addition to the memory for the maps of all batches.
 _MOST_IMAGES = 128
 _RIDGE = 1e-4
 
@@ -153,7 +151,7 @@ def _rebatched(pair: Pair) -> list[Tensor]:
     """Return the images in batches of the size with the fastest passes."""
     found: list[Tensor] = []
     for images in pair.images():
-        most = max(1, min(_MOST_IMAGES, _BATCH_VALUES // max(1, images[0].numel())))
+        most = min(_MOST_IMAGES, at_a_time(images))
         found += [some.clone() for some in torch.split(images, most)] if len(images) > most else [images]
     return found
 
