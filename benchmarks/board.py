@@ -6,7 +6,7 @@
 which they say most if the run ends early: half of the MACs with one seed, as cut and with batch norm re-estimated; then
 least squares; then the other seeds; then the other budgets. The same command resumes. ``--inner`` leaves the layers
 whole that are added up in the shortcuts of a ResNet, to see what residual groups do to a criterion. ``--seconds``
-begins no step after so long.
+begins no step after so long. ``--fine-tune-epochs`` trains every network a little, all alike.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ def main(
     budgets: str = "0.5,0.7,0.3",
     seeds: int = 3,
     inner: bool = False,
+    fine_tune_epochs: Annotated[int, typer.Option(help="Of every network, with the original as teacher.")] = 0,
+    fine_tune_images: Annotated[int | None, typer.Option(help="Of an epoch; all by default.")] = None,
     seconds: float = float("inf"),
     threads: int = 1,
 ) -> None:
@@ -107,7 +109,8 @@ def main(
             if time.monotonic() - start > seconds:
                 break
             options = BoardOptions(tuple(name for name in names if name not in left_out), some, (share,), (way,),
-                                   count, skip=skip, bf16=True)  # fmt: skip
+                                   count, skip=skip, fine_tune_epochs=fine_tune_epochs,
+                                   fine_tune_images=fine_tune_images, bf16=True)  # fmt: skip
             bench(job_of(network, data_dir, weights_dir, out, options), tell=lambda line: print(line, flush=True))
         board = read_board(out)
     except InputError as error:

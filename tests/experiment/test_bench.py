@@ -185,6 +185,21 @@ def test_fine_tuning_is_measured_beside_the_repair(job):
     assert all(row.tuned > row.accuracy for row in board.rows)
 
 
+def test_fine_tuning_on_some_of_the_images_is_another_board(job):
+    options = replace(OPTIONS, criteria=("random",), repairs=("none",), fine_tune_epochs=1, fine_tune_images=64)
+    board = bench(replace(job, options=options))
+    assert all(row.tuned is not None for row in board.rows)
+    with pytest.raises(InputError, match="fine-tuning"):
+        bench(replace(job, options=replace(options, fine_tune_images=32)))
+
+
+def test_more_fine_tuning_images_than_there_are_is_said_at_once(job):
+    options = replace(OPTIONS, criteria=("random",), repairs=("none",), fine_tune_epochs=1, fine_tune_images=10**6)
+    with pytest.raises(InputError, match="images"):
+        bench(replace(job, options=options))
+    assert not (job.folder / "rows.jsonl").exists()
+
+
 def test_a_data_set_without_test_images_is_divided_into_parts_that_share_none(base, tmp_path):
     source = data.open_source("digits", None)
     whole = replace(source, test=source.train)

@@ -60,8 +60,13 @@ class BoardOptions:
     ] = ()
     skip: Annotated[tuple[str, ...], Option("Pattern of layers that may not; repeatable.", default="none")] = ()
     fine_tune_epochs: Annotated[
-        int, Option("Epochs of fine-tuning after every repair; 0 for no fine-tuning.", ge=0, unit="epochs")
-    ] = 0
+        int,
+        Option("Epochs of fine-tuning after every repair, with the original as teacher; 0 for no fine-tuning.", ge=0,
+               unit="epochs"),
+    ] = 0  # fmt: skip
+    fine_tune_images: Annotated[
+        int | None, Option("Training images of an epoch of the fine-tuning.", ge=1, default="all")
+    ] = None
     fine_tune_rate: Annotated[
         float, Option("Largest learning rate of the fine-tuning.", gt=0, flag="--fine-tune-lr")
     ] = 0.01

@@ -11,7 +11,11 @@ from infoprune.cli.options import Checkpoint, Device, Force, JsonOut, Out, Quiet
 from infoprune.errors import InputError
 from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
 from infoprune.report.terminal import messages
+from infoprune.training.recipe import FINE_TUNING
 
+_LIKE_FINE_TUNING = Defaults(
+    epochs=FINE_TUNING.epochs, learning_rate=FINE_TUNING.learning_rate, distillation=FINE_TUNING.distillation
+)
 _NO_TEACHER = (
     "No teacher: with --teacher FILE, the weights of the original network, its answers are learned too "
     "(1.2 points more on VGG-16 after as many epochs)."
@@ -43,7 +47,7 @@ def tune(
     checkpoint: Checkpoint,
     images: Annotated[DataOptions, But("calibration")],
     out: Out,
-    choice: Annotated[Given[TuneOptions], Defaults(epochs=10, learning_rate=0.01, distillation=0.7)],
+    choice: Annotated[Given[TuneOptions], _LIKE_FINE_TUNING],
     network: Annotated[NetworkOptions, But("weights", "mean", "std", "input_shape")],
     device: Device = "auto",
     json_out: JsonOut = None,

@@ -32,6 +32,8 @@ from infoprune.progress import Progress, silent
 RIDGE = 1e-4
 # Columns of change to P that are put off: one product with all of them takes hardly longer than one with each.
 _LATE = 128
+# Share of the features that must be gone before the others are copied together.
+_SPARSE = 0.2
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Share:
     """One group of channels of one reading layer: the error that each unit of a coupled group causes there.
 
     Args:
-        inverse: ``(F, F)`` float64, P.
+        inverse: ``(F, F)`` float64, P. It is overwritten.
         weights: ``(F, O)`` float64, Z.
         rows: By unit, which of the F features are its own.
         worth: By which squared errors are divided.
@@ -76,9 +78,8 @@ class Share:
 
     def __init__(self, inverse: Tensor, weights: Tensor, rows: Sequence[Tensor], worth: float) -> None:
         self.worth, self.units = worth, len(rows)
-        self.inverse, self.weights, self.late = inverse, weights, inverse[:, :0]
-        self.rows: dict[int, slice] = {}
-        self.alike: list[_Alike] = []
+        # Columns of `late` that P does not have yet.
+        self.waiting = 0
         self._arrange(inverse, weights, [(unit, mine) for unit, mine in enumerate(rows) if len(mine)])
 
     def costs(self) -> Tensor:
@@ -95,33 +96,36 @@ class Share:
         if unit not in self.rows:
             return
         rows = self.rows.pop(unit)
-        across = self.inverse[rows] - self.late[rows] @ self.late.mT
+        late = self.late[:, : self.waiting]
+        across = self.inverse[rows] - late[rows] @ late.mT
         root = torch.linalg.cholesky(across[:, rows])
         step = torch.linalg.solve_triangular(root, across, upper=False).mT
         taken = torch.linalg.solve_triangular(root, self.weights[rows], upper=False)
         self.weights.addmm_(step, taken, alpha=-1)
-        self.late = torch.cat([self.late, step], dim=1)
-        if self.late.shape[1] >= _LATE:
-            self._settle()
-            return
         self.weights[rows] = 0
         for some in self.alike:
             each = some.of_each(step)
             some.blocks.baddbmm_(each, each.mT, alpha=-1)
             # What is left of its own block is rounding; its weights are zero, so it costs nothing.
             some.blocks[some.units == unit] = torch.eye(some.blocks.shape[1], dtype=step.dtype, device=step.device)
+        self.late[:, self.waiting : self.waiting + step.shape[1]] = step
+        self.waiting += step.shape[1]
+        if self.waiting >= _LATE:
+            self._settle()
 
     def _settle(self) -> None:
-        """Bring P up to date, and leave out the units that were taken."""
+        """Bring P up to date, and leave out the units that were taken once there are many."""
+        late, self.waiting = self.late[:, : self.waiting], 0
+        self.inverse.addmm_(late, late.mT, alpha=-1)
         kept = list(self.rows.items())
-        if not kept:
+        left = sum(rows.stop - rows.start for _, rows in kept)
+        if not kept or left > (1 - _SPARSE) * len(self.inverse):
             return
         places = torch.cat([torch.arange(rows.start, rows.stop) for _, rows in kept]).to(self.weights.device)
-        late = self.late[places]
-        inverse = _among(self.inverse, places).addmm_(late, late.mT, alpha=-1)
         ends = torch.tensor([rows.stop - rows.start for _, rows in kept]).cumsum(0)[:-1]
         mine = torch.arange(len(places), device=places.device).tensor_split(ends)
-        self._arrange(inverse, self.weights[places], list(zip((unit for unit, _ in kept), mine, strict=True)))
+        units = [unit for unit, _ in kept]
+        self._arrange(_among(self.inverse, places), self.weights[places], list(zip(units, mine, strict=True)))
 
     def _arrange(self, inverse: Tensor, weights: Tensor, rows: Sequence[tuple[int, Tensor]]) -> None:
         """Order the features by unit, units with equally many features together; those of no unit are left out."""
@@ -130,8 +134,9 @@ class Share:
         if not torch.equal(order, torch.arange(len(inverse), device=order.device)):
             inverse, weights = _among(inverse, order), weights[order]
         self.inverse, self.weights = inverse, weights.clone()
-        self.late = self.inverse.new_empty(len(order), 0)
-        self.rows, self.alike = {}, []
+        self.late = inverse.new_empty(len(order), _LATE + max((len(mine) for _, mine in rows), default=0))
+        self.rows: dict[int, slice] = {}
+        self.alike: list[_Alike] = []
         first = 0
         for size, some in groupby(ordered, key=lambda one: len(one[1])):
             units = [unit for unit, _ in some]
@@ -247,10 +252,11 @@ def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
     spread = gram.square().mean()
     apart = (count + 1) * (spread - size.square() / features)
     drawn = min(1.0, float((spread + size.square()) / apart)) if apart > 0 else 1.0
-    eye = torch.eye(features, dtype=gram.dtype, device=gram.device)
     added = (drawn + ridge) * size
     for _ in range(30):
-        factor, failed = torch.linalg.cholesky_ex((1 - drawn) * gram + added * eye)
+        ridged = (1 - drawn) * gram
+        ridged.diagonal().add_(added)
+        factor, failed = torch.linalg.cholesky_ex(ridged)
         if not failed:
             return torch.cholesky_inverse(factor)
         added = 10 * added

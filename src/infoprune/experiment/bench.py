@@ -16,6 +16,7 @@ from infoprune.board.protocol import Subject, measured, reference
 from infoprune.board.rows import Board, Row, Scored
 from infoprune.data import Images, Source, usual_augmentation
 from infoprune.data.batches import example_of
+from infoprune.errors import InputError
 from infoprune.experiment import board_files
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
@@ -28,7 +29,7 @@ from infoprune.network.fingerprint import fingerprint
 from infoprune.progress import Progress, silent
 from infoprune.report.board_page import board_page
 from infoprune.runs.processes import side_by_side
-from infoprune.training.recipe import Recipe
+from infoprune.training.recipe import FINE_TUNING
 from infoprune.training.train import make_fabric
 from infoprune.training.train import train as train_network
 from infoprune.version import __version__
@@ -195,7 +196,7 @@ def _opened(job: Job) -> tuple[Subject, dict[str, Any]]:
         run_images.batches(test, model, job.images),
         job.options,
         lambda criterion: paper_tap(model, criterion),
-        _tune(job, train) if job.options.fine_tune_epochs else None,
+        _tune(job, model, train) if job.options.fine_tune_epochs else None,
     )
     options = job.options
     settings = settings_of(job.network, job.images, model)
@@ -207,7 +208,7 @@ def _opened(job: Job) -> tuple[Subject, dict[str, Any]]:
         "number of test images": len(test),
         "layers": {"layers": list(options.layers), "skip": list(options.skip)},
         "precision of the accuracy": "bfloat16" if options.bf16 else "float32",
-        "fine-tuning": {"epochs": options.fine_tune_epochs, "learning rate": options.fine_tune_rate},
+        "fine-tuning": _fine_tuning(options, train),
         "version": __version__,
     }
     return subject, {**settings, "board": asdict(options), "conditions": conditions}
@@ -229,17 +230,28 @@ def _images(source: Source, job: Job) -> tuple[int, Callable[[int], Images], Ima
     return count, lambda seed: data.balanced_sample(train, count, seed), train, source.test
 
 
-def _tune(job: Job, train: Images) -> Callable[[nn.Module, int], nn.Module]:
+def _fine_tuning(options: BoardOptions, train: Images) -> dict[str, Any]:
+    if not options.fine_tune_epochs:
+        return {}
+    images = options.fine_tune_images or len(train)
+    return {"epochs": options.fine_tune_epochs, "images": images, "learning rate": options.fine_tune_rate}
+
+
+def _tune(job: Job, original: nn.Module, train: Images) -> Callable[[nn.Module, int], nn.Module]:
     options = job.options
+    if (options.fine_tune_images or 0) > len(train):
+        raise InputError(
+            f"there are {len(train)} training images, and fine-tuning on {options.fine_tune_images} is asked for"
+        )
 
     def tune(model: nn.Module, seed: int) -> nn.Module:
-        recipe = Recipe(epochs=options.fine_tune_epochs, learning_rate=options.fine_tune_rate, seed=seed)
+        recipe = replace(FINE_TUNING, epochs=options.fine_tune_epochs, learning_rate=options.fine_tune_rate, seed=seed)
+        some = data.balanced_sample(train, options.fine_tune_images, seed) if options.fine_tune_images else train
         crop = isinstance(train, data.FolderImages)
-        batches = run_images.batches(train, model, job.images, shuffle=True, random_crop=crop)
+        batches = run_images.batches(some, model, job.images, shuffle=True, random_crop=crop)
         fabric = make_fabric(accelerator=job.device.partition(":")[0], precision=recipe.precision)
-        found = train_network(
-            model, batches, None, recipe, augmentation=usual_augmentation(job.images.name), fabric=fabric
-        )
+        augmentation = usual_augmentation(job.images.name)
+        found = train_network(model, batches, None, recipe, teacher=original, augmentation=augmentation, fabric=fabric)
         return found.model.eval()
 
     return tune

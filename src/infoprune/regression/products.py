@@ -59,19 +59,22 @@ class Products:
             self._multiply()
 
     def equations(self) -> NormalEquations:
-        """Return the normal equations of all added positions."""
+        """Return the normal equations of all added positions. The sums are handed over: nothing is added afterwards."""
         self._multiply()
         found = self._sums
         m = torch.zeros_like(found.features) if self.about is None else self.about.double()
         n = torch.zeros_like(found.targets) if self.targets_about is None else self.targets_about.double()
-        across = m[:, :, None] * (found.features + found.count / 2 * m)[:, None, :]
-        gram = found.gram + across
-        gram += across.mT
-        cross = found.cross + m[:, :, None] * (found.targets + found.count * n)[:, None, :]
-        cross += found.features[:, :, None] * n[:, None, :]
-        squares = found.squares + n * (2 * found.targets + found.count * n)
-        features, targets = found.features + found.count * m, found.targets + found.count * n
-        return NormalEquations(gram, cross, features, targets, squares, found.noise, found.count)
+        if self.about is not None:
+            # Matrices of wide layers take hundreds of MiB: they are changed in place.
+            half = found.features + found.count / 2 * m
+            found.gram.baddbmm_(m[:, :, None], half[:, None, :])
+            found.gram.baddbmm_(half[:, :, None], m[:, None, :])
+        found.cross += m[:, :, None] * (found.targets + found.count * n)[:, None, :]
+        found.cross += found.features[:, :, None] * n[:, None, :]
+        found.squares += n * (2 * found.targets + found.count * n)
+        found.features += found.count * m
+        found.targets += found.count * n
+        return found
 
     def _multiply(self) -> None:
         if not self._waiting:

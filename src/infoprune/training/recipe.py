@@ -81,6 +81,10 @@ mean 'cosine'?
         check_fields(self)
 
 
+# Of a pruned and repaired network, with the original as teacher; what each part is worth: docs/fine-tuned.md.
+FINE_TUNING = Recipe(learning_rate=0.01, distillation=0.7)
+
+
 @dataclass(frozen=True)
 class Epoch:
     """Figures of one epoch: mean training loss (nats), held-out accuracy (percent), wall seconds.
