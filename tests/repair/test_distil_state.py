@@ -5,7 +5,7 @@ import torch
 
 from infoprune.errors import InputError
 from infoprune.repair import distil as module
-from infoprune.repair import repair
+from infoprune.repair import repair, student
 from nets import Residual, images, pair_of
 
 
@@ -39,9 +39,9 @@ def same(one, other):
 
 # Ten steps an epoch; going back to the best weights where an epoch is far from them, or where it is no better at all.
 @pytest.mark.parametrize("step", [1, 17, 22, 40])
-@pytest.mark.parametrize("much_worse", [module._MUCH_WORSE, 0.0])
+@pytest.mark.parametrize("much_worse", [student._MUCH_WORSE, 0.0])
 def test_an_interrupted_distillation_ends_with_the_same_weights(pair, tmp_path, monkeypatch, step, much_worse):
-    monkeypatch.setattr(module, "_MUCH_WORSE", much_worse)
+    monkeypatch.setattr(student, "_MUCH_WORSE", much_worse)
     whole = distilled(pair, None)
     with pytest.raises(StopError):
         distilled(pair, tmp_path / "out", stop=("distilling", step))

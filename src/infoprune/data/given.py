@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from infoprune.data.batches import Batches, parse
-from infoprune.data.images import FolderImages, unlabelled
+from infoprune.data.images import loader, unlabelled
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
 
 BATCH = 64
 _AXES_OF_A_BATCH = 4
-
-
-@dataclass(frozen=True)
-class FileBatches:
-    """Batches of image files, without labels, as a network wants them; iterable more than once.
-
-    Args:
-        images: The files.
-        preprocessing: What the network's weights expect.
-        batch_size: Images in a batch.
-
-    Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> for number in range(3):
-        ...     Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
-        >>> batches = FileBatches(unlabelled(folder), Preprocessing((0.5,) * 3, (0.5,) * 3), batch_size=2)
-        >>> [tuple(images.shape) for images in batches]
-        [(2, 3, 8, 8), (1, 3, 8, 8)]
-    """
-
-    images: FolderImages
-    preprocessing: Preprocessing
-    batch_size: int = BATCH
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return -(-len(self.images) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield ``(n, C, H, W)`` batches, in the order of the files' names."""
-        for first in range(0, len(self.images), self.batch_size):
-            last = min(first + self.batch_size, len(self.images))
-            yield self.images.read(range(first, last), self.preprocessing)
 
 
 def batched(images: Any) -> Any:
@@ -126,4 +90,4 @@ def as_batches(images: Any, preprocessing: Preprocessing | None = None) -> Batch
             f"how the network wants the images of '{folder}' is not known: give preprocessing=Preprocessing(mean, std, "
             "resize, crop), or a loader"
         )
-    return FileBatches(unlabelled(folder), preprocessing)
+    return loader(unlabelled(folder), preprocessing, batch_size=BATCH)

@@ -93,11 +93,25 @@ std 0.25, 0.25, 0.25'
                 f"the preprocessing is for images of {self.channels} channels (..., C, H, W), "
                 f"not for shape {tuple(images.shape)}"
             )
+        mean, std = self._values(images)
+        return (images - mean) / std
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Return ``images * std + mean``: pixels in [0, 1] of what was normalised.
+
+        Args:
+            images: ``(..., C, H, W)`` floats.
+        """
+        mean, std = self._values(images)
+        return images * std + mean
+
+    def _values(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the std of every channel, ``(C, 1, 1)`` each, in the precision of the images."""
         mean, std = (
             torch.tensor(values, dtype=images.dtype, device=images.device).view(-1, 1, 1)
             for values in (self.mean, self.std)
         )
-        return (images - mean) / std
+        return mean, std
 
     def to_dict(self) -> dict[str, Any]:
         """Return the preprocessing as JSON values."""

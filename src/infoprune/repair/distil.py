@@ -10,11 +10,9 @@ these with a lower rate. With a time limit the result depends on the speed of th
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -26,7 +24,7 @@ from torch.nn import functional as F
 from infoprune.data.augmentation import crop_and_flip
 from infoprune.data.batches import FirstImages
 from infoprune.device import device_of, multiplies_bfloat16
-from infoprune.measure.divergence import Answers, agrees_as_often, divergence_between
+from infoprune.measure.divergence import Answers, divergence_between
 from infoprune.network.equivalence import duplicate
 from infoprune.network.layers import is_depthwise
 from infoprune.network.memory_format import fastest_layout, laid_out
@@ -35,22 +33,18 @@ from infoprune.progress import Progress
 from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.combined import HeldOut, normed_if_nearer
-from infoprune.repair.distil_state import DistilState, moments_of, restore_moments
+from infoprune.repair.distil_state import DistilState
 from infoprune.repair.least_squares import least_squares
-from infoprune.runs.together import Processes, current
+from infoprune.repair.student import Student
+from infoprune.runs.together import current
 
 # First step size of a weight, relative to its root mean square. An absolute step that suits a narrow network is too
 # large for a wide one, whose weights are smaller.
 LEARNING_RATE = 1e-2
-_LEAST_SIZE = 1e-3
 # Share of the epochs in which feature maps are matched alone.
 _MAPS_ALONE = 0.25
 # Few images make small batches, so that an epoch has some steps.
 _STEPS, _SMALLEST_BATCH, _LARGEST_BATCH = 25, 16, 128
-# Where the divergence after an epoch is this multiple of the lowest, the rate was too high. On EfficientNet-Lite0, with
-# 79.4 % after least squares, a rate of 1e-2 ends at 41.6 %, and 1e-3 at 78.2 % with a cross entropy of 1.09 in place of
-# 1.25 (500 images, six minutes).
-_MUCH_WORSE, _LOWER = 2.0, 1 / 3
 _LEAST_SQUARES_IMAGES = 1000
 # Held-out images on which the best weights are chosen.
 _CHOOSING = 1000
@@ -129,70 +123,34 @@ def _drawn(
     state: DistilState | None,
 ) -> dict[str, Tensor]:
     """Train the student and return its weights with the lowest divergence from the original."""
-    modules = _alike(pair, student)
-    weights = [p.requires_grad_(True) for p in student.parameters() if p.is_floating_point()]
-    optimiser = torch.optim.Adam([{"params": [weight], "size": _size(weight)} for weight in weights])
-    choosing = _first(pair, HELD_OUT_EVERY * _CHOOSING)
-    original = Answers(pair.original)
-    judges = HeldOut(choosing, held_out=True)
-    begun = divergence_between(original, student, judges)
-    best, least = copy.deepcopy(student.state_dict()), begun.value
+    modules, original = _alike(pair, student), Answers(pair.original)
+    judges = HeldOut(_first(pair, HELD_OUT_EVERY * _CHOOSING), held_out=True)
+    training = Student.of(student, divergence_between(original, student, judges), learning_rate)
     clock.keep_free_as_long_as_now()
     size = _batch_size(sum(map(len, HeldOut(pair, held_out=False))))
     steps = epochs * sum(1 for _ in _batches(pair, size))
-    step, rate = 0, learning_rate
     if state is not None and state.parts:
-        step, least, rate = int(state.figures["step"]), state.figures["least"], state.figures["rate"]
-        best = _restored(state, student, optimiser)
+        training.restore(state)
         clock.go_on(state.figures["seconds"])
     processes = current()
-    share = processes.agreed(clock.share(step, steps))
+    share = processes.agreed(clock.share(training.steps, steps))
     while share < 1:
         for images in _batches(pair, size):
-            for some in optimiser.param_groups:
-                some["lr"] = some["size"] * rate * (1 + math.cos(math.pi * share)) / 2
-            optimiser.zero_grad()
-            own = processes.part_of(_changed(images, step))
+            own = processes.part_of(_changed(images, training.steps))
+            loss = None
             if len(own):
                 with torch.enable_grad():
                     loss = _loss(pair.original, student, modules, own, logits=share >= _MAPS_ALONE)
-                    torch.autograd.backward(loss * (len(own) / len(images)))
-            _add_up_gradients(processes, weights)
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
-            step += 1
-            share = processes.agreed(clock.share(step, steps))
-            progress("distilling", step, max(step, round(step / share)))
+                    loss = loss * (len(own) / len(images))
+            training.step_down(loss, share, processes)
+            share = processes.agreed(clock.share(training.steps, steps))
+            progress("distilling", training.steps, max(training.steps, round(training.steps / share)))
             if share >= 1:
                 break
-        found = divergence_between(original, student, judges)
-        if found.value < least and agrees_as_often(found, begun):
-            best, least = copy.deepcopy(student.state_dict()), found.value
-        elif found.value > _MUCH_WORSE * least:
-            student.load_state_dict(best)
-            optimiser.state.clear()
-            rate *= _LOWER
+        training.judge(divergence_between(original, student, judges))
         if state is not None:
-            parts = {"weights": student.state_dict(), "best": best, "moments": moments_of(optimiser)}
-            state.note(parts, step=step, least=least, rate=rate, seconds=clock.spent())
-    return best
-
-
-def _add_up_gradients(processes: Processes, weights: Sequence[Tensor]) -> None:
-    """Replace the gradients of the parts of a batch by those of the whole batch; the first process has a part."""
-    if not processes.several:
-        return
-    used = processes.agreed([weight.grad is not None for weight in weights])
-    for weight in itertools.compress(weights, used):
-        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-    processes.add_up([weight.grad for weight in weights if weight.grad is not None])
-
-
-def _restored(state: DistilState, student: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Restore the student and its optimiser, and return the best weights so far."""
-    student.load_state_dict(state.parts["weights"])
-    restore_moments(optimiser, state.parts.get("moments", {}))
-    return state.parts["best"]
+            training.note(state, clock.spent())
+    return training.best
 
 
 def _changed(images: Tensor, step: int) -> Tensor:
@@ -205,10 +163,6 @@ def _changed(images: Tensor, step: int) -> Tensor:
     with torch.random.fork_rng([]):
         torch.manual_seed(step)
         return crop_and_flip(images, max(1, min(images.shape[-2:]) // 8))
-
-
-def _size(weight: Tensor) -> float:
-    return max(float(weight.detach().double().square().mean().sqrt()), _LEAST_SIZE)
 
 
 class _Clock:

@@ -104,7 +104,6 @@ def _shrunk(maps: Tensor, side: int) -> Tensor:
 def _seen(images: Tensor, preprocessing: Preprocessing | None) -> Tensor:
     images = images.detach().float().cpu()
     if preprocessing is not None:
-        mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (preprocessing.mean, preprocessing.std))
-        images = images * std + mean
+        images = preprocessing.undo(images)
     images = F.adaptive_avg_pool2d(images, (min(96, images.shape[2]), min(96, images.shape[3])))
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -48,15 +48,20 @@ class Teachers(nn.Module):
         if not networks or (each is not None and len(each) != len(networks)):
             raise InputError("a teacher is at least one network; pass the preprocessing of each of them, or of none")
         self.networks = nn.ModuleList(networks)
-        self._changes = [None if each is None or normalised is None else _change(normalised, one) for one in each or ()]
+        self._normalised = normalised
+        self._each = [None] * len(networks) if normalised is None or each is None else list(each)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the mean of the ``(n, classes)`` logits, in float32."""
-        answers = []
-        for number, network in enumerate(self.networks):
-            change = self._changes[number] if self._changes else None
-            answers.append(network(images if change is None else _changed(images, *change)).float())
-        return torch.stack([answers[0], *(_scaled(one, answers[0]) for one in answers[1:])]).mean(dim=0)
+        first, *others = (network(self._as_wanted(images, wanted)).float()
+                          for network, wanted in zip(self.networks, self._each, strict=True))  # fmt: skip
+        return torch.stack([first, *(_scaled(one, first) for one in others)]).mean(dim=0)
+
+    def _as_wanted(self, images: Tensor, wanted: Preprocessing | None) -> Tensor:
+        given = self._normalised
+        if given is None or wanted is None or (given.mean, given.std) == (wanted.mean, wanted.std):
+            return images
+        return wanted.normalise(given.undo(images))
 
 
 def _scaled(logits: Tensor, like: Tensor) -> Tensor:
@@ -64,16 +69,3 @@ def _scaled(logits: Tensor, like: Tensor) -> Tensor:
     spread, wanted = (one.std(dim=1, correction=0, keepdim=True) for one in (logits, like))
     even = (logits - logits.mean(dim=1, keepdim=True)) / spread.clamp_min(torch.finfo(logits.dtype).tiny)
     return even * wanted + like.mean(dim=1, keepdim=True)
-
-
-def _change(given: Preprocessing, wanted: Preprocessing) -> tuple[Tensor, Tensor] | None:
-    """Return factor and summand of every channel; ``None`` where nothing changes."""
-    if (given.mean, given.std) == (wanted.mean, wanted.std):
-        return None
-    mean, std, new_mean, new_std = map(torch.tensor, (given.mean, given.std, wanted.mean, wanted.std))
-    return std / new_std, (mean - new_mean) / new_std
-
-
-def _changed(images: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
-    factor, summand = (one.to(images)[:, None, None] for one in (factor, summand))
-    return images * factor + summand
