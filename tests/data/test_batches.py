@@ -177,7 +177,7 @@ def test_large_images_come_in_parts_with_their_labels(monkeypatch):
         {"images": images[:5], "labels": {"classes": torch.arange(5), "names": list("abcde")}},
         images[:3],
     ]
-    found = [module.parse(batch) for batch in module.for_processor(several)]
+    found = [module.parse(batch) for batch in module.for_processor(several, images)]
     assert [len(batch) for batch in found] == [4, 4, 2, 4, 1, 3]
     assert torch.equal(torch.cat([batch.labels for batch in found[:3]]), torch.arange(10))
     assert found[4].labels["classes"].tolist() == [4]
@@ -190,6 +190,21 @@ def test_an_image_above_the_limit_comes_alone():
     assert [len(part) for part in module.in_parts(huge)] == [1, 1]
 
 
-def test_a_loader_is_read_as_it_is():
-    loader = torch.utils.data.DataLoader([torch.zeros(3, 224, 224)] * 8, batch_size=8)
-    assert module.for_processor(loader) is loader
+def test_a_loader_of_large_images_reads_fewer_at_a_time(monkeypatch):
+    monkeypatch.setattr(module, "_VALUES_AT_A_TIME", 3 * 8 * 8 * 4)
+    images = torch.arange(10.0)[:, None, None, None].expand(10, 3, 8, 8)
+    pairs = torch.utils.data.TensorDataset(images, torch.arange(10))
+    loader = torch.utils.data.DataLoader(pairs, batch_size=8)
+    found = module.for_processor(loader, images)
+    batches = [module.parse(batch) for batch in found]
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), torch.arange(10))
+    assert number_of_batches(FirstImages(found, 5)) == 2
+    assert module.for_processor(found, images) is found
+
+
+@pytest.mark.parametrize("how", [{"batch_size": 8, "drop_last": True}, {"batch_sampler": [[0, 1, 2], [3, 4]]}])
+def test_a_loader_that_chooses_its_batches_itself_is_read_as_it_is(how):
+    images = [torch.zeros(3, 224, 224)] * 8
+    loader = torch.utils.data.DataLoader(images, **how)
+    assert module.for_processor(loader, torch.stack(images[:2])) is loader

@@ -173,19 +173,31 @@ def in_parts(images: Tensor) -> tuple[Tensor, ...]:
     return torch.split(images, at_a_time(images))
 
 
-def for_processor(batches: Batches) -> Batches:
-    """Return batches that a processor passes fast: those of a list of large images in parts, anything else as it is.
+def for_processor(batches: Batches, example: Tensor) -> Batches:
+    """Return batches that a processor passes fast: large images in parts.
+
+    Lists are divided, and loaders that choose their images by number read fewer at a time; anything else, as a stream,
+    is returned as it is.
+
+    Args:
+        batches: The batches.
+        example: ``(n, ...)`` some of their images.
 
     Example:
-        >>> [len(parse(batch)) for batch in for_processor([torch.zeros(10, 3, 224, 224)])]
+        >>> large, small = [torch.zeros(10, 3, 224, 224)], [torch.zeros(10, 3, 8, 8)]
+        >>> [len(parse(batch)) for batch in for_processor(large, large[0])]
         [6, 4]
-        >>> few = [torch.zeros(10, 3, 8, 8)]
-        >>> for_processor(few) is few
+        >>> for_processor(small, small[0]) is small
         True
     """
-    if not isinstance(batches, Sequence) or all(len(in_parts(parse(batch).images)) == 1 for batch in batches):
+    if isinstance(batches, Sequence):
+        if all(len(in_parts(parse(batch).images)) == 1 for batch in batches):
+            return batches
+        return [part for batch in batches for part in _parts_of(parse(batch))]
+    most = at_a_time(example)
+    if not isinstance(batches, DataLoader) or _length_of(batches) is None or (batches.batch_size or 0) <= most:
         return batches
-    return [part for batch in batches for part in _parts_of(parse(batch))]
+    return _loader_like(batches, sampler=batches.sampler, batch_size=most)
 
 
 def _parts_of(batch: Batch) -> Iterator[Batch]:
@@ -367,7 +379,8 @@ def some_batches(batches: Batches, chosen: Chosen | None, *, below: int | None =
         yield from ((number, batches[number]) for number in range(len(batches)) if chosen(number))
     elif isinstance(batches, DataLoader) and batches.batch_sampler is not None and _can_be_indexed(batches):
         order = [(number, some) for number, some in enumerate(islice(batches.batch_sampler, below)) if chosen(number)]
-        yield from zip((number for number, _ in order), _loader_of(batches, order), strict=True)
+        some_of_it = _loader_like(batches, batch_sampler=[some for _, some in order])
+        yield from zip((number for number, _ in order), some_of_it, strict=True)
     else:
         yield from ((number, batch) for number, batch in enumerate(islice(batches, below)) if chosen(number))
 
@@ -382,17 +395,18 @@ def _can_be_indexed(loader: DataLoader[Any]) -> bool:
     return not isinstance(loader.dataset, IterableDataset)
 
 
-def _loader_of(loader: DataLoader[Any], order: Sequence[tuple[int, Any]]) -> DataLoader[Any]:
-    """Return a loader that reads batches of these images of the data set of another loader."""
+def _loader_like(loader: DataLoader[Any], **which: Any) -> DataLoader[Any]:
+    """Return a loader of the same images, read likewise, in other batches."""
     return DataLoader(
         loader.dataset,
-        batch_sampler=[some for _, some in order],
+        **which,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
         timeout=loader.timeout,
+        persistent_workers=loader.persistent_workers,
     )
 
 

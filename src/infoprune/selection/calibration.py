@@ -60,7 +60,7 @@ class Calibration:
         check_network(model)
         examples, count = surveyed(batches, model)
         if device_of(model).type == "cpu":
-            batches = for_processor(batches)
+            batches = for_processor(batches, examples[0])
         return cls._with(model, batches, examples, count)
 
     @classmethod
