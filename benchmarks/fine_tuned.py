@@ -4,10 +4,10 @@
     python benchmarks/fine_tuned.py --data-dir DIR --weights-dir DIR --retrain resnet56-53 --state FOLDER
 
 The first measures the stored networks in minutes. ``--retrain`` makes one of them again, or ``all``: filters chosen by
-``reconstruction``, repaired by least squares, then trained on all 50,000 training images. The teacher is the mean of
-two networks, the original of ResNet-56 and the VGG-16 of ``weights/``. The last epoch is kept: no held-out image and no
-test image chooses anything. Every training image has six forms (``few_crops``), so the answers of the teacher are
-kept in ``--state`` and computed once for all trainings. A training that was interrupted resumes.
+``reconstruction``, repaired by least squares, then trained on all 50,000 training images. The teacher of ResNet-56 is
+the mean of its original and of the VGG-16 of ``weights/``; that of VGG-16 is its original. The last epoch is kept: no
+held-out image and no test image chooses anything. Every training image has six forms (``few_crops``), so the answers of
+the teacher are kept in ``--state`` and computed once for all trainings. A training that was interrupted resumes.
 
 On a GPU, where images and teachers are held on the device, this makes all of them with as many epochs as fit:
 
@@ -53,6 +53,8 @@ RESNET = "akamaster_resnet56-4bfd9763.th"
 PUBLISHED_ACCURACY = 93.39  # of RESNET, which benchmarks/zoo.py measures too
 VGG = WEIGHTS / "vgg16-cifar10.safetensors"
 RECIPE = infoprune.Recipe(epochs=12, learning_rate=0.03, distillation=0.7)
+# The original comes first: the logits of the others are brought to its scale.
+TEACHERS = {"resnet56": ("resnet56", "vgg16"), "vgg16": ("vgg16",)}
 IMAGES, REPAIR_IMAGES = 256, 2000
 
 
@@ -208,10 +210,10 @@ def retrain(name: str, data_dir: Path, weights_dir: Path, state: Path, epochs: i
     original = base_of(point.network, weights_dir).to(device)
     preprocessing = preprocessing_of(original)
     small = small_network(point, original, state / f"{name}-start.safetensors", data_dir)
-    networks = [base_of("resnet56", weights_dir), base_of("vgg16", weights_dir)]
+    networks = [base_of(network, weights_dir) for network in TEACHERS[point.network]]
     teachers: nn.Module = Teachers(networks, preprocessing, [preprocessing_of(network) for network in networks])
     if device.type == "cpu":
-        teachers = Remembered(teachers, state / "answers.bin")
+        teachers = Remembered(teachers, state / f"answers-{'-'.join(TEACHERS[point.network])}.bin")
     train = open_source("cifar10", data_dir).train
     assert isinstance(train, StoredImages)
     # A GPU trains faster than a processor core normalises images.
