@@ -93,6 +93,7 @@ def main(
     fine_tune_images: Annotated[int | None, typer.Option(help="Of an epoch; all by default.")] = None,
     seconds: float = float("inf"),
     threads: int = 1,
+    processes: int = 1,
 ) -> None:
     """Measure the board of one network and write its page."""
     torch.set_num_threads(threads)
@@ -111,7 +112,8 @@ def main(
             options = BoardOptions(tuple(name for name in names if name not in left_out), some, (share,), (way,),
                                    count, skip=skip, fine_tune_epochs=fine_tune_epochs,
                                    fine_tune_images=fine_tune_images, bf16=True)  # fmt: skip
-            bench(job_of(network, data_dir, weights_dir, out, options), tell=lambda line: print(line, flush=True))
+            bench(job_of(network, data_dir, weights_dir, out, options), processes=processes,
+                  tell=lambda line: print(line, flush=True))  # fmt: skip
         board = read_board(out)
     except InputError as error:
         messages().print(f"error: {error}")
