@@ -95,8 +95,9 @@ def test_a_network_that_returns_a_dict_is_pruned_by_an_output_of_the_users(infop
 
 @pytest.mark.parametrize("metric", ["metric_net:f1", "metric_net:wrong"])
 def test_max_loss_limits_the_metric(infoprune, mine, folder, metric):
-    done = infoprune("prune", *mine, *DIGITS, "--max-loss", "3", "--effort", "quick", "--output", "metric_net:out",
-                     "--metric", metric, "--out", "small.safetensors", "--json", "out.json", "--quiet")  # fmt: skip
+    done = infoprune("prune", *mine, *DIGITS, "--calibration", 100, "--max-loss", "3", "--effort", "quick",
+                     "--output", "metric_net:out", "--metric", metric, "--out", "small.safetensors", "--json",
+                     "out.json", "--quiet")  # fmt: skip
     assert done.code == 0, done.err
     record = record_of(folder / "out.json")
     assert record["pruned"]["macs"] < record["base"]["macs"]
