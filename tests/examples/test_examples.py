@@ -2,16 +2,14 @@
 
 import functools
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from examples.scripts import ROOT, run
+
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 OPTIONAL = ("torchvision", "lightning", "transformers")
 # What a run must have printed: the work was done, not only begun.
@@ -25,17 +23,12 @@ def printed(script, *arguments):
     for package in OPTIONAL:
         if re.search(rf"^(import|from) {package}\b", text, re.MULTILINE) and not importlib.util.find_spec(package):
             pytest.skip(f"{script.name} needs {package}")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, str(script), "--quick", *arguments],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout, sorted(path.name for path in Path(folder).iterdir())
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "empty"
+        folder.mkdir()
+        done = run(script, ("--quick", *arguments), folder=folder)
+        assert done.code == 0, done.err
+        return done.out, sorted(path.name for path in folder.iterdir())
 
 
 def test_there_are_examples():

@@ -1,14 +1,11 @@
 """The notebooks of the docs run as they stand, cell by cell, and are stored without outputs."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from examples.scripts import ROOT, run
+
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 LARGEST = 40_000
 
@@ -28,10 +25,11 @@ def test_the_cells_of_a_notebook_run(notebook, tmp_path):
     code = [f"{''.join(cell['source'])}\n" for cell in cells(notebook) if cell["cell_type"] == "code"]
     script = tmp_path / "notebook.py"
     script.write_text("\n".join(code), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    done = run(script, folder=folder, environment={"MPLBACKEND": "agg"})
+    assert done.code == 0, done.err
+    assert done.out
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
