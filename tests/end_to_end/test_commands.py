@@ -192,8 +192,21 @@ def test_tuning_brings_accuracy_back(infoprune, base, folder):
     assert after["accuracy"] > before["accuracy"]
     assert after["macs"] == before["macs"]
     assert "epoch 4 of 4" in done.err
+    held_out = record_of(folder / "tuned.json")["held_out_before"]
+    assert f"before the training: held-out accuracy {held_out:.2f} %" in done.err
+    assert "No epoch reached" not in done.err
     assert not (folder / "tuned.safetensors.resume").exists()
     assert package.load(folder / "tuned.safetensors").features[0].out_channels < 16
+
+
+def test_a_tuning_that_does_harm_says_so_and_what_to_try(infoprune, base, folder):
+    done = infoprune("tune", base, *DIGITS, "--epochs", 1, "--lr", 0.6, "--precision", "32-true", "--teacher", base,
+                     "--out", "tuned.safetensors", "--json", "tuned.json")  # fmt: skip
+    assert done.code == 0, done.err
+    record = record_of(folder / "tuned.json")
+    assert record["epochs"][0]["held_out"] < record["held_out_before"]
+    assert "No epoch reached the held-out accuracy from before the training" in done.err
+    assert "--lr 0.2" in done.err
 
 
 def test_two_teachers_and_minutes_in_place_of_epochs(infoprune, base, folder):

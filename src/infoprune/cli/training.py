@@ -62,7 +62,8 @@ def tune(
     if no_teacher and not quiet:
         messages().print(_NO_TEACHER, soft_wrap=True)
     whole = replace(network, weights=checkpoint)
-    _train(whole, images, _chosen(choice, **no_teacher), out, device, json_out, force=force, quiet=quiet)
+    how = _chosen(choice, **no_teacher)
+    _train(whole, images, how, out, device, json_out, fine_tuning=True, force=force, quiet=quiet)
 
 
 def _chosen(choice: Given[TuneOptions], **more: Any) -> TuneOptions:
@@ -79,6 +80,7 @@ def _train(
     device: str,
     json_out: Path | None,
     *,
+    fine_tuning: bool = False,
     force: bool,
     quiet: bool,
 ) -> None:
@@ -94,6 +96,7 @@ def _train(
             choice,
             out=out,
             record_out=json_out,
+            fine_tuning=fine_tuning,
             device=device,
             force=force,
             progress=progress,

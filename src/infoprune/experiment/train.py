@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from infoprune.experiment.devices import on_devices
 from infoprune.experiment.images import Parts
 from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
 from infoprune.experiment.settings import measured, settings_of, write_record
-from infoprune.measure.accuracy import logits_of
+from infoprune.measure.accuracy import accuracy_of, logits_of
 from infoprune.measure.loggers import MetricsLogger, logging_to, note
 from infoprune.network.modes import eval_mode
 from infoprune.network.origin import Origin, origin_of
@@ -49,6 +50,7 @@ def train(
     *,
     out: Path,
     record_out: Path | None = None,
+    fine_tuning: bool = False,
     device: str = "auto",
     force: bool = False,
     progress: Progress = silent,
@@ -65,6 +67,8 @@ def train(
         choice: How it is trained.
         out: The checkpoint to write.
         record_out: Also write the record as JSON.
+        fine_tuning: Whether the network is good already: its held-out accuracy is measured first, and a training that
+            does not reach it says so.
         device: Where the network is.
         force: Replace files that exist.
         progress: Called after every step.
@@ -93,7 +97,8 @@ def train(
         assert place.fabric is not None  # there is one for every precision
         state = out.with_name(out.name + ".resume")
         parts = run_images.open_training_parts(images)
-        trained = _trained(network, images, parts, choice, state, place.fabric, progress, tell, loggers)
+        trained, before = _trained(network, images, parts, choice, state, place.fabric, progress, tell, loggers,
+                                   fine_tuning=fine_tuning)  # fmt: skip
         best = run_network.stored_precision(trained.model, half=choice.half).to(place.fabric.device)
         figures = measured(best, run_images.batches(parts.test, best, images), progress)
         note(
@@ -106,6 +111,7 @@ def train(
         settings = {**settings_of(network, images, best), **how, "processes": place.fabric.world_size}
         record = {
             "figures": figures,
+            **({} if before is None else {"held_out_before": before}),
             "best_epoch": trained.best,
             "epochs": [asdict(epoch) for epoch in trained.epochs],
             "settings": settings,
@@ -128,7 +134,10 @@ def _trained(
     progress: Progress,
     tell: Callable[[str], None],
     loggers: Sequence[MetricsLogger],
-) -> Training:
+    *,
+    fine_tuning: bool,
+) -> tuple[Training, float | None]:
+    """Return the trained network, and the held-out accuracy before a fine-tuning."""
     torch.manual_seed(choice.recipe.seed)
     model = run_network.open_network(network, "cpu")
     run_images.check_classes(parts.source, model, images)
@@ -144,7 +153,10 @@ def _trained(
     how: dict[str, Any] = {"teacher": teacher, "augmentation": usual_augmentation(images.name), "fabric": fabric}
     recipe = _fitting(choice, state, lambda minutes: epochs_within(minutes, model, batches, held_out, choice.recipe,
                                                                    **how), tell)  # fmt: skip
-    return train_network(
+    before = _held_out_accuracy(model, held_out, fabric) if fine_tuning else None
+    if before is not None:
+        tell(f"before the training: held-out accuracy {before:.2f} %")
+    found = train_network(
         model,
         batches,
         held_out,
@@ -154,6 +166,22 @@ def _trained(
         progress=progress,
         on_epoch=lambda epoch: tell(_told(epoch, recipe)),
         loggers=loggers,
+    )
+    if before is not None and found.epochs and (found.epochs[found.best].held_out or 0.0) < before:
+        tell(_worse_in_words(before, recipe))
+    return found, before
+
+
+def _held_out_accuracy(model: nn.Module, held_out: Batches, fabric: Fabric) -> float:
+    with fabric.autocast(), torch.random.fork_rng([]):  # an iteration of a loader draws a number
+        return accuracy_of(fabric.to_device(copy.deepcopy(model)), held_out)
+
+
+def _worse_in_words(before: float, recipe: Recipe) -> str:
+    return (
+        f"No epoch reached the held-out accuracy from before the training, {before:.2f} %. If the network was never "
+        "trained on the held-out images, it got worse: try a lower learning rate, such as --lr "
+        f"{recipe.learning_rate / 3:.2g}, or more epochs. If it was, this says little."
     )
 
 
