@@ -54,6 +54,7 @@ VARIANTS = (
     Variant("two teachers: the original and ResNet-56, on one scale", {}, ("original", "resnet56")),
     Variant("soft targets alone", {"distillation": 1.0}),
     Variant("temperature 2", {"temperature": 2.0}),
+    Variant("learning rate 0.001", {"learning_rate": 0.001}),
     Variant("learning rate 0.003", {"learning_rate": 0.003}),
     Variant("learning rate 0.01", {"learning_rate": 0.01}),
     Variant("learning rate 0.01, labels alone", {"learning_rate": 0.01, "distillation": 0.0}, ()),
