@@ -235,15 +235,17 @@ def retrain(name: str, data_dir: Path, weights_dir: Path, state: Path, epochs: i
         "seconds": sum(epoch.seconds for epoch in found.epochs),
     }
     final = stored_precision(found.model.cpu(), half=True)
-    tested, cost = measured(final, data_dir)
-    figures = {"accuracy": tested.accuracy, "images": tested.images, **asdict(cost)}
+    accuracy, images, cost = measured(final, data_dir)
+    figures = {"accuracy": accuracy, "images": images, **asdict(cost)}
     infoprune.save(final, WEIGHTS / f"{name}.safetensors", settings=settings, figures=figures, half=True, force=True)
 
 
-def measured(model: nn.Module, data_dir: Path) -> tuple[infoprune.Evaluation, Cost]:
-    """Return what the test images say of a network, and its cost."""
+def measured(model: nn.Module, data_dir: Path) -> tuple[float, int, Cost]:
+    """Return the accuracy of a network on the test images in percent, their number, and its cost."""
     test: DataLoader[Any] = loader(open_source("cifar10", data_dir).test, preprocessing_of(model), batch_size=256)
-    return infoprune.evaluate(model, test), count(model, torch.zeros(1, 3, 32, 32))
+    found = infoprune.evaluate(model, test)
+    assert found.accuracy is not None  # there are labels
+    return found.accuracy, found.images, count(model, torch.zeros(1, 3, 32, 32))
 
 
 def cells(name: str, base: float, pruned: float, macs_gone: float, parameters_gone: float | None) -> tuple[str, ...]:
@@ -262,22 +264,21 @@ def table(data_dir: Path, weights_dir: Path | None) -> dict[str, Any]:
         if network == "resnet56" and weights_dir is None:
             accuracy, whole = PUBLISHED_ACCURACY, count(zoo.build(network), torch.zeros(1, 3, 32, 32))
         else:
-            base, whole = measured(base_of(network, weights_dir or WEIGHTS), data_dir)
-            accuracy = base.accuracy
+            accuracy, _, whole = measured(base_of(network, weights_dir or WEIGHTS), data_dir)
         found[network] = {"accuracy": accuracy, **asdict(whole)}
         for name, point in POINTS.items():
             if point.network != network:
                 continue
             file = WEIGHTS / f"{name}.safetensors"
             if file.exists():
-                small, cost = measured(infoprune.load(file), data_dir)
+                reached, _, cost = measured(infoprune.load(file), data_dir)
                 found[name] = {
-                    "accuracy": small.accuracy,
+                    "accuracy": reached,
                     **asdict(cost),
                     "settings": checkpoint.describe(file).settings,
                 }
                 gone = (removed(whole.macs, cost.macs), removed(whole.parameters, cost.parameters))
-                shown.add_row(*cells(f"[bold]{name}[/]", accuracy, small.accuracy, *gone))
+                shown.add_row(*cells(f"[bold]{name}[/]", accuracy, reached, *gone))
             for row in point.published:
                 shown.add_row(*cells(f"  {row.method}", row.base, row.pruned, row.macs_gone, row.parameters_gone))
     Console(width=110).print(shown)
