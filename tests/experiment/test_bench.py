@@ -16,7 +16,7 @@ from infoprune.experiment.bench import Job, bench, read_board, write_page
 from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOptions
 from infoprune.experiment.train import train as train_network
 from infoprune.files import locked
-from infoprune.training.recipe import Recipe
+from infoprune.training.recipe import FINE_TUNING, Recipe
 
 OPTIONS = BoardOptions(criteria=("l2",), repairs=("bn",), budgets=(0.5,), sharing=("uniform",), seeds=1)
 
@@ -183,6 +183,10 @@ def test_fine_tuning_is_measured_beside_the_repair(job):
     options = replace(OPTIONS, criteria=("random",), repairs=("none",), fine_tune_epochs=1, fine_tune_rate=0.05)
     board = bench(replace(job, options=options))
     assert all(row.tuned > row.accuracy for row in board.rows)
+
+
+def test_the_board_fine_tunes_at_the_rate_of_tune():
+    assert BoardOptions().fine_tune_rate == FINE_TUNING.learning_rate
 
 
 def test_fine_tuning_on_some_of_the_images_is_another_board(job):
