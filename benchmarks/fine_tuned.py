@@ -4,10 +4,10 @@
     python benchmarks/fine_tuned.py --data-dir DIR --weights-dir DIR --retrain resnet56-53 --state FOLDER
 
 The first measures the stored networks in minutes. ``--retrain`` makes one of them again, or ``all``: filters chosen by
-``reconstruction``, repaired by least squares, then trained on all 50,000 training images. The teacher of ResNet-56 is
-the mean of its original and of the VGG-16 of ``weights/``; that of VGG-16 is its original. The last epoch is kept: no
-held-out image and no test image chooses anything. Every training image has six forms (``few_crops``), so the answers of
-the teacher are kept in ``--state`` and computed once for all trainings. A training that was interrupted resumes.
+``reconstruction``, repaired by least squares, then trained on all 50,000 training images. ``TEACHERS`` names whose mean
+of logits is the soft target. The last epoch is kept: no held-out image and no test image chooses anything. ``--go-on``
+trains the stored network on. Every training image has six forms (``few_crops``), so the answers of the teacher are kept
+in ``--state`` and computed once for all trainings. A training that was interrupted resumes.
 
 On a GPU, where images and teachers are held on the device, this makes all of them with as many epochs as fit:
 
@@ -53,8 +53,12 @@ RESNET = "akamaster_resnet56-4bfd9763.th"
 PUBLISHED_ACCURACY = 93.39  # of RESNET, which benchmarks/zoo.py measures too
 VGG = WEIGHTS / "vgg16-cifar10.safetensors"
 RECIPE = infoprune.Recipe(epochs=12, learning_rate=0.03, distillation=0.7)
-# The original comes first: the logits of the others are brought to its scale.
-TEACHERS = {"resnet56": ("resnet56", "vgg16"), "vgg16": ("vgg16",)}
+# Originals, or stored points. The logits of the others are brought to the scale of the first one's.
+TEACHERS = {
+    "resnet56-trained-on": ("resnet56", "vgg16"),
+    "resnet56": ("resnet56-trained-on", "vgg16"),
+    "vgg16": ("vgg16",),
+}
 IMAGES, REPAIR_IMAGES = 256, 2000
 
 
@@ -185,6 +189,11 @@ def base_of(network: str, weights_dir: Path) -> nn.Module:
     return open_network(options, "cpu")
 
 
+def teacher_of(name: str, weights_dir: Path) -> nn.Module:
+    """Return an original, or the stored network of a point."""
+    return infoprune.load(WEIGHTS / f"{name}.safetensors") if name in POINTS else base_of(name, weights_dir)
+
+
 def small_network(point: Point, original: nn.Module, start: Path, data_dir: Path) -> nn.Module:
     """Return the pruned and repaired network of a point, kept at ``start``; of the whole network a copy."""
     if point.macs is None:
@@ -203,17 +212,33 @@ def pruned(original: nn.Module, macs: float, data_dir: Path) -> Result:
                            repair="least-squares", repair_images=more)  # fmt: skip
 
 
-def retrain(name: str, data_dir: Path, weights_dir: Path, state: Path, epochs: int | None, minutes: float) -> None:
-    """Prune, repair and train the network of one point, and write its weights in half precision."""
+def retrain(
+    name: str, data_dir: Path, weights_dir: Path, state: Path, epochs: int | None, minutes: float, go_on: bool = False
+) -> None:
+    """Prune, repair and train the network of one point, and write its weights in half precision.
+
+    Args:
+        name: The point.
+        data_dir: Holds cifar-10-batches-py.
+        weights_dir: Holds the published weights.
+        state: Folder of what a training keeps.
+        epochs: Of this training; ``None``: as many as fit into the minutes.
+        minutes: The time where no epochs are given.
+        go_on: Train the stored network of the point on, in place of the repaired one.
+    """
     point, device = POINTS[name], pick_device()
     state.mkdir(parents=True, exist_ok=True)
     original = base_of(point.network, weights_dir).to(device)
     preprocessing = preprocessing_of(original)
-    small = small_network(point, original, state / f"{name}-start.safetensors", data_dir)
-    networks = [base_of(network, weights_dir) for network in TEACHERS[point.network]]
+    stored = WEIGHTS / f"{name}.safetensors"
+    before = [checkpoint.describe(stored).settings] if go_on else []
+    small = infoprune.load(stored) if go_on else small_network(point, original, state / f"{name}-start.safetensors",
+                                                               data_dir)  # fmt: skip
+    names = TEACHERS.get(name, TEACHERS[point.network])
+    networks = [teacher_of(teacher, weights_dir) for teacher in names]
     teachers: nn.Module = Teachers(networks, preprocessing, [preprocessing_of(network) for network in networks])
     if device.type == "cpu":
-        teachers = Remembered(teachers, state / f"answers-{'-'.join(TEACHERS[point.network])}.bin")
+        teachers = Remembered(teachers, state / f"answers-{'-'.join(names)}.bin")
     train = open_source("cifar10", data_dir).train
     assert isinstance(train, StoredImages)
     # A GPU trains faster than a processor core normalises images.
@@ -225,11 +250,13 @@ def retrain(name: str, data_dir: Path, weights_dir: Path, state: Path, epochs: i
     epochs = epochs or epochs_within(minutes, small, batches, recipe=RECIPE, **how).epochs
     recipe = replace(RECIPE, epochs=epochs)
     found = infoprune.train(
-        small, batches, recipe=recipe, **how, resume=state / f"{name}.resume",
+        small, batches, recipe=recipe, **how, resume=state / f"{name}{'-on' if go_on else ''}.resume",
         on_epoch=lambda epoch: print(f"{name}: {epoch}", flush=True),
     )  # fmt: skip
     settings = {
-        "command": f"python benchmarks/fine_tuned.py --retrain {name} --epochs {epochs}",
+        "command": f"python benchmarks/fine_tuned.py --retrain {name} --epochs {epochs}{' --go-on' if go_on else ''}",
+        "before": before,
+        "teachers": list(names),
         "recipe": asdict(recipe),
         "device": str(device),
         "seconds": sum(epoch.seconds for epoch in found.epochs),
@@ -237,7 +264,7 @@ def retrain(name: str, data_dir: Path, weights_dir: Path, state: Path, epochs: i
     final = stored_precision(found.model.cpu(), half=True)
     accuracy, images, cost = measured(final, data_dir)
     figures = {"accuracy": accuracy, "images": images, **asdict(cost)}
-    infoprune.save(final, WEIGHTS / f"{name}.safetensors", settings=settings, figures=figures, half=True, force=True)
+    infoprune.save(final, stored, settings=settings, figures=figures, half=True, force=True)
 
 
 def measured(model: nn.Module, data_dir: Path) -> tuple[float, int, Cost]:
@@ -292,6 +319,7 @@ def main(
     state: Annotated[Path, typer.Option(help="Folder of what a training keeps.")] = Path("runs/fine-tuned"),
     epochs: Annotated[int | None, typer.Option(help="Of each training; 12, or what fits into the minutes.")] = None,
     minutes: Annotated[float | None, typer.Option(help="For all trainings together.")] = None,
+    go_on: Annotated[bool, typer.Option(help="Train the stored network on, in place of the repaired one.")] = False,
     threads: int = 1,
     json_out: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
@@ -305,7 +333,7 @@ def main(
         for done, name in enumerate(names):
             left = 0.0 if minutes is None else minutes - (time.monotonic() - begun) / 60
             wanted = epochs or (RECIPE.epochs if minutes is None else None)
-            retrain(name, data_dir, weights_dir, state, wanted, left / (len(names) - done))
+            retrain(name, data_dir, weights_dir, state, wanted, left / (len(names) - done), go_on)
     found = table(data_dir, weights_dir)
     if json_out is not None:
         write_text(json_out, json.dumps(found, indent=1) + "\n", force=True)
