@@ -6,7 +6,7 @@ Without ``--macs`` and ``--ratios`` the ResNets keep 10, 17 and 24 of the 16, 32
 of every block, the size of the QSFM headline (48.7 % of the MACs and 58.1 % of the parameters go); every other network
 keeps half of the filters of every layer, which in VGG-16 is QSFM's published point. With ``--macs 0.8,0.6,0.4`` one
 ranking over the network is cut to each of these shares; ``--ratios 0.2,0.5`` takes the same share from every layer;
-``--counts li-2017`` keeps of VGG-16 what Neuron Merging keeps.
+``--counts`` keeps what papers keep: ``published_counts.py`` lists them.
 Calibration and repair images come from the training set (the first chosen with balanced classes, the second at random,
 labels unseen); every seed draws both again. The test set measures and chooses nothing; of a set that has none, one half
 measures and the other is drawn from. ``--quick`` is one seed, the criteria l1 and random, 500 repair images and the
@@ -49,10 +49,9 @@ from infoprune.plan import Budget, Plan
 from infoprune.progress import silent
 from infoprune.repair import Pair, all_repairs, repaired
 from infoprune.repair.combined import normed_if_nearer
+from published_counts import COUNTS
 
 KEPT = {1: 10, 2: 17, 3: 24}
-# Li et al. 2017 (arXiv 1608.08710), table 2: half of the first and of the last six convolutions of VGG-16.
-LI_2017 = {"features.0": 32, **{f"features.{layer}": 256 for layer in (24, 27, 30, 34, 37, 40)}}
 DATA = {"lenet5": "mnist", "mobilenet_v2_imagenet": "folder", "digits": "digits"}
 BY_GRADIENT = ("distil",)
 KEY = ("network", "weights", "criterion", "size", "reselected", "seed", "repair", "images", "test_images", "half")
@@ -162,8 +161,8 @@ def rule(model: nn.Module, arguments: argparse.Namespace, size: str) -> dict[str
         return {"budget": budget, "budget_by": arguments.budget_by, **limits}
     if kind == "ratio":
         return {"ratio": float(value), **limits}
-    if kind == "li-2017":
-        return {"keep": LI_2017}
+    if kind in COUNTS:
+        return {"keep": COUNTS[kind]}
     if not arguments.network.startswith("resnet"):
         return {"ratio": 0.5}
     blocks = {name for name, _ in model.named_modules() if name.endswith("conv1") and name.startswith("layer")}
@@ -285,9 +284,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--macs", type=words, default=[], help="shares of the MACs that remain")
     parser.add_argument("--parameters", type=float, help="share of the parameters that remains as well, with --macs")
     parser.add_argument("--ratios", type=words, default=[], help="shares of the filters that go from every layer")
-    parser.add_argument(
-        "--counts", choices=("published", "li-2017"), default="published", help="where no share is given"
-    )
+    parser.add_argument("--counts", choices=("published", *COUNTS), default="published", help="where no share is given")
     parser.add_argument("--skip", type=words, default=[], help="patterns of layers that lose nothing")
     parser.add_argument("--keep-share", type=float, default=0.0, help="share of the filters that stays everywhere")
     parser.add_argument("--budget-by", help="criterion that shares the MACs out to the layers")
