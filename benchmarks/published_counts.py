@@ -13,7 +13,7 @@ VGG_WIDTHS = (64, 64, 128, 128, *[256] * 3, *[512] * 6)
 def resnet56(streams: Sequence[float], inner: Sequence[float]) -> dict[str, int]:
     """Return the counts for shares removed from the residual streams of the stages, and inside the blocks.
 
-    Repositories give the first convolution a share of its own, 0, and let the shortcut of the first block drop channels.
+    Repositories leave the first convolution whole, and let the shortcut of the first block drop channels.
     Here the first convolution keeps what its stream keeps, as in every ordinary network, so that a little more goes.
     """
     kept = {"conv1": _left(WIDTHS[0], streams[0])}
