@@ -139,13 +139,13 @@ def prune(
         result = pipeline.prune(model, calibration, test=test, resume=resume, keep_resume=True, progress=progress,
                                 on_reach=on_reach, metric=quality.metric, output=quality.output, **given)  # fmt: skip
         record = result.record()
-        settings = {
+        record["settings"] = {
+            **record["settings"],
             **settings_of(network, images, model),
             "seed": seed,
             **metric_settings(metric),
             **_repair_settings(repair, result, parts),
         }
-        record["settings"] = {**record["settings"], **settings}
         if isinstance(choice, PruneOptions) and stability > 1:
             samples = [data.balanced_sample(parts.train, len(parts.calibration), seed + i) for i in range(1, stability)]
             others = [run_images.batches(sample, model, images) for sample in samples]
@@ -154,9 +154,7 @@ def prune(
             record["stability"] = spread([result.plan, *plans])
         shown = run_out is not None or report_out is not None
         kept = kept_run(model, result, record, calibration, name=out.stem) if shown else None
-        copied = ("base", "free", "as_cut", "automatic", "pruned", "seconds")
-        figures: dict[str, Any] = {name: record[name] for name in copied if name in record}
-        checkpoint.save(result.model, written.staged(out), settings=record["settings"], figures=figures)
+        _stage_checkpoint(result.model, record, written.staged(out))
         write_record(record, written, record_out)
         _stage_shown(kept, written, run_out, report_out)
         written.commit()
@@ -170,6 +168,12 @@ def _words(choice: PruneOptions | Plan, words: Mapping[str, Any] | None, effort:
         return {**words, **asdict(effort)}
     found = {"plan": choice} if isinstance(choice, Plan) else choice.words()
     return {**found, "max_loss": effort.max_loss}
+
+
+def _stage_checkpoint(model: nn.Module, record: Mapping[str, Any], file: Path) -> None:
+    copied = ("base", "free", "as_cut", "automatic", "pruned", "seconds")
+    figures = {name: record[name] for name in copied if name in record}
+    checkpoint.save(model, file, settings=record["settings"], figures=figures)
 
 
 def _stage_shown(kept: Run | None, written: Outputs, run_out: Path | None, report_out: Path | None) -> None:
