@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
+
+from infoprune.device import pick_device, seed_generators
+from infoprune.measure import figures
 
 # What takes long depends on what else the machine does: no test is timed.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+# Nor is any about how exactly a latency is measured, which hundreds of tests do.
+figures.TURN = 0.005
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("INFOPRUNE_SHARED", ROOT.parent / "shared"))
@@ -46,4 +50,4 @@ def golden_dir() -> Path:
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    torch.manual_seed(0)
+    seed_generators(0, pick_device())

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from infoprune.data.batches import parse
+from infoprune.device import seed_generators
 
 Augmentation = Callable[[Tensor], Tensor]
 
@@ -147,7 +148,7 @@ class WithCopies:
         blocks = [_in_blocks(images, self.block)]
         for copy in range(self.copies):
             with torch.random.fork_rng([]):
-                torch.manual_seed(self.seed + 7919 * number + copy)
+                seed_generators(self.seed + 7919 * number + copy, torch.device("cpu"))
                 changed = crop_and_flip(images, max(1, min(images.shape[-2:]) // 8))
             blocks.append(_in_blocks(changed, self.block))
         return torch.stack(blocks, dim=1).flatten(0, 2)

@@ -28,6 +28,9 @@ from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
 from infoprune.runs.together import current
 
+# How long a network is measured before it is another one's turn, in seconds.
+TURN = 0.1
+
 
 def figures(
     model: nn.Module,
@@ -86,7 +89,7 @@ def latencies(models: Sequence[nn.Module], example: Tensor, rounds: int = 3) -> 
     if not processes.is_first:
         # Measured by the first process alone, undisturbed.
         return processes.agreed([])
-    turns = [[cost.latency(model, example[:1]) for model in models] for _ in range(rounds)]
+    turns = [[cost.latency(model, example[:1], seconds=TURN) for model in models] for _ in range(rounds)]
     return processes.agreed([Latency.of(*measured) for measured in zip(*turns, strict=True)])
 
 

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from infoprune.device import seed_generators
 from infoprune.errors import InputError
 from infoprune.network.computed_weights import Computed, computed_layers, put_plain
 from infoprune.network.intake import check_network
@@ -323,7 +324,7 @@ def outputs(model: nn.Module, example: Tensor, *, seed: int = 0) -> list[Tensor]
         [(4, 2)]
     """
     with exactly(example.device), torch.no_grad():
-        torch.manual_seed(seed)
+        seed_generators(seed, example.device)
         return tensors_in(model(example))
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from infoprune.data.augmentation import crop_and_flip
 from infoprune.data.batches import FirstImages
-from infoprune.device import device_of, multiplies_bfloat16
+from infoprune.device import device_of, multiplies_bfloat16, seed_generators
 from infoprune.measure.divergence import Answers, divergence_between
 from infoprune.network.equivalence import duplicate
 from infoprune.network.layers import is_depthwise
@@ -161,7 +161,7 @@ def _changed(images: Tensor, step: int) -> Tensor:
     if images.dim() != 4:
         return images
     with torch.random.fork_rng([]):
-        torch.manual_seed(step)
+        seed_generators(step, torch.device("cpu"))
         return crop_and_flip(images, max(1, min(images.shape[-2:]) // 8))
 
 
