@@ -14,7 +14,7 @@ from infoprune.criteria import Filters, create
 
 IMAGES, CLASSES = 48, 4
 # Fewer draws of those that take seconds each.
-OPTIONS = {"excitation": {"steps": 40}, "scop": {"steps": 40}, "shapley": {"permutations": 2}}
+OPTIONS = {"excitation": {"steps": 15}, "scop": {"steps": 15}, "shapley": {"permutations": 2}}
 
 
 def layer(seed, filters=21, size=5):
@@ -62,8 +62,8 @@ class Net(nn.Module):
 def network_plans(names):
     model = Net().eval()
     generator = torch.Generator().manual_seed(4)
-    images = torch.randn(CLASSES, 3, 16, 16, generator=generator)[torch.arange(IMAGES) % CLASSES]
-    images = images + torch.randn(IMAGES, 3, 16, 16, generator=generator)
+    images = torch.randn(CLASSES, 3, 12, 12, generator=generator)[torch.arange(IMAGES) % CLASSES]
+    images = images + torch.randn(IMAGES, 3, 12, 12, generator=generator)
     batches = [(images[:31], torch.arange(31) % CLASSES), (images[31:], torch.arange(31, IMAGES) % CLASSES)]
     return {
         name: {
