@@ -1,5 +1,6 @@
 """Real data and real networks, where they are at hand."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -19,6 +20,11 @@ figures.TURN = 0.005
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("INFOPRUNE_SHARED", ROOT.parent / "shared"))
+
+
+def pytest_collection_finish() -> None:
+    # What is imported and collected by now stays: a garbage collection need not look through it each time.
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
