@@ -53,12 +53,8 @@ RESNET = "akamaster_resnet56-4bfd9763.th"
 PUBLISHED_ACCURACY = 93.39  # of RESNET, which benchmarks/zoo.py measures too
 VGG = WEIGHTS / "vgg16-cifar10.safetensors"
 RECIPE = infoprune.Recipe(epochs=12, learning_rate=0.03, distillation=0.7)
-# Originals, or stored points. The logits of the others are brought to the scale of the first one's.
-TEACHERS = {
-    "resnet56-trained-on": ("resnet56", "vgg16"),
-    "resnet56": ("resnet56-trained-on", "vgg16"),
-    "vgg16": ("vgg16",),
-}
+# The original comes first: the logits of the others are brought to its scale.
+TEACHERS = {"resnet56": ("resnet56", "vgg16"), "vgg16": ("vgg16",)}
 IMAGES, REPAIR_IMAGES = 256, 2000
 
 
@@ -189,11 +185,6 @@ def base_of(network: str, weights_dir: Path) -> nn.Module:
     return open_network(options, "cpu")
 
 
-def teacher_of(name: str, weights_dir: Path) -> nn.Module:
-    """Return an original, or the stored network of a point."""
-    return infoprune.load(WEIGHTS / f"{name}.safetensors") if name in POINTS else base_of(name, weights_dir)
-
-
 def small_network(point: Point, original: nn.Module, start: Path, data_dir: Path) -> nn.Module:
     """Return the pruned and repaired network of a point, kept at ``start``; of the whole network a copy."""
     if point.macs is None:
@@ -234,8 +225,8 @@ def retrain(
     before = [checkpoint.describe(stored).settings] if go_on else []
     small = infoprune.load(stored) if go_on else small_network(point, original, state / f"{name}-start.safetensors",
                                                                data_dir)  # fmt: skip
-    names = TEACHERS.get(name, TEACHERS[point.network])
-    networks = [teacher_of(teacher, weights_dir) for teacher in names]
+    names = TEACHERS[point.network]
+    networks = [base_of(teacher, weights_dir) for teacher in names]
     teachers: nn.Module = Teachers(networks, preprocessing, [preprocessing_of(network) for network in networks])
     if device.type == "cpu":
         teachers = Remembered(teachers, state / f"answers-{'-'.join(names)}.bin")
