@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from torch import Tensor, UntypedStorage
 
 # Smaller tensors are not worth a file.
 _SMALLEST = 1 << 16
+_STATM = Path("/proc/self/statm")
 
 
 class Spill:
@@ -43,7 +45,7 @@ class Spill:
         self._directory = tempfile.TemporaryDirectory(prefix="infoprune-", dir=directory, ignore_cleanup_errors=True)
         self._in_memory: dict[str, int] = {}
         self._in_files: dict[str, list[tuple[UntypedStorage, int]]] = {}
-        self._since_returned = 0
+        self._resident = resident()  # when freed memory was returned the last time
 
     def put_away(self, owner: str, tensors: Iterable[Tensor]) -> None:
         """Store tensors until their owner needs them again: in memory if they fit, else in a file.
@@ -55,10 +57,9 @@ class Spill:
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
         size = sum(storage.nbytes() for storage in storages.values())
         self._in_memory.pop(owner, None)
-        self._since_returned += size
-        if self._since_returned > self.limit // 2:
+        if resident() - self._resident > self.limit // 3:
             return_freed()
-            self._since_returned = 0
+            self._resident = resident()
         if sum(self._in_memory.values()) + size <= self.limit:
             self._in_memory[owner] = size
             return
@@ -108,6 +109,20 @@ class Spill:
     def _bytes_of(self, owner: str, size: int) -> Tensor:
         path = Path(self._directory.name) / owner
         return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process holds; 0 where the system does not say.
+
+    Example:
+        >>> resident() >= 0
+        True
+    """
+    try:
+        pages = int(_STATM.read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * mmap.PAGESIZE
 
 
 def return_freed() -> None:
