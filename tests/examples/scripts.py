@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from infoprune.measure import figures
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -47,6 +49,7 @@ def _become(script, arguments, folder, environment, streams):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ.update(environment)
     os.chdir(folder)
+    figures.TURN = 0.005  # as in tests/conftest.py
     sys.argv = [str(script), *arguments]
     sys.path[0] = str(Path(script).parent)
     runpy.run_path(str(script), run_name="__main__")

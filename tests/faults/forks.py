@@ -4,6 +4,7 @@ Lines of JSON come in, each a command; for each its process number goes out at o
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -17,6 +18,7 @@ import sklearn.datasets  # noqa: F401 - what commands import when they need it
 
 import infoprune
 from infoprune.cli import main
+from infoprune.measure import figures
 
 COMMAND = Path(__file__).with_name("command.py")
 
@@ -59,6 +61,8 @@ def tell(number):
 
 def serve():
     import_everything()
+    figures.TURN = 0.005  # as in tests/conftest.py
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         process = os.fork()
