@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from infoprune.device import seed_generators
 from infoprune.errors import InputError
 from infoprune.network.computed_weights import Computed, computed_layers, put_plain
+from infoprune.network.deep_copy import deep_copy
 from infoprune.network.intake import check_network
 from infoprune.network.modes import set_training
 from infoprune.network.removal import Removal, cut, cut_for_a_while, hold_at_zero
@@ -103,7 +103,7 @@ def duplicate(model: nn.Module) -> nn.Module:
     trainers = [vars(module).get("_trainer") for module in model.modules()]
     known |= {id(trainer): _NoTrainer() for trainer in trainers if trainer is not None}
     try:
-        copied_model = copy.deepcopy(model, known)
+        copied_model = deep_copy(model, known)
     except Exception as error:
         raise InputError(
             f"the network cannot be copied: {one_line(error)}; where it is part of a larger object, such as the module "
