@@ -56,3 +56,20 @@ def test_no_thread_is_left_behind_when_something_fails():
             passes.advance(1, "stem.0")
     assert threading.active_count() == before
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_freed_memory_is_returned_when_the_process_has_grown(monkeypatch):
+    held, returned = [1000], []
+
+    def give_back():
+        returned.append(held[0])
+        held[0] = 1100
+
+    monkeypatch.setattr(spill_module, "resident", lambda: held[0])
+    monkeypatch.setattr(spill_module, "return_freed", give_back)
+    with Spill(900) as spill:
+        for size in (1200, 1300, 1301, 1399, 1400, 1401):
+            held[0] = size
+            spill.put_away("maps", [])
+    # When it holds a third of the limit more than at the beginning, or than after the last time.
+    assert returned == [1301, 1401]
