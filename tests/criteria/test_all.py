@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import infoprune.criteria as criteria
 from infoprune.criteria import Filters, create
+from infoprune.criteria.fsim import two_dimensional_entropy
+from infoprune.entropy.ties import snapped
 from infoprune.errors import InputError
 
 NAMES = [info.name for info in criteria.all_criteria() if info.kind == "maps"]
@@ -89,6 +91,10 @@ def test_two_halves_merged_equal_the_whole(name, seed, sizes, cut):
 @given(seed=st.integers(0, 1000), order=st.permutations(range(6)))
 def test_a_permutation_of_the_filters_permutes_the_scores(name, seed, order):
     maps, labels, filters = draw(seed)
+    if name == "fsim":
+        # Of a pair the map with less entropy goes. Where counts of levels are equal the index decides, and it changes.
+        richness = torch.stack([two_dimensional_entropy(image) for image in maps]).mean(dim=0)
+        assume(len(snapped(richness).unique()) == len(richness))
     plain = scored(name, maps, labels, filters)
     permuted = scored(name, maps[:, order], labels, picked(filters, order))
     assert torch.allclose(permuted.scores, plain.scores[list(order)], rtol=1e-9, atol=1e-12)
