@@ -31,6 +31,7 @@ from infoprune.files import write_text
 from infoprune.report.board_page import board_page
 from infoprune.report.board_table import board_tables
 from infoprune.report.terminal import messages, results
+from pypi_networks import lite_preprocessing
 
 
 @dataclass(frozen=True)
@@ -44,25 +45,25 @@ class Subject:
     shortcuts: tuple[str, ...] = ()
 
 
-def published(model: str, file: str) -> NetworkOptions:
-    """A network of the zoo; its file is searched for in the folder of the published weights."""
-    return NetworkOptions(model, Path(file))
-
-
 WEIGHTS = Path(__file__).parents[1] / "weights"
 SHORTCUTS = ("conv1", "layer*.*.conv2")
-LITE = NetworkOptions("pypi_networks:efficientnet_lite0", mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resize=224,
-                      crop=224, input_shape=(3, 224, 224))  # fmt: skip
+LITE = lite_preprocessing(0)
+# A relative path is that of published weights.
 SUBJECTS = {
-    "resnet56": Subject(published("resnet56", "akamaster_resnet56-4bfd9763.th"), "cifar10", shortcuts=SHORTCUTS),
-    "resnet56_b": Subject(published("resnet56_b", "nm_ResNet.cifar10.original.56.pth.tar"), "cifar10",
+    "resnet56": Subject(NetworkOptions("resnet56", Path("akamaster_resnet56-4bfd9763.th")), "cifar10",
+                        shortcuts=SHORTCUTS),
+    "resnet56_b": Subject(NetworkOptions("resnet56_b", Path("nm_ResNet.cifar10.original.56.pth.tar")), "cifar10",
                           shortcuts=(*SHORTCUTS, "*downsample*")),
     "vgg16": Subject(NetworkOptions("vgg16", WEIGHTS / "vgg16-cifar10.safetensors"), "cifar10"),
-    "lenet5": Subject(published("lenet5", "lenet5_caffe_mnist.pt"), "mnist"),
+    "lenet5": Subject(NetworkOptions("lenet5", Path("lenet5_caffe_mnist.pt")), "mnist"),
     "mobilenet_v2_imagenet": Subject(
-        published("mobilenet_v2_imagenet", "coral_tf2_mobilenet_v2_1.0_224_ptq_dequant.pt"), "folder", 100, 400
+        NetworkOptions("mobilenet_v2_imagenet", Path("coral_tf2_mobilenet_v2_1.0_224_ptq_dequant.pt")),
+        "folder", 100, 400
     ),
-    "efficientnet_lite0": Subject(LITE, "folder", 100, 400),
+    "efficientnet_lite0": Subject(
+        NetworkOptions("pypi_networks:efficientnet_lite0", mean=LITE.mean, std=LITE.std, resize=LITE.resize,
+                       crop=LITE.crop, input_shape=(3, 224, 224)), "folder", 100, 400
+    ),
 }  # fmt: skip
 # Repairs that take a few seconds.
 CHEAP = ("none", "bn")

@@ -186,10 +186,10 @@ def base_of(network: str, weights_dir: Path) -> nn.Module:
 
 
 def small_network(point: Point, original: nn.Module, start: Path, data_dir: Path) -> nn.Module:
-    """Return the pruned and repaired network of a point, kept at ``start``; of the whole network a copy."""
-    if point.macs is None:
-        return original
+    """Return the network that is kept at ``start``, else the pruned and repaired one of a point, or the whole one."""
     if not start.exists():
+        if point.macs is None:
+            return original
         infoprune.save(pruned(original, point.macs, data_dir).model, start)
     return infoprune.load(start)
 
@@ -213,7 +213,7 @@ def retrain(
         data_dir: Holds cifar-10-batches-py.
         weights_dir: Holds the published weights.
         state: Folder of what a training keeps.
-        epochs: Of this training; ``None``: as many as fit into the minutes.
+        epochs: Of this training; ``None``: what fits into the minutes.
         minutes: The time where no epochs are given.
         go_on: Train the stored network of the point on, in place of the repaired one.
     """
@@ -223,8 +223,8 @@ def retrain(
     preprocessing = preprocessing_of(original)
     stored = WEIGHTS / f"{name}.safetensors"
     before = [checkpoint.describe(stored).settings] if go_on else []
-    small = infoprune.load(stored) if go_on else small_network(point, original, state / f"{name}-start.safetensors",
-                                                               data_dir)  # fmt: skip
+    start = stored if go_on else state / f"{name}-start.safetensors"
+    small = small_network(point, original, start, data_dir)
     names = TEACHERS[point.network]
     networks = [base_of(teacher, weights_dir) for teacher in names]
     teachers: nn.Module = Teachers(networks, preprocessing, [preprocessing_of(network) for network in networks])

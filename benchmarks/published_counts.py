@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-BLOCKS = 9
-WIDTHS = (16, 32, 64)
-CONVOLUTIONS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
-VGG_WIDTHS = (64, 64, 128, 128, *[256] * 3, *[512] * 6)
+import torch
+from torch import nn
+
+from infoprune import zoo
+
+
+def widths(network: str) -> dict[str, int]:
+    """Return the number of filters of every convolution of a network of the zoo."""
+    with torch.device("meta"):
+        modules = zoo.build(network).named_modules()
+    return {name: module.out_channels for name, module in modules if isinstance(module, nn.Conv2d)}
 
 
 def resnet56(streams: Sequence[float], inner: Sequence[float]) -> dict[str, int]:
@@ -16,21 +23,17 @@ def resnet56(streams: Sequence[float], inner: Sequence[float]) -> dict[str, int]
     Repositories leave the first convolution whole, and let the shortcut of the first block drop channels.
     Here the first convolution keeps what its stream keeps, as in every ordinary network, so that a little more goes.
     """
-    kept = {"conv1": _left(WIDTHS[0], streams[0])}
-    for stage, width in enumerate(WIDTHS):
-        for block in range(BLOCKS):
-            name = f"layer{stage + 1}.{block}"
-            kept[f"{name}.conv1"] = _left(width, inner[stage])
-            kept[f"{name}.conv2"] = _left(width, streams[stage])
-    return kept
+    found = {}
+    for name, width in widths("resnet56").items():
+        stage = 0 if name == "conv1" else int(name.removeprefix("layer")[0]) - 1
+        shares = inner if name.endswith(".conv1") else streams
+        found[name] = _left(width, shares[stage])
+    return found
 
 
 def vgg16(shares: Sequence[float]) -> dict[str, int]:
     """Return the counts for the shares removed from the convolutions; those that are not named stay whole."""
-    return {
-        f"features.{layer}": _left(width, share)
-        for layer, width, share in zip(CONVOLUTIONS, VGG_WIDTHS, shares, strict=False)
-    }
+    return {name: _left(width, share) for (name, width), share in zip(widths("vgg16").items(), shares, strict=False)}
 
 
 def _left(width: int, share: float) -> int:

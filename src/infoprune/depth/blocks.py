@@ -7,7 +7,6 @@ found by running it, whatever its code looks like. Of nested modules the innermo
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from infoprune.errors import InputError
 from infoprune.network import equivalence
 from infoprune.network.cost import macs_by_layer
 from infoprune.network.coupled_groups import Examples
+from infoprune.network.deep_copy import deep_copy
 from infoprune.network.equivalence import outside_inference_mode
 from infoprune.network.layers import is_per_channel, is_producer
 from infoprune.network.stand_ins import ACTIVATIONS, activation_named, replace_module
@@ -223,7 +223,7 @@ def _runs_without(model: nn.Module, block: Block, images: Tensor) -> bool:
     """Return whether the network without a block is exactly the network with the weights of the block at zero."""
     with silenced(model.get_submodule(block.name)):
         wanted = equivalence.outputs(model, images)
-    small = copy.deepcopy(model)
+    small = deep_copy(model)
     replace_module(small, block.name, stand_in(block))
     try:
         found = equivalence.outputs(small, images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from infoprune.experiment.options import DataOptions, NetworkOptions, TuneOption
 from infoprune.experiment.settings import measured, settings_of, write_record
 from infoprune.measure.accuracy import accuracy_of, logits_of
 from infoprune.measure.loggers import MetricsLogger, logging_to, note
+from infoprune.network.deep_copy import deep_copy
 from infoprune.network.modes import eval_mode
 from infoprune.network.origin import Origin, origin_of
 from infoprune.progress import Progress, silent
@@ -174,7 +174,7 @@ def _trained(
 
 def _held_out_accuracy(model: nn.Module, held_out: Batches, fabric: Fabric) -> float:
     with fabric.autocast(), torch.random.fork_rng([]):  # an iteration of a loader draws a number
-        return accuracy_of(fabric.to_device(copy.deepcopy(model)), held_out)
+        return accuracy_of(fabric.to_device(deep_copy(model)), held_out)
 
 
 def _worse_in_words(before: float, recipe: Recipe) -> str:

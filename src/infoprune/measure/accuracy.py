@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from infoprune.data.batches import Batches, in_parts, labelled, number_of_batche
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.measure.metric import Metric, Output, Quality
+from infoprune.network.deep_copy import deep_copy
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.network.modes import eval_mode
 from infoprune.network.several_inputs import takes_several_inputs
@@ -208,7 +208,7 @@ def _classified(
 
 def _in_fastest_layout(model: nn.Module, image: Tensor, output: Output) -> nn.Module:
     logits_of(model, image, output)  # what does not fit is refused here
-    return laid_out(copy.deepcopy(model), fastest_layout(image.repeat(2, 1, 1, 1), model))
+    return laid_out(deep_copy(model), fastest_layout(image.repeat(2, 1, 1, 1), model))
 
 
 def _as_it_is(found: Any) -> Any:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from infoprune.network.spill import return_freed
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
@@ -63,9 +64,7 @@ def _start(device: torch.device) -> float | None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return float(torch.cuda.memory_allocated(device))
-    with suppress(OSError, AttributeError):
-        # Memory that was freed and is still held by the allocator would be used again unseen.
-        ctypes.CDLL(None).malloc_trim(0)
+    return_freed()  # what the allocator still holds would be used again unseen
     try:
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
         return _from_status("VmRSS")

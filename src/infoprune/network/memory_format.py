@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
+
+from infoprune.network.deep_copy import deep_copy
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def fastest_layout(images: Tensor, *networks: nn.Module) -> torch.memory_format:
         return torch.contiguous_format
     images = images.contiguous(memory_format=torch.channels_last)
     for network in networks:
-        tried = copy.deepcopy(network).to(images.device)
+        tried = deep_copy(network).to(images.device)
         try:
             laid_out(tried, torch.channels_last).train()(images)
         except RuntimeError:

@@ -7,7 +7,6 @@ any forward of the network, and weights may change after the layer that all pass
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from infoprune.errors import InputError
+from infoprune.network.deep_copy import deep_copy
 from infoprune.network.layer_io import Reading, Watch, storage_of
 from infoprune.network.spill import Spill
 
@@ -123,7 +123,7 @@ class _Pass:
     def __init__(self, model: nn.Module, layers: Sequence[str], images: Tensor, refitted: bool) -> None:
         # A copy with shared weights: modules may store values between calls.
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self.model = copy.deepcopy(model, dict(shared))
+        self.model = deep_copy(model, dict(shared))
         self.images = images
         self.watch = Watch(self.model, layers, self._wait, blank=refitted)
         self.layer = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from infoprune.data.batches import Batches, labelled
+from infoprune.network.deep_copy import deep_copy
 from infoprune.network.tensors import tensors_in
 from infoprune.training.recipe import Recipe
 
@@ -125,7 +125,7 @@ def memory_in_words(
 
 def _kept(model: nn.Module, images: Tensor, fabric: Fabric | None) -> int:
     """Return the bytes of what autograd keeps of one forward pass, besides the weights."""
-    trained = copy.deepcopy(model).train()
+    trained = deep_copy(model).train()
     if fabric is not None:
         trained, images = trained.to(fabric.device), images.to(fabric.device)
     own = {p.untyped_storage().data_ptr() for p in (*trained.parameters(), *trained.buffers())}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence, Sized
@@ -22,6 +21,7 @@ from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.errors import InputError
 from infoprune.measure.accuracy import accuracy_of, labels_within, logits_of
 from infoprune.measure.loggers import MetricsLogger, note
+from infoprune.network.deep_copy import deep_copy
 from infoprune.network.fingerprint import fingerprint
 from infoprune.network.memory_format import fastest_layout
 from infoprune.network.modes import eval_mode
@@ -121,7 +121,7 @@ def train(
             if resume.exists():
                 state.read(resume)
         loop = _Loop(state, fabric.setup_dataloaders(batches, move_to_device=False), recipe, augmentation, progress)
-        loop.teacher = None if teacher is None else fabric.to_device(copy.deepcopy(teacher).eval())
+        loop.teacher = None if teacher is None else fabric.to_device(deep_copy(teacher).eval())
         loop.on_step = on_step
         loop.penalty = penalty
         for number in range(len(state.epochs), recipe.epochs):

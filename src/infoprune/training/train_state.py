@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from infoprune.declarations.validation import check_regular, parsed_object, validated
 from infoprune.errors import InputError
 from infoprune.files import written_whole
+from infoprune.network.deep_copy import deep_copy
 from infoprune.network.fingerprint import fingerprint
 from infoprune.network.memory_format import laid_out
 from infoprune.runs.resuming import as_noted, check_same_run
@@ -99,7 +99,7 @@ class TrainState:
             layout: Memory format of the feature maps.
             conditions: What else the result depends on, by name, as JSON values.
         """
-        trained = laid_out(copy.deepcopy(model), layout)
+        trained = laid_out(deep_copy(model), layout)
         decayed = [p for p in trained.parameters() if p.ndim > 1 and p.requires_grad]
         others = [p for p in trained.parameters() if p.ndim <= 1 and p.requires_grad]
         optimizer = torch.optim.SGD(
@@ -139,7 +139,7 @@ class TrainState:
 
     def best_model(self, model: nn.Module) -> nn.Module:
         """Return a copy of a network with the best weights."""
-        trained = copy.deepcopy(model)
+        trained = deep_copy(model)
         trained.load_state_dict(self.best_weights)
         return trained
 
