@@ -25,7 +25,7 @@ from infoprune import criteria
 from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
 from infoprune.cutoff import cut_by_ratio, cut_to_budget
-from infoprune.data.batches import example_of
+from infoprune.data.batches import Batches, example_of
 from infoprune.errors import InputError
 from infoprune.iterative.iterate import Images
 from infoprune.network import surgery
@@ -116,36 +116,17 @@ def soft_prune(
         >>> found.model.features[0].out_channels, len(found.chosen)
         (8, 2)
     """
-    if (ratio is None) == (macs is None):
-        raise InputError("say how much is removed by one of ratio and macs")
-    if not (math.isfinite(restore) and 0 <= restore <= 1):
-        raise InputError(f"filters come back with a probability from 0 to 1, not {restore}")
-    if recipe.epochs < 1:
-        raise InputError("soft pruning chooses after every epoch: give a recipe of 1 epoch or more")
-    example = example_of(images.calibration, model)
-    groups = find_groups(model, example)
-    budget = None if macs is None else Budget(macs=macs)
-    choice = PruneOptions(criterion, budget=budget, ratio=ratio, layers=tuple(layers))
-    chosen = choose_groups(model, groups, choice)
-    info = criteria.resolve(criterion)
-    costs = CostModel(model, example, groups)
-
-    def scored(network: nn.Module, some: Sequence[CoupledGroup] = chosen) -> dict[str, Importance]:
-        return score(network, some, images.calibration, info, seed=seed, options=options, progress=progress)
-
-    def cut(importances: Mapping[str, Importance]) -> dict[str, tuple[int, ...]]:
-        if budget is not None:
-            cuts = cut_to_budget(chosen, importances, costs, budget)
-        else:
-            assert ratio is not None  # one of the two is
-            cuts = cut_by_ratio(chosen, importances, ratio)
-        return {name: one.kept for name, one in cuts.items()}
-
+    _check(recipe, ratio, macs, restore)
     if repair is not None:
         find_repair(repair)
+    budget = None if macs is None else Budget(macs=macs)
+    choice = PruneOptions(criterion, budget=budget, ratio=ratio, layers=tuple(layers), seed=seed,
+                          criterion_options=dict(options or {}))  # fmt: skip
+    choosing = _Choosing.of(model, images.calibration, choice, progress)
     # What the criterion refuses is refused before the training.
-    scored(model, [min(chosen, key=lambda group: group.filters)])
-    masks = Masks(groups, scored, cut, len(images.train), recipe.epochs, restore, falling, seed)
+    choosing.scored(model, [min(choosing.chosen, key=lambda group: group.filters)])
+    groups = choosing.groups
+    masks = Masks(groups, choosing.scored, choosing.cut, len(images.train), recipe.epochs, restore, falling, seed)
     try:
         trained = train(
             model, images.train, None, recipe, augmentation=images.augmentation, fabric=fabric, progress=progress,
@@ -153,17 +134,70 @@ def soft_prune(
         )  # fmt: skip
     finally:
         masks.lift()
-    decisions = {group.name: LayerDecision(group.name, group.filters, masks.kept[group.name],
-                                           coupled=group.producers[1:],
-                                           reason=f"chosen after the last of {recipe.epochs} epochs")
-                 for group in chosen}  # fmt: skip
-    plan = Plan(decisions, dict(groups.left_alone), {"soft": True, "criterion": criterion, "restore": restore})
+    plan = choosing.plan(masks.kept, f"chosen after the last of {recipe.epochs} epochs", restore)
     network = trained.model
     masks.put_back(network)
-    small = surgery.apply(plan, network, example, groups=groups)
+    small = surgery.apply(plan, network, choosing.example, groups=groups)
     if repair is not None:
         small = repaired(small, network, images.calibration, plan, groups, how=repair, progress=progress)
     return Softly(note_cut(small, model, plan), plan, tuple(masks.chosen), tuple(masks.back), trained.epochs)
+
+
+def _check(recipe: Recipe, ratio: float | None, macs: float | None, restore: float) -> None:
+    if (ratio is None) == (macs is None):
+        raise InputError("say how much is removed by one of ratio and macs")
+    if not (math.isfinite(restore) and 0 <= restore <= 1):
+        raise InputError(f"filters come back with a probability from 0 to 1, not {restore}")
+    if recipe.epochs < 1:
+        raise InputError("soft pruning chooses after every epoch: give a recipe of 1 epoch or more")
+
+
+@dataclass(frozen=True)
+class _Choosing:
+    """How the filters of a network in training are scored and chosen."""
+
+    choice: PruneOptions
+    batches: Batches
+    example: Tensor
+    groups: Groups
+    chosen: tuple[CoupledGroup, ...]
+    costs: CostModel
+    progress: Progress
+
+    @classmethod
+    def of(cls, model: nn.Module, batches: Batches, choice: PruneOptions, progress: Progress) -> _Choosing:
+        example = example_of(batches, model)
+        groups = find_groups(model, example)
+        chosen = choose_groups(model, groups, choice)
+        return cls(choice, batches, example, groups, chosen, CostModel(model, example, groups), progress)
+
+    def scored(self, network: nn.Module, some: Sequence[CoupledGroup] = ()) -> dict[str, Importance]:
+        """Score some groups, by default all that may lose filters."""
+        how = self.choice
+        return score(
+            network, some or self.chosen, self.batches, criteria.resolve(how.criterion), seed=how.seed,
+            options=how.criterion_options, progress=self.progress,
+        )  # fmt: skip
+
+    def cut(self, importances: Mapping[str, Importance]) -> dict[str, tuple[int, ...]]:
+        """Return the filters that stay, by group."""
+        budget, ratio = self.choice.budget, self.choice.ratio
+        if budget is not None:
+            cuts = cut_to_budget(self.chosen, importances, self.costs, budget)
+        else:
+            assert ratio is not None  # one of the two is
+            cuts = cut_by_ratio(self.chosen, importances, ratio)
+        return {name: one.kept for name, one in cuts.items()}
+
+    def plan(self, kept: Mapping[str, tuple[int, ...]], reason: str, restore: float) -> Plan:
+        decisions = {
+            group.name: LayerDecision(
+                group.name, group.filters, kept[group.name], coupled=group.producers[1:], reason=reason
+            )
+            for group in self.chosen
+        }
+        settings = {"soft": True, "criterion": self.choice.criterion, "restore": restore}
+        return Plan(decisions, dict(self.groups.left_alone), settings)
 
 
 @dataclass
