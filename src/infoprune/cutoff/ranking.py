@@ -93,15 +93,15 @@ def fewest(group: Group, limits: Limits = NO_LIMITS) -> tuple[int, ...]:
 
 
 def _rungs(group: Group, units: Iterable[Sequence[int]], scores: Sequence[float], limits: Limits) -> tuple[Rung, ...]:
-    left = group.filters
+    left, least = group.filters, limits.least(group.filters)
     staying = [set(part) for part in group.parts]
     rungs: list[Rung] = []
     pending: list[int] = []
     for unit in units:
-        if any(part <= set(unit) for part in staying):
+        if staying and any(part <= set(unit) for part in staying):
             continue
         left -= len(unit)
-        if left < limits.least(group.filters):
+        if left < least:
             break
         pending.extend(unit)
         for part in staying:

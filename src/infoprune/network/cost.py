@@ -15,7 +15,7 @@ from torch.utils.benchmark import Measurement, Timer
 
 from infoprune.errors import InputError, unknown
 from infoprune.network import equivalence
-from infoprune.network.coupled_groups import CoupledGroup, Groups
+from infoprune.network.coupled_groups import CoupledGroup, Groups, Member, StoredMember
 from infoprune.network.layers import is_depthwise, is_per_channel, is_producer, width
 from infoprune.network.modes import eval_mode
 from infoprune.network.stored_values import Stored
@@ -267,17 +267,19 @@ class _Share:
 
 
 def _share(group: CoupledGroup, place: Mapping[Any, int]) -> _Share:
-    members: list[tuple[int, int, tuple[int, ...]]] = []
-    for member in group.members:
-        channels = tuple(len({c for f in unit for c in member.channels[f]}) for unit in group.units)
-        members.append((place[member.layer], 0 if member.side == "out" else 1, channels))
-    members += [
-        (place[one.place], 0, tuple(len({c for f in unit for c in one.channels[f]}) for unit in group.units))
-        for one in group.stored
-        if one.place in place
+    members = [
+        (place[member.layer], 0 if member.side == "out" else 1, _channels(member, group.units))
+        for member in group.members
     ]
+    members += [(place[one.place], 0, _channels(one, group.units)) for one in group.stored if one.place in place]
     even = len({len(unit) for unit in group.units}) == 1 and all(len(set(channels)) == 1 for *_, channels in members)
     return _Share(group.name, group.filters, group.units, tuple(members), even)
+
+
+def _channels(member: Member | StoredMember, units: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Return by unit how many channels go with it."""
+    of = member.channels
+    return tuple(len(of[unit[0]]) if len(unit) == 1 else len({c for f in unit for c in of[f]}) for unit in units)
 
 
 def _run(model: nn.Module, example: Tensor) -> dict[str, _Layer]:
