@@ -4,8 +4,9 @@ It starts from least squares on a part of the images. Modules that return maps o
 (residual blocks with an uncut residual stream, stages) are trained towards the maps of the original, at first alone,
 then together with the logits. Batch-norm statistics are not changed. The weights with the lowest divergence from the
 original on held-out images are kept, among those that name the same class as the original at least as often as the
-start does; the start is a candidate. Where an epoch ends far from the best weights so far, the training goes back to
-these with a lower rate. With a time limit the result depends on the speed of the machine and is not reproducible.
+start does; the start is a candidate. If weights come nearer but name other classes, weights between them and the start
+are candidates at the end. If an epoch ends far from the best weights so far, the training goes back to these with a
+lower rate. With a time limit the result depends on the speed of the machine and is not reproducible.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from infoprune.data.augmentation import crop_and_flip
 from infoprune.data.batches import FirstImages
 from infoprune.device import device_of, multiplies_bfloat16, seed_generators
-from infoprune.measure.divergence import Answers, divergence_between
+from infoprune.measure.divergence import Answers, Divergence, divergence_between
 from infoprune.network.equivalence import duplicate
 from infoprune.network.layers import is_depthwise
 from infoprune.network.memory_format import fastest_layout, laid_out
@@ -125,8 +126,12 @@ def _drawn(
     """Train the student and return its weights with the lowest divergence from the original."""
     modules, original = _alike(pair, student), Answers(pair.original)
     judges = HeldOut(_first(pair, HELD_OUT_EVERY * _CHOOSING), held_out=True)
-    training = Student.of(student, divergence_between(original, student, judges), learning_rate)
-    clock.keep_free_as_long_as_now()
+
+    def judged(network: nn.Module) -> Divergence:
+        return divergence_between(original, network, judges)
+
+    training = Student.of(student, judged(student), learning_rate)
+    clock.keep_free(2)
     size = _batch_size(sum(map(len, HeldOut(pair, held_out=False))))
     steps = epochs * sum(1 for _ in _batches(pair, size))
     if state is not None and state.parts:
@@ -147,9 +152,10 @@ def _drawn(
             progress("distilling", training.steps, max(training.steps, round(training.steps / share)))
             if share >= 1:
                 break
-        training.judge(divergence_between(original, student, judges))
+        training.judge(judged(student))
         if state is not None:
             training.note(state, clock.spent())
+    training.look_between(judged)
     return training.best
 
 
@@ -180,9 +186,9 @@ class _Clock:
         """Count seconds spent before an interruption."""
         self.begun -= seconds
 
-    def keep_free_as_long_as_now(self) -> None:
-        """Reserve the time spent so far for the last evaluation."""
-        self.seconds -= self.spent()
+    def keep_free(self, times: int) -> None:
+        """Reserve a multiple of the time spent so far for the last evaluations."""
+        self.seconds -= times * self.spent()
 
     def share(self, step: int, steps: int) -> float:
         """Return the finished share after ``step`` of ``steps`` steps, 1 at the end."""
