@@ -240,8 +240,9 @@ def retrain(
     }  # fmt: skip
     epochs = epochs or epochs_within(minutes, small, batches, recipe=RECIPE, **how).epochs
     recipe = replace(RECIPE, epochs=epochs)
+    resume = state / f"{name}{'-on' if go_on else ''}.resume"
     found = infoprune.train(
-        small, batches, recipe=recipe, **how, resume=state / f"{name}{'-on' if go_on else ''}.resume",
+        small, batches, recipe=recipe, **how, resume=resume,
         on_epoch=lambda epoch: print(f"{name}: {epoch}", flush=True),
     )  # fmt: skip
     settings = {
@@ -256,6 +257,8 @@ def retrain(
     accuracy, images, cost = measured(final, data_dir)
     figures = {"accuracy": accuracy, "images": images, **asdict(cost)}
     infoprune.save(final, stored, settings=settings, figures=figures, half=True, force=True)
+    # The next training begins from what is stored now.
+    resume.unlink(missing_ok=True)
 
 
 def measured(model: nn.Module, data_dir: Path) -> tuple[float, int, Cost]:
