@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import fnmatch
 import json
 import time
 from collections.abc import Callable
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int)
     parser.add_argument("--efforts", nargs="*", default=["normal"])
     parser.add_argument("--no-rivals", action="store_true")
+    parser.add_argument("--only", default="*", help="the rivals whose names match, such as 'Torch-Pruning*'")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -142,7 +144,8 @@ def main() -> None:
     for effort in args.efforts:
         row(f"default, {effort}", lambda e=effort: infoprune.prune(model, images, macs=args.macs, effort=e).model)
     for name, make in ({} if args.no_rivals else rivals(model, images, args.macs)).items():
-        row(name, make)
+        if fnmatch.fnmatch(name, args.only):
+            row(name, make)
 
 
 if __name__ == "__main__":
