@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from infoprune.measure.divergence import Divergence
-from infoprune.repair.student import Student
+from infoprune.repair.student import MAPS, MAPS_AND_LOGITS, Student
 
 FAR = 1.0
 
@@ -79,3 +79,18 @@ def test_numbers_that_count_are_those_of_the_start():
     training.look_between(lambda one: Divergence(0.6, 95.0, 50))
     assert training.best["num_batches_tracked"] == 0
     assert training.best["weight"].tolist() == [1.75, 1.75]
+
+
+def test_a_batch_much_worse_than_the_first_sends_the_training_back_with_a_lower_rate():
+    training = student()
+    assert not training.is_lost(0.5, MAPS)
+    assert not training.is_lost(2.4, MAPS)
+    assert not training.is_lost(3.0, MAPS_AND_LOGITS)
+    assert training.is_lost(2.6, MAPS)
+    assert training.is_lost(float("nan"), MAPS)
+    with torch.no_grad():
+        training.network.weight.add_(1.0)
+    training.go_back()
+    assert torch.equal(training.network.weight, training.start["weight"])
+    assert training.rate < 0.01
+    assert not training.is_lost(2.6, MAPS)

@@ -5,8 +5,9 @@ It starts from least squares on a part of the images. Modules that return maps o
 then together with the logits. Batch-norm statistics are not changed. The weights with the lowest divergence from the
 original on held-out images are kept, among those that name the same class as the original at least as often as the
 start does; the start is a candidate. If weights come nearer but name other classes, weights between them and the start
-are candidates at the end. If an epoch ends far from the best weights so far, the training goes back to these with a
-lower rate. With a time limit the result depends on the speed of the machine and is not reproducible.
+are candidates at the end. If the loss becomes five times that of the first batch, or an epoch ends far from the best
+weights so far, the training goes back to these with a lower rate. With a time limit the result depends on the speed of
+the machine and is not reproducible.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.combined import HeldOut, normed_if_nearer
 from infoprune.repair.distil_state import DistilState
 from infoprune.repair.least_squares import least_squares
-from infoprune.repair.student import Student
+from infoprune.repair.student import MAPS, MAPS_AND_LOGITS, Student
 from infoprune.runs.together import current
 
 # First step size of a weight, relative to its root mean square. An absolute step that suits a narrow network is too
@@ -141,12 +142,14 @@ def _drawn(
     share = processes.agreed(clock.share(training.steps, steps))
     while share < 1:
         for images in _batches(pair, size):
-            own = processes.part_of(_changed(images, training.steps))
-            loss = None
-            if len(own):
+            what = MAPS if share < _MAPS_ALONE else MAPS_AND_LOGITS
+            own, loss = processes.part_of(_changed(images, training.steps)), None
+            if part := len(own) / len(images):
                 with torch.enable_grad():
-                    loss = _loss(pair.original, student, modules, own, logits=share >= _MAPS_ALONE)
-                    loss = loss * (len(own) / len(images))
+                    loss = part * _loss(pair.original, student, modules, own, logits=what == MAPS_AND_LOGITS)
+            if processes.agreed(loss is not None and training.is_lost(float(loss.detach()) / part, what)):
+                training.go_back()
+                loss = None
             training.step_down(loss, share, processes)
             share = processes.agreed(clock.share(training.steps, steps))
             progress("distilling", training.steps, max(training.steps, round(training.steps / share)))

@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,11 @@ _LEAST_SIZE = 1e-3
 # 79.4 % after least squares, a rate of 1e-2 ends at 41.6 %, and 1e-3 at 78.2 % with a cross entropy of 1.09 in place of
 # 1.25 (500 images, six minutes).
 _MUCH_WORSE, _LOWER = 2.0, 1 / 3
+# Losses of batches of 16 images differ by more than a factor of two from batch to batch.
+_LOST = 5.0
+# What is matched, and how the loss of its first batch is saved; below zero where there is none.
+MAPS, MAPS_AND_LOGITS = "maps", "maps and logits"
+_FIRST = "first loss of "
 # Shares of the way from the start to the nearest weights that are tried at the end.
 _SHARES = (0.75, 0.5, 0.25)
 
@@ -42,6 +47,7 @@ class Student:
         nearest: The weights that came nearest, whatever class they name.
         away: How far these are.
         rate: The learning rate, relative to the size of each weight tensor.
+        first: Losses of the first batches since the start or the last return, by what is matched.
         steps: Number of steps so far.
 
     Example:
@@ -63,6 +69,7 @@ class Student:
     nearest: dict[str, Tensor]
     away: float
     rate: float
+    first: dict[str, float] = field(default_factory=dict)
     steps: int = 0
 
     @classmethod
@@ -107,9 +114,24 @@ class Student:
         if found.value < self.least and agrees_as_often(found, self.begun):
             self.best, self.least = copy.deepcopy(self.network.state_dict()), found.value
         elif found.value > _MUCH_WORSE * self.least:
-            self.network.load_state_dict(self.best)
-            self.optimiser.state.clear()
-            self.rate *= _LOWER
+            self.go_back()
+
+    def is_lost(self, loss: float, what: str) -> bool:
+        """Return whether the loss of a batch is much worse than that of the first batch, or not finite.
+
+        Args:
+            loss: Of the batch, before the step.
+            what: What is matched; the first loss of each is kept.
+        """
+        return not loss <= _LOST * self.first.setdefault(what, loss)
+
+    def go_back(self) -> None:
+        """Return to the best weights so far, with a lower rate."""
+        self.network.load_state_dict(self.best)
+        self.optimiser.state.clear()
+        self.rate *= _LOWER
+        # A batch may be harder than the first one: the next one, at these weights, is what others are compared with.
+        self.first.clear()
 
     def look_between(self, judged: Callable[[nn.Module], Divergence]) -> None:
         """Look for better weights between the start and the nearest ones, where these name fewer of the classes.
@@ -131,7 +153,8 @@ class Student:
             "nearest": self.nearest,
             "moments": moments_of(self.optimiser),
         }
-        state.note(parts, step=self.steps, least=self.least, away=self.away, rate=self.rate, seconds=seconds)
+        figures = {_FIRST + what: self.first.get(what, -1.0) for what in (MAPS, MAPS_AND_LOGITS)}
+        state.note(parts, step=self.steps, least=self.least, away=self.away, rate=self.rate, seconds=seconds, **figures)
 
     def restore(self, state: DistilState) -> None:
         """Go on from what was saved."""
@@ -140,6 +163,8 @@ class Student:
         self.best, self.least, self.rate = state.parts["best"], state.figures["least"], state.figures["rate"]
         self.nearest, self.away = state.parts["nearest"], state.figures["away"]
         self.steps = int(state.figures["step"])
+        first = {what: state.figures[_FIRST + what] for what in (MAPS, MAPS_AND_LOGITS)}
+        self.first = {what: loss for what, loss in first.items() if loss >= 0}
 
 
 def _add_up_gradients(processes: Processes, weights: Sequence[Tensor]) -> None:
