@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -65,9 +66,14 @@ def test_other_runs_stand_beside(runs):
     assert 'id="against"' not in page(runs["cmi"])
 
 
-def test_an_export_is_shown(runs):
-    from dataclasses import replace
+@pytest.mark.parametrize("settings", [None, {}, {"machine": None}, {"machine": {}}], ids=str)
+def test_a_record_need_not_say_how_it_was_made(runs, settings):
+    record = {name: value for name, value in runs["l1"].record.items() if name != "settings"}
+    html = page(replace(runs["l1"], record=record if settings is None else record | {"settings": settings}))
+    assert f"{record['pruned']['accuracy']:.2f} %" in html
 
+
+def test_an_export_is_shown(runs):
     export = {
         "onnx": {"file": "small.onnx", "bytes": 123_000, "max_abs_difference": 7.6e-06, "largest_output": 12.5},
         "latency_ms": {
