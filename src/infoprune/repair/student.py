@@ -27,7 +27,7 @@ _MUCH_WORSE, _LOWER = 2.0, 1 / 3
 # Losses of batches of 16 images differ by more than a factor of two from batch to batch.
 _LOST = 5.0
 # What is matched, and how the loss of its first batch is saved; below zero where there is none.
-MAPS, MAPS_AND_LOGITS = "maps", "maps and logits"
+_MATCHED = MAPS, MAPS_AND_LOGITS = "maps", "maps and logits"
 _FIRST = "first loss of "
 # Shares of the way from the start to the nearest weights that are tried at the end.
 _SHARES = (0.75, 0.5, 0.25)
@@ -111,9 +111,7 @@ class Student:
         """
         if found.value < self.away:
             self.nearest, self.away = copy.deepcopy(self.network.state_dict()), found.value
-        if found.value < self.least and agrees_as_often(found, self.begun):
-            self.best, self.least = copy.deepcopy(self.network.state_dict()), found.value
-        elif found.value > _MUCH_WORSE * self.least:
+        if not self._keep_if_best(found) and found.value > _MUCH_WORSE * self.least:
             self.go_back()
 
     def is_lost(self, loss: float, what: str) -> bool:
@@ -141,9 +139,14 @@ class Student:
         """
         for share in _SHARES if self.away < self.least else ():
             self.network.load_state_dict(_between(self.start, self.nearest, share))
-            found = judged(self.network)
-            if found.value < self.least and agrees_as_often(found, self.begun):
-                self.best, self.least = copy.deepcopy(self.network.state_dict()), found.value
+            self._keep_if_best(judged(self.network))
+
+    def _keep_if_best(self, found: Divergence) -> bool:
+        """Keep the weights of the network if they are the best so far, and return whether they are."""
+        is_best = found.value < self.least and agrees_as_often(found, self.begun)
+        if is_best:
+            self.best, self.least = copy.deepcopy(self.network.state_dict()), found.value
+        return is_best
 
     def note(self, state: DistilState, seconds: float) -> None:
         """Save all that the rest of the training depends on, and the seconds spent so far."""
@@ -153,7 +156,7 @@ class Student:
             "nearest": self.nearest,
             "moments": moments_of(self.optimiser),
         }
-        figures = {_FIRST + what: self.first.get(what, -1.0) for what in (MAPS, MAPS_AND_LOGITS)}
+        figures = {_FIRST + what: self.first.get(what, -1.0) for what in _MATCHED}
         state.note(parts, step=self.steps, least=self.least, away=self.away, rate=self.rate, seconds=seconds, **figures)
 
     def restore(self, state: DistilState) -> None:
@@ -163,7 +166,7 @@ class Student:
         self.best, self.least, self.rate = state.parts["best"], state.figures["least"], state.figures["rate"]
         self.nearest, self.away = state.parts["nearest"], state.figures["away"]
         self.steps = int(state.figures["step"])
-        first = {what: state.figures[_FIRST + what] for what in (MAPS, MAPS_AND_LOGITS)}
+        first = {what: state.figures[_FIRST + what] for what in _MATCHED}
         self.first = {what: loss for what, loss in first.items() if loss >= 0}
 
 

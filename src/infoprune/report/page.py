@@ -53,7 +53,7 @@ def page(run: Run, against: Sequence[Run] = ()) -> str:
         "page.html.j2",
         title=f"{views.network_of(run)} pruned by {views.criterion_of(run)}",
         run=run,
-        settings=json.dumps(run.record.get("settings", {}), indent=1),
+        settings=json.dumps(run.settings, indent=1),
         rows=views.summary_rows(run),
         runs=comparison_rows([run, *against]) if against else [],
         layers=[_layer_row(view) for view in layers],

@@ -80,6 +80,12 @@ class Run:
     name: str = ""
     plane: tuple[PlanePoint, ...] = ()
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How the run was made; empty where the record does not say."""
+        found: Mapping[str, Any] = self.record.get("settings", {})
+        return found
+
 
 def evidence_of(importances: Mapping[str, Importance]) -> dict[str, dict[str, Tensor]]:
     """Return by layer the tensors that a criterion gave as its reasons, on the CPU.

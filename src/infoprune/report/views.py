@@ -183,7 +183,7 @@ def criterion_of(run: Run) -> str:
         >>> criterion_of(run)
         'l1'
     """
-    return str(run.record.get("settings", {}).get("criterion") or "a given plan")
+    return str(run.settings.get("criterion") or "a given plan")
 
 
 def network_of(run: Run) -> str:
@@ -198,7 +198,7 @@ def network_of(run: Run) -> str:
         >>> isinstance(network_of(run), str)
         True
     """
-    network = run.record.get("settings", {}).get("network") or {}
+    network = run.settings.get("network") or {}
     return str(run.record.get("architecture") or network.get("architecture") or "network")
 
 
