@@ -11,6 +11,7 @@ import os
 import secrets
 import selectors
 import socket
+import subprocess
 import sys
 import threading
 import traceback
@@ -73,14 +74,22 @@ def watched_start(fabric: Fabric) -> Iterator[None]:
         >>> with watched_start(fabric):
         ...     fabric.launch()
     """
-    launcher, started = fabric.strategy.launcher, threading.Event()
+    launched: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    children: list[subprocess.Popen[bytes]] = []
+    started = threading.Event()
 
     def look() -> None:
         while not started.wait(_POLL_SECONDS):
-            ended = [rank for rank, one in enumerate(getattr(launcher, "procs", ()), 1) if one.poll() is not None]
+            # Fabric looks at its list every five seconds, and kills this process without a word if one of it has died:
+            # an empty list ends that.
+            while launched:
+                children.append(launched.pop(0))
+            ended = [rank for rank, one in enumerate(children, 1) if one.poll() is not None]
             if ended:
                 _report(_dead(fabric.global_rank + ended[0], fabric.world_size))
                 os._exit(ENDED)
+        for one in children:
+            one.wait()
 
     threading.Thread(target=look, daemon=True).start()
     try:
