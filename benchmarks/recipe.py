@@ -65,6 +65,16 @@ VARIANTS = (
     Variant("cutout 0.25", {"cutout": 0.25}),
     Variant("batches of 64", {}, batch_size=64),
     Variant("cosine without warm-up", {"schedule": "cosine"}),
+    Variant("learning rate 0.01, attention maps, weight 1", {"learning_rate": 0.01, "attention": 1.0}),
+    Variant("learning rate 0.01, attention maps, weight 10", {"learning_rate": 0.01, "attention": 10.0}),
+    Variant("learning rate 0.01, mixing 0.2", {"learning_rate": 0.01, "mixing": 0.2}),
+    Variant("learning rate 0.01, mixing 1.0", {"learning_rate": 0.01, "mixing": 1.0}),
+    Variant("learning rate 0.01, average 0.99", {"learning_rate": 0.01, "average": 0.99}),
+    Variant("average 0.99", {"average": 0.99}),
+    Variant(
+        "learning rate 0.01, constant, average 0.99", {"learning_rate": 0.01, "schedule": "constant", "average": 0.99}
+    ),
+    Variant("learning rate 0.01, clipped at 1", {"learning_rate": 0.01, "clip": 1.0}),
 )
 
 
@@ -84,7 +94,10 @@ def held_out_accuracy(
     teacher = None
     if named:
         both = Teachers(named, preprocessing, [preprocessing_of(one) for one in named])
-        teacher = Remembered(both, state / f"{'-'.join(variant.teachers)}.bin").eval()
+        # Mixed images are new in every epoch, and answers alone have no maps.
+        asked_anew = variant.recipe.keys() & {"mixing", "attention"}
+        teacher = both if asked_anew else Remembered(both, state / f"{'-'.join(variant.teachers)}.bin")
+        teacher.eval()
     recipe = replace(RECIPE, epochs=epochs, seed=seed, **variant.recipe)
     batches = loader(train, preprocessing, batch_size=variant.batch_size, shuffle=True)
     found = infoprune.train(start, batches, recipe=recipe, teacher=teacher, augmentation=few_crops,

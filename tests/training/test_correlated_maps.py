@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from infoprune.training.correlated_maps import CorrelatedMaps, correlation
+from infoprune.training.activation_maps import ActivationMaps
+from infoprune.training.correlated_maps import correlation
 from infoprune.training.recipe import Recipe
 from infoprune.training.train import train
 
@@ -57,15 +58,15 @@ class Functional(nn.Module):
 
 
 def test_activations_are_found_however_they_are_called():
-    with CorrelatedMaps() as found:
+    with ActivationMaps(correlation) as found:
         Functional()(IMAGES)
-    assert len(found.layers) == 2
+    assert len(found) == 2
 
 
 def held(model):
-    with torch.no_grad(), CorrelatedMaps() as found:
+    with torch.no_grad(), ActivationMaps(correlation) as found:
         model(IMAGES)
-    return float(found.total())
+    return float(torch.stack(found).sum())
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -76,9 +76,9 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone(dig
     assert not same(first.model, run(digits, recipe=Recipe(epochs=4, learning_rate=0.1, precision="32-true")).model)
 
 
-@pytest.mark.parametrize("schedule", ["one-cycle", "steps"])
-def test_an_interrupted_training_ends_with_the_same_weights(digits, tmp_path, schedule):
-    recipe = Recipe(epochs=4, learning_rate=0.1, precision="32-true", schedule=schedule)
+@pytest.mark.parametrize("changed", [{}, {"schedule": "steps"}, {"average": 0.9, "mixing": 0.2}], ids=str)
+def test_an_interrupted_training_ends_with_the_same_weights(digits, tmp_path, changed):
+    recipe = Recipe(epochs=4, learning_rate=0.1, precision="32-true", **changed)
 
     def interrupt(epoch):
         if epoch.number in (0, 2):
@@ -130,6 +130,24 @@ def test_distillation_learns_what_the_teacher_says_not_what_the_labels_say(digit
     student = train(network(), digits[0], None, recipe, teacher=NextDigit()).model
     shifted = [(images, (labels + 1) % 10) for images, labels in digits[2]]
     assert evaluate(student, shifted).accuracy > 80
+
+
+def test_the_average_that_is_kept_is_that_of_all_steps(digits):
+    """Once over all weights and statistics: each step keeps 0.9 of the average, which begins at the first step."""
+    steps = []
+    recipe = Recipe(epochs=1, learning_rate=0.1, precision="32-true", average=0.9)
+
+    def note(model, images, labels, step):
+        steps.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    found = train(network(), digits[0], None, recipe, on_step=note).model.state_dict()
+    for name, wanted in steps[0].items():
+        if not wanted.is_floating_point():
+            continue
+        for weights in steps[1:]:
+            wanted = 0.9 * wanted + 0.1 * weights[name]
+        torch.testing.assert_close(found[name], wanted)
+        assert not torch.equal(found[name], steps[-1][name])
 
 
 def test_images_are_resized_part_by_part_of_the_epochs(digits):

@@ -10,52 +10,11 @@ Filters are then chosen by ``chip`` with the cut-off ``cumulative``, as in the p
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-_ACTIVATIONS: frozenset[Callable[..., Any]] = frozenset(
-    (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.hardswish,
-     F.leaky_relu, F.elu, F.gelu, F.silu)
-)  # fmt: skip
 # What is added to the product of two norms, so that constant maps correlate with nothing.
 _LEAST = 1e-8
-
-
-class CorrelatedMaps(TorchFunctionMode):
-    """Collects, while a network runs inside it, how much the maps of every activation function correlate.
-
-    Maps of a single position are left out. The sum is differentiable.
-
-    Example:
-        >>> from torch import nn
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2), nn.ReLU())
-        >>> with CorrelatedMaps() as found:
-        ...     _ = net(torch.rand(8, 1, 8, 8))
-        >>> len(found.layers), found.total().requires_grad
-        (1, True)
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers: list[Tensor] = []
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run a function, and measure its result where it is an activation function."""
-        result = func(*args, **(kwargs or {}))
-        if func in _ACTIVATIONS and isinstance(result, Tensor) and result.dim() > 2 and result[0, 0].numel() > 1:
-            self.layers.append(correlation(result))
-        return result
-
-    def total(self) -> Tensor:
-        """Return the sum over all layers, from 0 to their number; 0 where there are none."""
-        return torch.stack(self.layers).sum() if self.layers else torch.zeros(())
 
 
 def correlation(maps: Tensor) -> Tensor:

@@ -46,6 +46,11 @@ mean 'cosine'?
         float, Option("Weight of the teacher's soft targets in the loss (Hinton et al. 2015).", ge=0, le=1)
     ] = 0.0
     temperature: Annotated[float, Option("Temperature of the soft targets.", gt=0)] = 4.0
+    attention: Annotated[
+        float,
+        Option("Weight of the distance to the teacher's attention maps: where in an image every layer is active.",
+               ge=0),
+    ] = 0.0  # fmt: skip
     correlation: Annotated[
         float,
         Option("Reward for feature maps that correlate, for each layer, so that more filters can be removed afterwards "
@@ -67,6 +72,14 @@ mean 'cosine'?
         float,
         Option("Side of a blanked square in each training image, as a share of the image's (Cutout).", ge=0, lt=1),
     ] = 0.0
+    mixing: Annotated[
+        float, Option("Mix each image with another by a share from Beta(mixing, mixing) (mixup); 0: not.", ge=0)
+    ] = 0.0
+    average: Annotated[
+        float,
+        Option("What each step keeps of a running average of the weights, which is then judged and kept in place of "
+               "the last weights; 0: none.", ge=0, lt=1),
+    ] = 0.0  # fmt: skip
     sizes: Annotated[
         tuple[int, ...],
         Option("Sides that the images are resized to, one part of the epochs after the other.", ge=1, le=16384,

@@ -19,7 +19,7 @@ from infoprune.data.augmentation import Augmentation, cutout, turn_and_scale
 from infoprune.data.batches import Batches, labelled
 from infoprune.device import device_of, multiplies_bfloat16
 from infoprune.errors import InputError
-from infoprune.measure.accuracy import accuracy_of, labels_within, logits_of
+from infoprune.measure.accuracy import accuracy_of, logits_of
 from infoprune.measure.loggers import MetricsLogger, note
 from infoprune.network.deep_copy import deep_copy
 from infoprune.network.fingerprint import fingerprint
@@ -27,7 +27,7 @@ from infoprune.network.memory_format import fastest_layout
 from infoprune.network.modes import eval_mode
 from infoprune.network.origin import origin_of
 from infoprune.progress import Progress, silent
-from infoprune.training.correlated_maps import CorrelatedMaps
+from infoprune.training.loss import check_teacher, loss_of
 from infoprune.training.penalties import Penalty
 from infoprune.training.recipe import Epoch, Precision, Recipe
 from infoprune.training.schedules import learning_rates
@@ -111,6 +111,7 @@ def train(
     fabric = fabric or make_fabric(precision=recipe.precision)
     rng = torch.get_rng_state()
     try:
+        check_teacher(recipe, teacher)
         check_sizes(model, batches, recipe)
         layout = _layout(fabric, batches, *((model,) if teacher is None else (model, teacher)))
         state = TrainState.start(
@@ -319,32 +320,19 @@ class _Loop:
             # The loss is checked for values that are not finite; in float16 the scaler skips such steps.
             state.fabric.clip_gradients(state.model, state.optimizer, max_norm=norm, error_if_nonfinite=False)
         state.optimizer.step()
+        state.follow()
         return total
 
     def _loss_of(self, images: Tensor, labels: Tensor) -> Tensor:
-        if not self.recipe.correlation:
-            return self._loss(self.state.model(images).float(), images, labels)
-        with CorrelatedMaps() as maps:
-            logits = self.state.model(images).float()
-        reward: Tensor = self.recipe.correlation * maps.total().to(logits.device)
-        return self._loss(logits, images, labels) - reward
+        answers = None if self.teacher is None else self._asked
+        return loss_of(self.state.model, answers, images, labels, self.recipe)
 
-    def _loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        hard = F.cross_entropy(logits, labels_within(labels, logits), label_smoothing=self.recipe.label_smoothing)
-        weight, temperature = self.recipe.distillation, self.recipe.temperature
-        if self.teacher is None or not weight:
-            return hard
-        with torch.no_grad(), self.state.fabric.autocast():
-            targets = self.teacher(images).float()
-        soft = F.kl_div(
-            F.log_softmax(logits / temperature, 1),
-            F.log_softmax(targets / temperature, 1),
-            log_target=True,
-            reduction="batchmean",
-        )
-        return (1 - weight) * hard + weight * temperature**2 * soft
+    def _asked(self, images: Tensor) -> Tensor:
+        assert self.teacher is not None
+        with self.state.fabric.autocast():
+            return cast(Tensor, self.teacher(images))
 
     def _held_out(self, held_out: Batches) -> float:
         with self.state.fabric.autocast():
             # Without the wrapper, which would exchange tensors in every forward pass of every process.
-            return accuracy_of(self.state.plain_model(), held_out)
+            return accuracy_of(self.state.judged_model(), held_out)

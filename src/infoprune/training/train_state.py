@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from infoprune.declarations.validation import check_regular, parsed_object, validated
 from infoprune.errors import InputError
@@ -75,6 +76,7 @@ class TrainState:
         self.recipe = recipe
         self.layout = layout
         self.model = model
+        self.average = _average_of(self.plain_model(), recipe.average)
         self.optimizer = optimizer
         self.epochs: list[Epoch] = []
         self.best = -1
@@ -118,24 +120,34 @@ class TrainState:
 
     def weights(self) -> dict[str, Tensor]:
         """Return copies of all weights, on the CPU."""
-        return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        return _copied(self.model)
 
     def plain_model(self) -> nn.Module:
         """Return the network without the wrapper of Fabric."""
         # Fabric wraps the network to set the precision.
         return cast(nn.Module, getattr(self.model, "module", self.model))
 
+    def judged_model(self) -> nn.Module:
+        """Return the network that is judged and kept: the running average, if the recipe has one."""
+        return self.plain_model() if self.average is None else self.average.module
+
+    def follow(self) -> None:
+        """Let the running average follow the weights, after a step."""
+        if self.average is not None:
+            self.average.update_parameters(self.plain_model())
+
     def agree_on_buffers(self) -> None:
         """Copy the statistics of batch norm from the first process, whose batches they come from, to the others."""
-        for buffer in self.plain_model().buffers():
-            buffer.copy_(current().agreed(buffer))
+        for model in dict.fromkeys((self.plain_model(), self.judged_model())):
+            for buffer in model.buffers():
+                buffer.copy_(current().agreed(buffer))
 
     def note(self, epoch: Epoch) -> None:
         """Add an epoch, and keep its weights if they are the best so far on held-out images."""
         self.epochs.append(epoch)
         best = max((e.held_out or 0.0 for e in self.epochs[:-1]), default=-1.0)
         if epoch.held_out is None or epoch.held_out >= best:
-            self.best, self.best_weights = epoch.number, self.weights()
+            self.best, self.best_weights = epoch.number, _copied(self.judged_model())
 
     def best_model(self, model: nn.Module) -> nn.Module:
         """Return a copy of a network with the best weights."""
@@ -156,6 +168,8 @@ class TrainState:
     def write(self, path: Path) -> None:
         """Write the state atomically."""
         parts = {"weights": self.weights(), "best": self.best_weights, "momentum": self.momenta()}
+        if self.average is not None:
+            parts["average"] = _copied(self.average)
         tensors = {f"{part}/{name}": t.contiguous() for part, named in parts.items() for name, t in named.items()}
         notes = {
             "run": json.dumps(self.run),
@@ -193,6 +207,8 @@ class TrainState:
     def _load(self, path: Path, parts: dict[str, dict[str, Tensor]]) -> None:
         try:
             self.model.load_state_dict(parts["weights"])
+            if self.average is not None:
+                self.average.load_state_dict(parts.get("average", {}))
         except RuntimeError as error:
             raise InputError(
                 f"'{path}' does not hold the weights of this network: delete it to start from the beginning"
@@ -201,3 +217,13 @@ class TrainState:
             if name in parts["momentum"]:
                 momentum = torch.empty_like(parameter).copy_(parts["momentum"][name])
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum
+
+
+def _average_of(model: nn.Module, decay: float) -> AveragedModel | None:
+    if not decay:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
