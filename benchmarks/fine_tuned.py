@@ -6,8 +6,9 @@
 The first measures the stored networks in minutes. ``--retrain`` makes one of them again, or ``all``: filters chosen by
 ``reconstruction``, repaired by least squares, then trained on all 50,000 training images. ``TEACHERS`` names whose mean
 of logits is the soft target. The last epoch is kept: no held-out image and no test image chooses anything. ``--go-on``
-trains the stored network on. Every training image has six forms (``few_crops``), so the answers of the teacher are kept
-in ``--state`` and computed once for all trainings. A training that was interrupted resumes.
+trains the stored network on, ``--lr`` sets the largest rate. Every training image has six forms (``few_crops``), so
+the answers of the teacher are kept in ``--state`` and computed once for all trainings. A training that was interrupted
+resumes.
 
 On a GPU, where images and teachers are held on the device, this makes all of them with as many epochs as fit:
 
@@ -204,7 +205,14 @@ def pruned(original: nn.Module, macs: float, data_dir: Path) -> Result:
 
 
 def retrain(
-    name: str, data_dir: Path, weights_dir: Path, state: Path, epochs: int | None, minutes: float, go_on: bool = False
+    name: str,
+    data_dir: Path,
+    weights_dir: Path,
+    state: Path,
+    recipe: infoprune.Recipe,
+    *,
+    minutes: float | None = None,
+    go_on: bool = False,
 ) -> None:
     """Prune, repair and train the network of one point, and write its weights in half precision.
 
@@ -213,8 +221,8 @@ def retrain(
         data_dir: Holds cifar-10-batches-py.
         weights_dir: Holds the published weights.
         state: Folder of what a training keeps.
-        epochs: Of this training; ``None``: what fits into the minutes.
-        minutes: The time where no epochs are given.
+        recipe: Of this training.
+        minutes: With these, as many epochs as fit, in place of those of the recipe.
         go_on: Train the stored network of the point on, in place of the repaired one.
     """
     point, device = POINTS[name], pick_device()
@@ -236,17 +244,18 @@ def retrain(
     train = replace(train, images=train.images.to(device), labels=train.labels.to(device))
     batches = loader(train, preprocessing, batch_size=128, shuffle=True)
     how: dict[str, Any] = {
-        "teacher": teachers.eval(), "augmentation": few_crops, "fabric": make_fabric(precision=RECIPE.precision),
+        "teacher": teachers.eval(), "augmentation": few_crops, "fabric": make_fabric(precision=recipe.precision),
     }  # fmt: skip
-    epochs = epochs or epochs_within(minutes, small, batches, recipe=RECIPE, **how).epochs
-    recipe = replace(RECIPE, epochs=epochs)
+    if minutes is not None:
+        recipe = replace(recipe, epochs=epochs_within(minutes, small, batches, recipe=recipe, **how).epochs)
     resume = state / f"{name}{'-on' if go_on else ''}.resume"
     found = infoprune.train(
         small, batches, recipe=recipe, **how, resume=resume,
         on_epoch=lambda epoch: print(f"{name}: {epoch}", flush=True),
     )  # fmt: skip
     settings = {
-        "command": f"python benchmarks/fine_tuned.py --retrain {name} --epochs {epochs}{' --go-on' if go_on else ''}",
+        "command": f"python benchmarks/fine_tuned.py --retrain {name} --epochs {recipe.epochs} "
+        f"--lr {recipe.learning_rate}{' --go-on' if go_on else ''}",
         "before": before,
         "teachers": list(names),
         "recipe": asdict(recipe),
@@ -312,6 +321,7 @@ def main(
     point: Annotated[str | None, typer.Option("--retrain", help=f"all, or one of {', '.join(POINTS)}.")] = None,
     state: Annotated[Path, typer.Option(help="Folder of what a training keeps.")] = Path("runs/fine-tuned"),
     epochs: Annotated[int | None, typer.Option(help="Of each training; 12, or what fits into the minutes.")] = None,
+    learning_rate: Annotated[float, typer.Option("--lr", help="The largest of the training.")] = RECIPE.learning_rate,
     minutes: Annotated[float | None, typer.Option(help="For all trainings together.")] = None,
     go_on: Annotated[bool, typer.Option(help="Train the stored network on, in place of the repaired one.")] = False,
     threads: int = 1,
@@ -325,9 +335,10 @@ def main(
         names = list(POINTS) if point == "all" else [point]
         begun = time.monotonic()
         for done, name in enumerate(names):
-            left = 0.0 if minutes is None else minutes - (time.monotonic() - begun) / 60
-            wanted = epochs or (RECIPE.epochs if minutes is None else None)
-            retrain(name, data_dir, weights_dir, state, wanted, left / (len(names) - done), go_on)
+            recipe, left = replace(RECIPE, epochs=epochs or RECIPE.epochs, learning_rate=learning_rate), None
+            if minutes is not None and epochs is None:
+                left = (minutes - (time.monotonic() - begun) / 60) / (len(names) - done)
+            retrain(name, data_dir, weights_dir, state, recipe, minutes=left, go_on=go_on)
     found = table(data_dir, weights_dir)
     if json_out is not None:
         write_text(json_out, json.dumps(found, indent=1) + "\n", force=True)
