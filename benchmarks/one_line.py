@@ -3,8 +3,7 @@
     python benchmarks/one_line.py --network efficientnet-lite0 --images-dir DIR/imagenet_sample --macs 0.7
     python benchmarks/one_line.py --network resnet56 --weights FILE --data-dir DIR --macs 0.5
     python benchmarks/one_line.py --network vgg16 --weights FILE --data-dir DIR --macs 0.4
-    python benchmarks/one_line.py --network mobilenet_v2_imagenet --weights FILE --images-dir DIR/imagenet_sample \\
-        --images 250 --macs 0.8
+    python benchmarks/one_line.py --network mobilenet_v2_imagenet --weights FILE --images-dir FOLDER --macs 0.8
 
 Rows: infoprune's default and, with ``--efforts``, its other efforts; random and L1 filters with the same budget, as
 cut, with batch norm re-estimated and with least squares; L1 filters with folding and with GRAIL; Torch-Pruning's L1, L2
