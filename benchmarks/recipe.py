@@ -67,6 +67,8 @@ VARIANTS = (
     Variant("cosine without warm-up", {"schedule": "cosine"}),
     Variant("learning rate 0.01, attention maps, weight 1", {"learning_rate": 0.01, "attention": 1.0}),
     Variant("learning rate 0.01, attention maps, weight 10", {"learning_rate": 0.01, "attention": 10.0}),
+    Variant("learning rate 0.01, attention maps, weight 100", {"learning_rate": 0.01, "attention": 100.0}),
+    Variant("learning rate 0.003, attention maps, weight 10", {"learning_rate": 0.003, "attention": 10.0}),
     Variant("learning rate 0.01, mixing 0.2", {"learning_rate": 0.01, "mixing": 0.2}),
     Variant("learning rate 0.01, mixing 1.0", {"learning_rate": 0.01, "mixing": 1.0}),
     Variant("learning rate 0.01, average 0.99", {"learning_rate": 0.01, "average": 0.99}),
