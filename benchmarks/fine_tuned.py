@@ -53,7 +53,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 RESNET = "akamaster_resnet56-4bfd9763.th"
 PUBLISHED_ACCURACY = 93.39  # of RESNET, which benchmarks/zoo.py measures too
 VGG = WEIGHTS / "vgg16-cifar10.safetensors"
-RECIPE = infoprune.Recipe(epochs=12, learning_rate=0.03, distillation=0.7)
+RECIPE = infoprune.Recipe(epochs=12, learning_rate=0.03, distillation=0.7, attention=100.0)
 # The original comes first: the logits of the others are brought to its scale.
 TEACHERS = {"resnet56": ("resnet56", "vgg16"), "vgg16": ("vgg16",)}
 IMAGES, REPAIR_IMAGES = 256, 2000
@@ -129,11 +129,18 @@ POINTS = {
 
 
 class Remembered(nn.Module):
-    """A teacher whose answer to every image is kept in a file, by what the image is: 16 bytes and the logits."""
+    """A teacher whose answer to every image is kept in a file, by what the image is: 16 bytes and the logits.
 
-    def __init__(self, teacher: nn.Module, file: Path, classes: int = 10) -> None:
+    Args:
+        teacher: Returns logits.
+        file: Holds them.
+        shown: A network that runs for every image all the same, so that its feature maps are seen.
+        classes: Number of logits.
+    """
+
+    def __init__(self, teacher: nn.Module, file: Path, shown: nn.Module | None = None, classes: int = 10) -> None:
         super().__init__()
-        self.teacher, self.file = teacher, file
+        self.teacher, self.file, self.shown = teacher, file, shown
         self.record = np.dtype([("image", "V16"), ("answer", np.float16, (classes,))])
         self.known: dict[bytes, Any] = {}
         self.read = 0
@@ -142,6 +149,8 @@ class Remembered(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return ``(n, classes)`` logits."""
+        if self.shown is not None:
+            self.shown(images)
         names = [_name(image) for image in images.cpu().contiguous().numpy()]
         if any(name not in self.known for name in names):
             self._read()
@@ -237,7 +246,8 @@ def retrain(
     networks = [base_of(teacher, weights_dir) for teacher in names]
     teachers: nn.Module = Teachers(networks, preprocessing, [preprocessing_of(network) for network in networks])
     if device.type == "cpu":
-        teachers = Remembered(teachers, state / f"answers-{'-'.join(names)}.bin")
+        shown = networks[0] if recipe.attention else None
+        teachers = Remembered(teachers, state / f"answers-{'-'.join(names)}.bin", shown)
     train = open_source("cifar10", data_dir).train
     assert isinstance(train, StoredImages)
     # A GPU trains faster than a processor core normalises images.
@@ -255,7 +265,7 @@ def retrain(
     )  # fmt: skip
     settings = {
         "command": f"python benchmarks/fine_tuned.py --retrain {name} --epochs {recipe.epochs} "
-        f"--lr {recipe.learning_rate}{' --go-on' if go_on else ''}",
+        f"--lr {recipe.learning_rate} --attention {recipe.attention}{' --go-on' if go_on else ''}",
         "before": before,
         "teachers": list(names),
         "recipe": asdict(recipe),
@@ -322,6 +332,7 @@ def main(
     state: Annotated[Path, typer.Option(help="Folder of what a training keeps.")] = Path("runs/fine-tuned"),
     epochs: Annotated[int | None, typer.Option(help="Of each training; 12, or what fits into the minutes.")] = None,
     learning_rate: Annotated[float, typer.Option("--lr", help="The largest of the training.")] = RECIPE.learning_rate,
+    attention: Annotated[float, typer.Option(help="Weight of the original's attention maps.")] = RECIPE.attention,
     minutes: Annotated[float | None, typer.Option(help="For all trainings together.")] = None,
     go_on: Annotated[bool, typer.Option(help="Train the stored network on, in place of the repaired one.")] = False,
     threads: int = 1,
@@ -335,7 +346,8 @@ def main(
         names = list(POINTS) if point == "all" else [point]
         begun = time.monotonic()
         for done, name in enumerate(names):
-            recipe, left = replace(RECIPE, epochs=epochs or RECIPE.epochs, learning_rate=learning_rate), None
+            recipe, left = replace(RECIPE, learning_rate=learning_rate, attention=attention), None
+            recipe = replace(recipe, epochs=epochs or recipe.epochs)
             if minutes is not None and epochs is None:
                 left = (minutes - (time.monotonic() - begun) / 60) / (len(names) - done)
             retrain(name, data_dir, weights_dir, state, recipe, minutes=left, go_on=go_on)

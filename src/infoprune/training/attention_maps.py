@@ -38,7 +38,7 @@ def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
 
     Args:
         found: Of every layer of the network, see ``attention``.
-        wanted: Of every layer of the teacher.
+        wanted: Of every layer of the teacher; of several teachers the first one counts.
 
     Raises:
         InputError: The networks do not have the same layers.
@@ -47,9 +47,10 @@ def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         >>> distance([torch.tensor([[1.0, 0.0]])], [torch.tensor([[0.0, 1.0]])]).item()
         2.0
     """
+    wanted = wanted[: len(found)]
     if not found or [one.shape for one in found] != [one.shape for one in wanted]:
         raise InputError(
-            f"attention maps need a teacher with the activation functions and map sizes of the network: it has "
-            f"{len(wanted)} layers with maps, the network {len(found)}"
+            "attention compares the maps of every activation function with those of a teacher of the same form: this "
+            "one has others; leave attention at 0"
         )
     return torch.stack([(one - other).square().sum(1).mean() for one, other in zip(found, wanted, strict=True)]).mean()
