@@ -192,6 +192,7 @@ def test_tuning_brings_accuracy_back(infoprune, base, folder):
     assert after["accuracy"] > before["accuracy"]
     assert after["macs"] == before["macs"]
     assert "epoch 4 of 4" in done.err
+    assert record_of(folder / "tuned.json")["settings"]["recipe"]["attention"] == 100
     held_out = record_of(folder / "tuned.json")["held_out_before"]
     assert f"before the training: held-out accuracy {held_out:.2f} %" in done.err
     assert "No epoch reached" not in done.err
@@ -222,6 +223,19 @@ def test_two_teachers_and_minutes_in_place_of_epochs(infoprune, base, folder):
     assert one.code == 0, one.err
     pairs = zip(*(package.load(folder / f"{name}.safetensors").parameters() for name in ("one", "two")), strict=True)
     assert all(torch.allclose(first, second, atol=1e-5) for first, second in pairs)
+
+
+def test_of_a_teacher_of_another_form_the_answers_alone_are_learned(infoprune, base, folder, monkeypatch):
+    from infoprune.experiment import train as commands
+
+    other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    monkeypatch.setattr(commands, "_teacher", lambda *_: other.eval())
+    done = infoprune("tune", base, *DIGITS, "--epochs", 1, "--precision", "32-true", "--teacher", base,
+                     "--out", "tuned.safetensors", "--json", "tuned.json")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "its answers are learned, its attention maps are not" in " ".join(done.err.split())
+    recipe = record_of(folder / "tuned.json")["settings"]["recipe"]
+    assert (recipe["attention"], recipe["distillation"]) == (0, 0.7)
 
 
 @pytest.mark.parametrize("command", [("train", "--model", "digits"), ("tune", "small.safetensors")])

@@ -172,6 +172,14 @@ def test_it_ends_after_so_many_rounds_and_the_last_one_is_trained_by_its_own_rec
     assert not same(done.original, network)
 
 
+def test_rounds_learn_the_maps_of_the_first_network_which_has_no_teacher_itself(network, images):
+    taught = dataclasses.replace(RECIPE, attention=10.0)
+    done = iterate(network, images, changed(rounds=1, retraining=taught, initial=taught))
+    plain = iterate(network, images, changed(rounds=1, retraining=RECIPE, initial=RECIPE))
+    assert same(done.original, plain.original)
+    assert not same(done.model, plain.model)
+
+
 def test_every_round_is_told_with_the_last_that_there_will_be(network, images):
     told = []
     quick = dataclasses.replace(RECIPE, epochs=1)

@@ -365,8 +365,11 @@ def _check_schedule(schedule: PruningSchedule, images: RoundImages) -> None:
         raise InputError("an accuracy floor needs held-out images: give some that are not trained on")
     if schedule.penalty is not None:
         raise InputError("a penalty belongs to the loss, which this loop computes: use infoprune.iterate for it")
-    if any(one is not None and one.distillation for one in (schedule.initial, schedule.retraining, schedule.last)):
-        raise InputError("a teacher belongs to the loss, which this loop computes: leave out distillation")
+    recipes = [one for one in (schedule.initial, schedule.retraining, schedule.last) if one is not None]
+    if any(one.distillation or one.attention for one in recipes):
+        raise InputError(
+            "a teacher belongs to the loss, which this loop computes: leave out distillation and attention"
+        )
     if schedule.repair is not None:
         find_repair(schedule.repair)
     criteria.resolve(schedule.criterion)

@@ -30,6 +30,7 @@ from infoprune.network.origin import Origin, origin_of
 from infoprune.progress import Progress, silent
 from infoprune.runs.outputs import outputs
 from infoprune.storage import checkpoint
+from infoprune.training.attention_maps import is_of_one_form
 from infoprune.training.duration import Duration, epochs_within
 from infoprune.training.memory import memory_in_words
 from infoprune.training.recipe import Epoch, Recipe
@@ -97,15 +98,15 @@ def train(
         assert place.fabric is not None  # there is one for every precision
         state = out.with_name(out.name + ".resume")
         parts = run_images.open_training_parts(images)
-        trained, before = _trained(network, images, parts, choice, state, place.fabric, progress, tell, loggers,
-                                   fine_tuning=fine_tuning)  # fmt: skip
+        trained, recipe, before = _trained(network, images, parts, choice, state, place.fabric, progress, tell, loggers,
+                                           fine_tuning=fine_tuning)  # fmt: skip
         best = run_network.stored_precision(trained.model, half=choice.half).to(place.fabric.device)
         figures = measured(best, run_images.batches(parts.test, best, images), progress)
         note(
             loggers, {f"test/{name}": float(figures[name]) for name in _LOGGED if name in figures}, len(trained.epochs)
         )
         how = {
-            "recipe": {**asdict(choice.recipe), "epochs": len(trained.epochs)},
+            "recipe": {**asdict(recipe), "epochs": len(trained.epochs)},
             "teacher": [str(path) for path in choice.teacher],
         }
         settings = {**settings_of(network, images, best), **how, "processes": place.fabric.world_size}
@@ -136,8 +137,8 @@ def _trained(
     loggers: Sequence[MetricsLogger],
     *,
     fine_tuning: bool,
-) -> tuple[Training, float | None]:
-    """Return the trained network, and the held-out accuracy before a fine-tuning."""
+) -> tuple[Training, Recipe, float | None]:
+    """Return the trained network, how it was trained, and the held-out accuracy before a fine-tuning."""
     torch.manual_seed(choice.recipe.seed)
     model = run_network.open_network(network, "cpu")
     run_images.check_classes(parts.source, model, images)
@@ -147,6 +148,7 @@ def _trained(
     batches = run_images.batches(parts.train, model, images, shuffle=True, random_crop=folder)
     held_out = run_images.batches(parts.held_out, model, images)
     teacher = _teacher(choice.teacher, network, model, batches)
+    choice = _with_common_maps(choice, model, teacher, batches, tell)
     check_sizes(model, batches, choice.recipe)
     size = min(images.batch_size, len(parts.train))
     tell(memory_in_words(model, batches, size, choice.recipe, teacher=teacher, fabric=fabric))
@@ -169,7 +171,7 @@ def _trained(
     )
     if before is not None and found.epochs and (found.epochs[found.best].held_out or 0.0) < before:
         tell(_worse_in_words(before, recipe))
-    return found, before
+    return found, recipe, before
 
 
 def _held_out_accuracy(model: nn.Module, held_out: Batches, fabric: Fabric) -> float:
@@ -215,6 +217,20 @@ def _teacher(
             raise InputError(f"the teacher '{path}' has {theirs} classes, the network {ours}: they must be the same")
     wanted = [run_network.preprocessing_of(teacher) for teacher in teachers]
     return Teachers(teachers, run_network.preprocessing_of(student), wanted).eval()
+
+
+def _with_common_maps(
+    choice: TuneOptions, model: nn.Module, teacher: nn.Module | None, batches: Batches, tell: Callable[[str], None]
+) -> TuneOptions:
+    """Return the choice, without attention where the teacher has other maps."""
+    if not choice.recipe.attention or teacher is None:
+        return choice
+    with torch.random.fork_rng([]):
+        example = example_of(batches, model)
+    if is_of_one_form(model, teacher, example):
+        return choice
+    tell("The teacher is a network of another form: its answers are learned, its attention maps are not.")
+    return replace(choice, recipe=replace(choice.recipe, attention=0.0))
 
 
 def _opened_teacher(weights: Path, network: NetworkOptions, student: nn.Module) -> nn.Module:

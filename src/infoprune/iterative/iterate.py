@@ -300,7 +300,9 @@ class _Work:
         plane = self.state.plane
         if plane is not None:
             plane.round = number
-        teacher = self.state.network(0, self.example) if recipe.distillation and number else None
+        taught = bool(number) and bool(recipe.distillation or recipe.attention)
+        teacher = self.state.network(0, self.example) if taught else None
+        recipe = recipe if taught else replace(recipe, attention=0.0)
         with self.watch.stage("train"):
             return train(
                 network,

@@ -13,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from infoprune.device import device_of
 from infoprune.errors import InputError
+from infoprune.network.modes import eval_mode
+from infoprune.training.activation_maps import ActivationMaps
 
 
 def attention(maps: Tensor) -> Tensor:
@@ -30,7 +33,8 @@ def attention(maps: Tensor) -> Tensor:
         [[0.9940000176429749, 0.10999999940395355]]
     """
     with torch.autocast(maps.device.type, enabled=False):
-        return F.normalize(maps.float().square().mean(dim=1).flatten(1))
+        # Added up in float32 without a copy of the maps, which would be kept for the backward pass.
+        return F.normalize(maps.square().mean(dim=1, dtype=torch.float32).flatten(1))
 
 
 def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
@@ -48,9 +52,36 @@ def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         2.0
     """
     wanted = wanted[: len(found)]
-    if not found or [one.shape for one in found] != [one.shape for one in wanted]:
+    if not _are_alike(found, wanted):
         raise InputError(
             "attention compares the maps of every activation function with those of a teacher of the same form: this "
             "one has others; leave attention at 0"
         )
     return torch.stack([(one - other).square().sum(1).mean() for one, other in zip(found, wanted, strict=True)]).mean()
+
+
+def is_of_one_form(model: nn.Module, teacher: nn.Module, images: Tensor) -> bool:
+    """Return whether the attention maps of two networks can be compared.
+
+    Args:
+        model: The network.
+        teacher: Its teacher.
+        images: ``(n, C, H, W)``, a few.
+
+    Example:
+        >>> one, other = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())
+        >>> is_of_one_form(one, other, torch.rand(2, 1, 8, 8)), is_of_one_form(one, one[:1], torch.rand(2, 1, 8, 8))
+        (True, False)
+    """
+    found, wanted = _maps_of(model, images), _maps_of(teacher, images)
+    return _are_alike(found, wanted[: len(found)])
+
+
+def _are_alike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    return bool(found) and [one.shape for one in found] == [one.shape for one in wanted]
+
+
+def _maps_of(network: nn.Module, images: Tensor) -> list[Tensor]:
+    with torch.no_grad(), eval_mode(network), ActivationMaps(attention) as found:
+        network(images.to(device_of(network)))
+    return found

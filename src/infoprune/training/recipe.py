@@ -48,7 +48,7 @@ mean 'cosine'?
     temperature: Annotated[float, Option("Temperature of the soft targets.", gt=0)] = 4.0
     attention: Annotated[
         float,
-        Option("Weight of the distance to the teacher's attention maps: where in an image every layer is active.",
+        Option("Weight of the distance to the teacher's attention maps, which say where in an image a layer is active.",
                ge=0),
     ] = 0.0  # fmt: skip
     correlation: Annotated[
@@ -95,7 +95,7 @@ mean 'cosine'?
 
 
 # Of a pruned and repaired network, with the original as teacher; what each part is worth: docs/fine-tuned.md.
-FINE_TUNING = Recipe(learning_rate=0.01, distillation=0.7)
+FINE_TUNING = Recipe(learning_rate=0.01, distillation=0.7, attention=100.0)
 
 
 @dataclass(frozen=True)
