@@ -80,6 +80,14 @@ VARIANTS = (
     Variant(
         "learning rate 0.01, constant, average 0.99", {"learning_rate": 0.01, "schedule": "constant", "average": 0.99}
     ),
+    Variant(
+        "learning rate 0.01, attention maps, weight 10, clipped at 1",
+        {"learning_rate": 0.01, "attention": 10.0, "clip": 1.0},
+    ),
+    Variant(
+        "learning rate 0.01, attention maps, weight 30, clipped at 1",
+        {"learning_rate": 0.01, "attention": 30.0, "clip": 1.0},
+    ),
     Variant("learning rate 0.01, clipped at 1", {"learning_rate": 0.01, "clip": 1.0}),
 )
 
