@@ -192,7 +192,7 @@ def test_tuning_brings_accuracy_back(infoprune, base, folder):
     assert after["accuracy"] > before["accuracy"]
     assert after["macs"] == before["macs"]
     assert "epoch 4 of 4" in done.err
-    assert record_of(folder / "tuned.json")["settings"]["recipe"]["attention"] == 100
+    assert record_of(folder / "tuned.json")["settings"]["recipe"]["attention"] == 10
     held_out = record_of(folder / "tuned.json")["held_out_before"]
     assert f"before the training: held-out accuracy {held_out:.2f} %" in done.err
     assert "No epoch reached" not in done.err

@@ -235,8 +235,8 @@ def _fine_tuning(options: BoardOptions, train: Images) -> dict[str, Any]:
     if not options.fine_tune_epochs:
         return {}
     images = options.fine_tune_images or len(train)
-    rate, attention = options.fine_tune_rate, FINE_TUNING.attention
-    return {"epochs": options.fine_tune_epochs, "images": images, "learning rate": rate, "attention": attention}
+    recipe = asdict(replace(FINE_TUNING, epochs=options.fine_tune_epochs, learning_rate=options.fine_tune_rate))
+    return {**recipe, "images": images}
 
 
 def _tune(job: Job, original: nn.Module, train: Images) -> Callable[[nn.Module, int], nn.Module]:
