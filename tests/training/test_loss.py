@@ -1,5 +1,7 @@
 """The parts of the loss, each against its formula, and what they do to a training."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from infoprune.errors import InputError
 from infoprune.training.activation_maps import ActivationMaps
-from infoprune.training.attention_maps import attention, distance
+from infoprune.training.attention_maps import attention, distance, is_of_one_form
 from infoprune.training.loss import loss_of
 from infoprune.training.recipe import Recipe
 from infoprune.training.train import train
@@ -52,6 +54,36 @@ def test_the_distance_of_attention_maps_is_that_of_the_formula():
         wanted += float((a / a.norm() - b / b.norm()).square().sum()) / 3
     assert distance([attention(one)], [attention(other)]).item() == pytest.approx(wanted, rel=1e-5)
     assert distance([attention(one)], [attention(7 * one)]).item() == pytest.approx(0, abs=1e-10)
+
+
+class WritesOver(nn.Module):
+    """Its second convolution is fed by what is written over the result of ReLU6, which needs its input alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, images):
+        maps = F.relu6(self.first(images))
+        maps += 1
+        return F.relu6(self.second(maps)).flatten(1)
+
+
+def test_a_network_that_writes_over_its_maps_trains_without_them():
+    """It trains by itself; with attention maps PyTorch would refuse the backward pass."""
+    net = WritesOver()
+    net(IMAGES).sum().backward()
+    assert not is_of_one_form(net, net, IMAGES[:2])
+    assert is_of_one_form(network(8), network(16), IMAGES[:2])
+
+
+def test_looking_for_common_maps_leaves_the_network_alone():
+    net, teacher = network(), network(16)
+    before, drawn = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    is_of_one_form(net, teacher, IMAGES)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert torch.equal(torch.get_rng_state(), drawn)
 
 
 def away(model, teacher):

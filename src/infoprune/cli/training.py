@@ -32,11 +32,7 @@ def train(
     images: Annotated[DataOptions, But("calibration")],
     out: Out,
     network: NetworkOptions,
-    choice: Annotated[
-        Given[TuneOptions],
-        But("teacher", "distillation", "temperature", "attention"),
-        Defaults(epochs=30, learning_rate=0.1),
-    ],
+    choice: Annotated[Given[TuneOptions], _UNTAUGHT, Defaults(epochs=30, learning_rate=0.1)],
     device: Device = "auto",
     json_out: JsonOut = None,
     force: Force = False,

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from infoprune.device import device_of
 from infoprune.errors import InputError
+from infoprune.network.deep_copy import deep_copy
 from infoprune.network.modes import eval_mode
 from infoprune.training.activation_maps import ActivationMaps
 
@@ -61,10 +62,12 @@ def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
 
 
 def is_of_one_form(model: nn.Module, teacher: nn.Module, images: Tensor) -> bool:
-    """Return whether the attention maps of two networks can be compared.
+    """Return whether a network can learn the attention maps of a teacher.
+
+    It cannot where the teacher has other maps, or where a later function of the network writes over its maps.
 
     Args:
-        model: The network.
+        model: The network; left as it is.
         teacher: Its teacher.
         images: ``(n, C, H, W)``, a few.
 
@@ -73,15 +76,19 @@ def is_of_one_form(model: nn.Module, teacher: nn.Module, images: Tensor) -> bool
         >>> is_of_one_form(one, other, torch.rand(2, 1, 8, 8)), is_of_one_form(one, one[:1], torch.rand(2, 1, 8, 8))
         (True, False)
     """
-    found, wanted = _maps_of(model, images), _maps_of(teacher, images)
-    return _are_alike(found, wanted[: len(found)])
+    copied = deep_copy(model).train()
+    with torch.random.fork_rng([]), ActivationMaps(attention) as found:
+        copied(images.to(device_of(model)))
+    with torch.no_grad(), eval_mode(teacher), ActivationMaps(attention) as wanted:
+        teacher(images.to(device_of(teacher)))
+    if not _are_alike(found, wanted[: len(found)]):
+        return False
+    try:
+        torch.autograd.backward(torch.stack([one.sum() for one in found]).sum())
+    except RuntimeError:  # what it would have to read was written over
+        return False
+    return True
 
 
 def _are_alike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
     return bool(found) and [one.shape for one in found] == [one.shape for one in wanted]
-
-
-def _maps_of(network: nn.Module, images: Tensor) -> list[Tensor]:
-    with torch.no_grad(), eval_mode(network), ActivationMaps(attention) as found:
-        network(images.to(device_of(network)))
-    return found
