@@ -77,6 +77,11 @@ def test_a_network_that_writes_over_its_maps_trains_without_them():
     assert is_of_one_form(network(8), network(16), IMAGES[:2])
 
 
+def test_one_image_is_enough_to_look_for_common_maps():
+    pooled = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4))
+    assert is_of_one_form(pooled, pooled, IMAGES[:1])
+
+
 def test_looking_for_common_maps_leaves_the_network_alone():
     net, teacher = network(), network(16)
     before, drawn = copy.deepcopy(net.state_dict()), torch.get_rng_state()

@@ -76,6 +76,8 @@ def is_of_one_form(model: nn.Module, teacher: nn.Module, images: Tensor) -> bool
         >>> is_of_one_form(one, other, torch.rand(2, 1, 8, 8)), is_of_one_form(one, one[:1], torch.rand(2, 1, 8, 8))
         (True, False)
     """
+    # Batch norm in training needs more than one value.
+    images = torch.cat([images, images])[:2]
     copied = deep_copy(model).train()
     with torch.random.fork_rng([]), ActivationMaps(attention) as found:
         copied(images.to(device_of(model)))
