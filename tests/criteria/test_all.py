@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import infoprune.criteria as criteria
 from infoprune.criteria import Filters, create
 from infoprune.criteria.fsim import two_dimensional_entropy
-from infoprune.entropy.ties import snapped
+from infoprune.entropy.ties import rounding, snapped
 from infoprune.errors import InputError
 
 NAMES = [info.name for info in criteria.all_criteria() if info.kind == "maps"]
@@ -97,11 +97,14 @@ def test_a_permutation_of_the_filters_permutes_the_scores(name, seed, order):
         assume(len(snapped(richness).unique()) == len(richness))
     plain = scored(name, maps, labels, filters)
     permuted = scored(name, maps[:, order], labels, picked(filters, order))
-    assert torch.allclose(permuted.scores, plain.scores[list(order)], rtol=1e-9, atol=1e-12)
+    # Of pairs whose similarity differs by less than the precision of the maps QSFM takes the one with the lower index.
+    largest = {"qsfm-psnr": 100.0, "qsfm-ssim": 1.0, "qsfm": 1.0}.get(name, 0.0)
+    near = max(largest * rounding(maps.dtype, 1), 1e-12)
+    assert torch.allclose(permuted.scores, plain.scores[list(order)], rtol=1e-9, atol=near)
     found = [order[i] for i in permuted.order]
-    assert torch.allclose(plain.scores[found], plain.scores[list(plain.order)], rtol=1e-9, atol=1e-12)
+    assert torch.allclose(plain.scores[found], plain.scores[list(plain.order)], rtol=1e-9, atol=near)
     # Equal scores, as of counts, go by the index, which a permutation changes.
-    assert found == list(plain.order) or len(plain.scores.unique()) < 6
+    assert found == list(plain.order) or plain.scores.sort().values.diff().min() <= near
 
 
 @pytest.mark.parametrize("name", RANKING)
