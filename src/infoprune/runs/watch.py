@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 # Seconds in which the first process may fail by the same mistake as another one, and report it by itself.
 _GRACE_SECONDS = 1.0
+_LOST_SECONDS = 0.5
 _POLL_SECONDS = 0.1
 _WRONG_INPUT = 2
 _BYE, _ENDING = "bye", "ending"
@@ -48,6 +50,9 @@ def watched(processes: Processes) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            # Where another process has died, its connections are lost too: the watch says so, and ends this one first.
+            time.sleep(_LOST_SECONDS)
         _tell(connections, _ENDING if processes.is_first else json.dumps(_sentence_of(error)))
         if not processes.is_first:
             if isinstance(error, Exception) and not isinstance(error, InputError):
