@@ -344,10 +344,10 @@ def main(
         if weights_dir is None or point not in (*POINTS, "all"):
             raise typer.BadParameter("--retrain takes 'all' or the name of a point, and needs --weights-dir")
         names = list(POINTS) if point == "all" else [point]
+        recipe = replace(RECIPE, epochs=epochs or RECIPE.epochs, learning_rate=learning_rate, attention=attention)
         begun = time.monotonic()
         for done, name in enumerate(names):
-            recipe, left = replace(RECIPE, learning_rate=learning_rate, attention=attention), None
-            recipe = replace(recipe, epochs=epochs or recipe.epochs)
+            left = None
             if minutes is not None and epochs is None:
                 left = (minutes - (time.monotonic() - begun) / 60) / (len(names) - done)
             retrain(name, data_dir, weights_dir, state, recipe, minutes=left, go_on=go_on)

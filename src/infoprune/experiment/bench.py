@@ -29,7 +29,7 @@ from infoprune.network.fingerprint import fingerprint
 from infoprune.progress import Progress, silent
 from infoprune.report.board_page import board_page
 from infoprune.runs.processes import side_by_side
-from infoprune.training.attention_maps import is_of_one_form
+from infoprune.training.loss import with_common_maps
 from infoprune.training.recipe import FINE_TUNING
 from infoprune.training.train import make_fabric
 from infoprune.training.train import train as train_network
@@ -251,8 +251,7 @@ def _tune(job: Job, original: nn.Module, train: Images) -> Callable[[nn.Module, 
         some = data.balanced_sample(train, options.fine_tune_images, seed) if options.fine_tune_images else train
         crop = isinstance(train, data.FolderImages)
         batches = run_images.batches(some, model, job.images, shuffle=True, random_crop=crop)
-        if not is_of_one_form(model, original, example_of(batches, model)):  # blocks are gone
-            recipe = replace(recipe, attention=0.0)
+        recipe = with_common_maps(recipe, model, original, example_of(batches, model))  # blocks may be gone
         fabric = make_fabric(accelerator=job.device.partition(":")[0], precision=recipe.precision)
         augmentation = usual_augmentation(job.images.name)
         found = train_network(model, batches, None, recipe, teacher=original, augmentation=augmentation, fabric=fabric)

@@ -30,8 +30,8 @@ from infoprune.network.origin import Origin, origin_of
 from infoprune.progress import Progress, silent
 from infoprune.runs.outputs import outputs
 from infoprune.storage import checkpoint
-from infoprune.training.attention_maps import is_of_one_form
 from infoprune.training.duration import Duration, epochs_within
+from infoprune.training.loss import with_common_maps
 from infoprune.training.memory import memory_in_words
 from infoprune.training.recipe import Epoch, Recipe
 from infoprune.training.teachers import Teachers
@@ -147,8 +147,15 @@ def _trained(
     folder = isinstance(parts.train, data.FolderImages)
     batches = run_images.batches(parts.train, model, images, shuffle=True, random_crop=folder)
     held_out = run_images.batches(parts.held_out, model, images)
-    teacher = _teacher(choice.teacher, network, model, batches)
-    choice = _with_common_maps(choice, model, teacher, batches, tell)
+    teacher = None
+    if choice.teacher:
+        with torch.random.fork_rng([]):
+            example = example_of(batches, model)
+        teacher = _teacher(choice.teacher, network, model, example)
+        common = with_common_maps(choice.recipe, model, teacher, example)
+        if common != choice.recipe:
+            tell("The teacher is a network of another form: its answers are learned, its attention maps are not.")
+            choice = replace(choice, recipe=common)
     check_sizes(model, batches, choice.recipe)
     size = min(images.batch_size, len(parts.train))
     tell(memory_in_words(model, batches, size, choice.recipe, teacher=teacher, fabric=fabric))
@@ -201,15 +208,9 @@ def _fitting(
     return replace(choice.recipe, epochs=found.epochs)
 
 
-def _teacher(
-    weights: Sequence[Path], network: NetworkOptions, student: nn.Module, batches: Batches
-) -> nn.Module | None:
+def _teacher(weights: Sequence[Path], network: NetworkOptions, student: nn.Module, example: Tensor) -> nn.Module:
     """Return the teacher; of several networks their mean. Each reads the images normalised in its own way."""
-    if not weights:
-        return None
     teachers = [_opened_teacher(path, network, student) for path in weights]
-    with torch.random.fork_rng([]):
-        example = example_of(batches, student)
     ours = _classes(student, example)
     for path, teacher in zip(weights, teachers, strict=True):
         theirs = _classes(teacher, example)
@@ -217,20 +218,6 @@ def _teacher(
             raise InputError(f"the teacher '{path}' has {theirs} classes, the network {ours}: they must be the same")
     wanted = [run_network.preprocessing_of(teacher) for teacher in teachers]
     return Teachers(teachers, run_network.preprocessing_of(student), wanted).eval()
-
-
-def _with_common_maps(
-    choice: TuneOptions, model: nn.Module, teacher: nn.Module | None, batches: Batches, tell: Callable[[str], None]
-) -> TuneOptions:
-    """Return the choice, without attention where the teacher has other maps."""
-    if not choice.recipe.attention or teacher is None:
-        return choice
-    with torch.random.fork_rng([]):
-        example = example_of(batches, model)
-    if is_of_one_form(model, teacher, example):
-        return choice
-    tell("The teacher is a network of another form: its answers are learned, its attention maps are not.")
-    return replace(choice, recipe=replace(choice.recipe, attention=0.0))
 
 
 def _opened_teacher(weights: Path, network: NetworkOptions, student: nn.Module) -> nn.Module:

@@ -50,12 +50,13 @@ def watched(processes: Processes) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, InputError):
+        unexpected = isinstance(error, Exception) and not isinstance(error, InputError)
+        if unexpected:
             # Where another process has died, its connections are lost too: the watch says so, and ends this one first.
             time.sleep(_LOST_SECONDS)
         _tell(connections, _ENDING if processes.is_first else json.dumps(_sentence_of(error)))
         if not processes.is_first:
-            if isinstance(error, Exception) and not isinstance(error, InputError):
+            if unexpected:
                 traceback.print_exc()
             # The first process reports it, and ends this one.
             left.wait(10 * _GRACE_SECONDS)

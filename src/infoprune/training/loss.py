@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from infoprune.errors import InputError
 from infoprune.measure.accuracy import labels_within
 from infoprune.training.activation_maps import ActivationMaps
-from infoprune.training.attention_maps import attention, distance
+from infoprune.training.attention_maps import attention, distance, is_of_one_form
 from infoprune.training.correlated_maps import correlation
 from infoprune.training.recipe import Recipe
 
@@ -30,6 +31,19 @@ def check_teacher(recipe: Recipe, teacher: nn.Module | None) -> None:
     """
     if recipe.attention and teacher is None:
         raise InputError("attention compares with the maps of a teacher: pass one, or leave attention at 0")
+
+
+def with_common_maps(recipe: Recipe, model: nn.Module, teacher: nn.Module, images: Tensor) -> Recipe:
+    """Return a recipe, without attention where the network cannot learn the maps of the teacher.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> with_common_maps(Recipe(attention=1.0), net, net, torch.zeros(1, 1, 2, 2)).attention
+        0.0
+    """
+    if not recipe.attention or is_of_one_form(model, teacher, images):
+        return recipe
+    return replace(recipe, attention=0.0)
 
 
 def loss_of(model: nn.Module, teacher: Answers | None, images: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
