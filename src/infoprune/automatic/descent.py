@@ -105,7 +105,10 @@ class Descent:
         plan = plan_for(here, with_way(choice, self.way), importances=importances).plan
         smaller = surgery.apply(plan, here.model, here.examples, groups=here.groups).eval()
         total = plan if level.plan is None else level.plan.then(plan)
-        return Level(replace(total, settings={**plan.settings, **self.choice.settings()}), smaller)
+        settings = {**plan.settings, **self.choice.settings()}
+        if computed := dict(self.whole.groups.computed):
+            settings["made_plain"] = computed
+        return Level(replace(total, settings=settings), smaller)
 
     def repair(self, level: Level, method: str = "least-squares", minutes: float | None = None) -> Level:
         """Return a level with its network repaired."""

@@ -12,13 +12,12 @@ from torch import nn
 from infoprune.automatic.descent import CRITERION, Descent, Level, scores_of, steps_to
 from infoprune.automatic.effort import Allowance
 from infoprune.automatic.parts import Parts
-from infoprune.automatic.ways import Way, nearest_way, possible_ways
+from infoprune.automatic.ways import Way, nearest_way, possible_ways, without_unread
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
 from infoprune.data.batches import EveryNth
 from infoprune.measure.divergence import Divergence, agrees_as_often
 from infoprune.measure.metric import PLAIN, Quality
-from infoprune.network.equivalence import copied
 from infoprune.options import PruneOptions
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
@@ -126,8 +125,8 @@ def prepare(
         1
     """
     choice = replace(choice, criterion=CRITERION, budget_by=CRITERION if choice.budget is not None else None)
-    whole = replace(calibration, model=copied(calibration.model))
-    choice = with_what_it_takes(whole, choice)
+    whole = calibration.made_plain()
+    choice = with_what_it_takes(whole, without_unread(whole, choice))
     check_feasible(whole, choose_groups(whole.model, whole.groups, choice), choice, on_reach)
     parts = Parts.of(whole.batches, whole.model)
     ways = possible_ways(whole, choice)

@@ -16,7 +16,6 @@ from infoprune.errors import InputError
 from infoprune.measure.divergence import Answers, divergence_between
 from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network import surgery
-from infoprune.network.equivalence import copied
 from infoprune.network.several_inputs import takes_several_inputs
 from infoprune.options import PruneOptions, RepairOptions
 from infoprune.progress import Progress, reported
@@ -95,7 +94,7 @@ def sensitivity(
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
         raise InputError(f"ratios are shares of the filters above 0 and below 1, not {tuple(ratios)}")
     choice = PruneOptions(criterion=CRITERION, ratio=max(ratios), layers=layers, skip=skip)
-    whole = Calibration.of(copied(model), images)
+    whole = Calibration.of(model, images).made_plain()
     parts, quality = Parts.of(images, whole.model), Quality(metric, output)
     original = Answers(quality.answers(whole.model))
     best = None if metric is None else quality.points(quality.measure(whole.model, parts.judges)[0])

@@ -75,6 +75,19 @@ def possible_ways(calibration: Calibration, choice: PruneOptions) -> tuple[Way, 
     return tuple(way for way in ways if _reaches(calibration, with_way(choice, way))) or (ways[0],)
 
 
+def without_unread(calibration: Calibration, choice: PruneOptions) -> PruneOptions:
+    """Return a choice that leaves the layers whole that the criterion cannot score: no convolution reads them.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 2, 2))
+        >>> without_unread(Calibration.of(net.eval(), [torch.rand(4, 1, 8, 8)]), PruneOptions("l1", ratio=0.5)).skip
+        ('1',)
+    """
+    unread = (group.name for group in calibration.groups.groups if not _is_read(calibration.model, group))
+    return replace(choice, skip=(*choice.skip, *(name for name in unread if name not in choice.skip)))
+
+
 def with_way(choice: PruneOptions, way: Way) -> PruneOptions:
     """Return a choice whose way keeps these layers whole.
 

@@ -204,7 +204,7 @@ def _mean_distinction(readers: Sequence[tuple[nn.Module, Member, Tensor]], group
 
 def _distinction_at(module: Any, member: Member, inputs: Tensor, gone: Sequence[int]) -> float:
     axis = channel_axis(module)
-    channels = [channel for filter_ in gone for channel in member.channels[filter_]]
+    channels = member.channels_of(gone)
     held = inputs.index_fill(axis, torch.tensor(channels, dtype=torch.int64, device=inputs.device), 0.0)
     result = module(held).movedim(axis, 1)
     return distinction_of(result.reshape(*result.shape[:2], -1).cpu())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -112,25 +111,23 @@ class ByReaders:
             InputError: A group is read by no convolution or linear layer, or there are no images.
         """
         model = copied(model)
-        probe = next(images_of(batches, model))[:_PROBE]
         positions = positions_of(FirstImages(batches).most_images())
+        behind = self._behind(model, groups, batches)
+        readers = {group.name: [layer for layer in self._readers(model, group) if layer in behind] for group in groups}
         found: dict[str, Importance] = {}
-        passes = in_passes(groups, partial(self._bytes_of_moments, model), self.memory)
+        size = {name: _bytes_of_moments(model, layers) for name, layers in readers.items()}
+        passes = in_passes(groups, lambda group: size[group.name], self.memory)
         processes = current()
         for number, some in enumerate(passes):
-            owners = processes.owners({group.name: self._load(model, group) for group in some})
-            layers = {layer: sorted({owners[group.name] for group in some if layer in self._readers(model, group)})
-                      for group in some for layer in self._readers(model, group)}  # fmt: skip
+            owners = processes.owners({group.name: float(len(group.units) * size[group.name]) for group in some})
+            layers = {layer: sorted({owners[group.name] for group in some if layer in readers[group.name]})
+                      for group in some for layer in readers[group.name]}  # fmt: skip
             moments = self._moments(model, layers, batches, positions, _PassProgress(progress, number, len(passes)))
-            behind = _behind(model, list(layers), probe)
-            if not behind.keys() >= set(layers):  # some run on images of another size only
-                for images in examples_of(batches, model):
-                    behind = {**_behind(model, list(layers), images), **behind}
             own: dict[str, Importance] = {}
             for group in some:
                 if owners[group.name] != processes.rank:
                     continue
-                parts = [one for layer in self._readers(model, group)
+                parts = [one for layer in readers[group.name]
                          for one in _parts(model, group, layer, moments[layer], behind[layer])]  # fmt: skip
                 own[group.name] = scoring(group, parts)
                 progress(self.stage, len(found) + len(own), len(groups))
@@ -138,23 +135,30 @@ class ByReaders:
                 found |= part
         return {group.name: found[group.name] for group in groups}
 
-    def _load(self, model: nn.Module, group: CoupledGroup) -> float:
-        """Return about how long it takes to score a group, to divide the groups between processes."""
-        return len(group.units) * float(self._bytes_of_moments(model, group))
-
-    def _bytes_of_moments(self, model: nn.Module, group: CoupledGroup) -> int:
-        shapes = [as_matrix(model.get_submodule(layer)).shape for layer in self._readers(model, group)]
-        return sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
+    def _behind(self, model: nn.Module, groups: Sequence[CoupledGroup], batches: Batches) -> dict[str, _Behind]:
+        """Return by layer that reads one of the groups what comes behind it; some layers run in train mode only."""
+        asked = {layer for group in groups for layer in self._readers(model, group)}
+        found = _behind(model, list(asked), next(images_of(batches, model))[:_PROBE])
+        if not found.keys() >= asked:  # some run on images of another size only
+            for images in examples_of(batches, model):
+                found = {**_behind(model, list(asked), images), **found}
+        for group in groups:
+            if not found.keys() & set(self._readers(model, group)):
+                raise self._unread(group)
+        return found
 
     def _readers(self, model: nn.Module, group: CoupledGroup) -> list[str]:
         readers = [member.layer for member in group.members if member.side == "in"
                    and isinstance(model.get_submodule(member.layer), (nn.Linear, _ConvNd))
                    and not isinstance(model.get_submodule(member.layer), _ConvTransposeNd)]  # fmt: skip
         if not readers:
-            raise InputError(
-                f"layer '{group.name}' is read by no convolution or linear layer: '{self.criterion}' cannot score it"
-            )
+            raise self._unread(group)
         return readers
+
+    def _unread(self, group: CoupledGroup) -> InputError:
+        return InputError(
+            f"layer '{group.name}' is read by no convolution or linear layer: '{self.criterion}' cannot score it"
+        )
 
     def _moments(
         self,
@@ -250,6 +254,11 @@ def _behind(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str
     return found
 
 
+def _bytes_of_moments(model: nn.Module, layers: Sequence[str]) -> int:
+    shapes = [as_matrix(model.get_submodule(layer)).shape for layer in layers]
+    return sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
+
+
 def _parts(
     model: nn.Module, group: CoupledGroup, layer: str, moments: NormalEquations, behind: _Behind
 ) -> list[ReaderPart]:
@@ -261,8 +270,7 @@ def _parts(
         first = number * len(gram)
         rows = []
         for unit in group.units:
-            channels = [channel for filter_ in unit for channel in member.channels[filter_]]
-            features = features_of(module, channels) - first
+            features = features_of(module, member.channels_of(unit)) - first
             rows.append(features[(features >= 0) & (features < len(gram))].to(gram.device))
         parts.append(ReaderPart(gram, moments.count, mine, tuple(rows), behind.worth))
     return parts

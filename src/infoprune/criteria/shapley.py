@@ -158,7 +158,7 @@ def _silenced(model: nn.Module, group: CoupledGroup, gone: Sequence[int]) -> Ite
         for member in group.members:
             if member.side == "in" and gone:
                 module = model.get_submodule(member.layer)
-                channels = [channel for filter_ in gone for channel in member.channels[filter_]]
+                channels = member.channels_of(gone)
 
                 def silence(module: nn.Module, inputs: tuple[Any, ...], channels: list[int] = channels) -> Any:
                     held = inputs[0].clone()

@@ -201,8 +201,8 @@ def _parting(model: nn.Module, groups: Groups, plan: Plan, kept_in_the_end: Mapp
         for member in group.members:
             if member.side == "out" and member.layer in group.producers:
                 gone = plan.decisions[group.name].removed
-                removed[member.layer] = tuple(channel for one in gone for channel in member.channels[one])
-                important[member.layer] = tuple(channel for one in largest for channel in member.channels[one])
+                removed[member.layer] = tuple(member.channels_of(gone))
+                important[member.layer] = tuple(member.channels_of(largest))
     return Parting(removed, important)
 
 

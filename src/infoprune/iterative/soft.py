@@ -311,7 +311,7 @@ class Masks:
             if member.side == "in":
                 continue
             module = model.get_submodule(member.layer)
-            channels = [channel for one in filters for channel in member.channels[one]]
+            channels = member.channels_of(filters)
             if getattr(module, "transposed", False):
                 continue  # their outputs lie along another axis; the mask alone holds them at zero
             for tensor_name, tensor in (*module._parameters.items(), *module._buffers.items()):

@@ -44,6 +44,10 @@ class Member:
     side: Literal["out", "in"]
     channels: tuple[tuple[int, ...], ...]
 
+    def channels_of(self, filters: Iterable[int]) -> list[int]:
+        """Return the channels of some filters, in increasing order, each once: filters of a unit can share channels."""
+        return sorted({channel for filter_ in filters for channel in self.channels[filter_]})
+
 
 @dataclass(frozen=True)
 class StoredMember:
@@ -112,9 +116,7 @@ class CoupledGroup:
     def removal(self, filters: Iterable[int]) -> dict[Place, set[int]]:
         """Return the removed channels, by layer and side, for removed filters of the naming layer."""
         gone = sorted(set(filters))
-        layers: dict[Place, set[int]] = {
-            (m.layer, m.side): {i for f in gone for i in m.channels[f]} for m in self.members
-        }
+        layers: dict[Place, set[int]] = {(m.layer, m.side): set(m.channels_of(gone)) for m in self.members}
         return layers | {(m.place, "stored"): {i for f in gone for i in m.channels[f]} for m in self.stored}
 
 

@@ -221,7 +221,7 @@ def _side_by_side(group: CoupledGroup, parts: Sequence[Tensor]) -> Tensor:
 
 def _gathered(maps: Tensor, channels: Channels | None) -> Tensor:
     """Return ``(n, C, ...)`` maps in the order of the group's filters, those of one filter side by side."""
-    if channels is None:
+    if channels is None or _is_whole(maps.shape[1], channels):
         return maps
     if all(len(some) == 1 for some in channels):
         return maps[:, [some[0] for some in channels]]
@@ -231,7 +231,7 @@ def _gathered(maps: Tensor, channels: Channels | None) -> Tensor:
 
 def _rows(tensor: Tensor, channels: Channels | None) -> Tensor:
     """Return ``(C, k, ...)``: the rows of a tensor that belong to each filter, zeros where a filter has fewer."""
-    if channels is None:
+    if channels is None or _is_whole(len(tensor), channels):
         return tensor.unsqueeze(1)
     width = max(1, *(len(some) for some in channels))
     padded = torch.cat([tensor, torch.zeros_like(tensor[:1])])
@@ -240,11 +240,13 @@ def _rows(tensor: Tensor, channels: Channels | None) -> Tensor:
 
 
 def _channels(group: CoupledGroup, layer: str) -> Channels | None:
-    """Return which outputs of the layer go with each filter, ``None`` where filter i is output i."""
-    for member in group.members:
-        if member.layer == layer and member.side == "out":
-            return None if member.channels == tuple((i,) for i in range(group.filters)) else member.channels
-    return None
+    """Return which outputs of the layer go with each filter, ``None`` where the layer has no such member."""
+    return next((one.channels for one in group.members if one.layer == layer and one.side == "out"), None)
+
+
+def _is_whole(outputs: int, channels: Channels) -> bool:
+    """Return whether filter i is output i, and there are no other outputs, such as those of another group."""
+    return channels == tuple((i,) for i in range(outputs))
 
 
 def _by_output(layer: Any, weight: Tensor) -> Tensor:

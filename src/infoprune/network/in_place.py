@@ -118,7 +118,7 @@ def cut_in_place(
     removal = surgery.removal_of(plan, groups, model)
     if check and removal:
         surgery.check_plan(plan, model, example, removal)
-    touched = [str(place) for place, _ in removal if place in groups.computed]
+    touched = surgery.made_plain(plan, removal, groups)
     computed: dict[str, Computed] = {}
     if touched:
         whole = equivalence.copied(model)

@@ -50,14 +50,26 @@ def apply(
     if check and removal:
         check_plan(plan, model, example, removal)
     small = equivalence.duplicate(model)
-    touched = [str(place) for place, _ in removal if place in groups.computed]
-    if touched:
+    if touched := made_plain(plan, removal, groups):
         whole = equivalence.copied(model)
         first = equivalence.placed(equivalence.batches_of(example)[0], whole)
         with equivalence.exactly(first.device):
             put_plain(small, computed_layers(whole, first), touched)
     cut(small, removal)
     return small
+
+
+def made_plain(plan: Plan, removal: Removal, groups: Groups) -> list[str]:
+    """Return the layers with computed weights that become plain: those that lose channels, and those the plan names.
+
+    Example:
+        >>> computed = Groups((), {}, computed={"first": "WeightNorm", "second": "WeightNorm", "third": "WeightNorm"})
+        >>> plan = Plan({}, settings={"made_plain": {"second": "WeightNorm"}})
+        >>> made_plain(plan, {("first", "out"): [1]}, computed)
+        ['first', 'second']
+    """
+    named = {str(place) for place, _ in removal} | set(plan.settings.get("made_plain", ()))
+    return [layer for layer in groups.computed if layer in named]
 
 
 def removal_of(plan: Plan, groups: Groups, model: nn.Module) -> Removal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from infoprune.data.batches import Batches, for_processor, surveyed
 from infoprune.device import device_of
 from infoprune.measure.figures import check_runs, latencies
-from infoprune.network import surgery
+from infoprune.network import equivalence, surgery
+from infoprune.network.computed_weights import computed_layers, put_plain
 from infoprune.network.cost import CostModel
 from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.intake import check_network
@@ -79,6 +80,23 @@ class Calibration:
             InputError: As for ``of``.
         """
         return self._with(model, self.batches, self.examples, self.count)
+
+    def made_plain(self) -> Calibration:
+        """Look at a copy of the network with plain weights in place of computed ones, which cannot be fitted.
+
+        Example:
+            >>> import torch
+            >>> from infoprune import zoo
+            >>> net = zoo.build("digits").eval()
+            >>> net.features[3] = nn.utils.parametrizations.weight_norm(net.features[3])
+            >>> "weight" in Calibration.of(net, [torch.zeros(8, 1, 8, 8)]).made_plain().model.features[3]._parameters
+            True
+        """
+        model = equivalence.copied(self.model)
+        if self.groups.computed:
+            with equivalence.exactly(self.example.device):
+                put_plain(model, computed_layers(equivalence.copied(model), self.example), self.groups.computed)
+        return replace(self, model=model)
 
     @property
     def example(self) -> Tensor:
