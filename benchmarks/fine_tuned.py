@@ -55,7 +55,7 @@ PUBLISHED_ACCURACY = 93.39  # of RESNET, which benchmarks/zoo.py measures too
 VGG = WEIGHTS / "vgg16-cifar10.safetensors"
 RECIPE = infoprune.Recipe(epochs=12, learning_rate=0.03, distillation=0.7, attention=100.0)
 # The original comes first: the logits of the others are brought to its scale.
-TEACHERS = {"resnet56": ("resnet56", "vgg16"), "vgg16": ("vgg16",)}
+TEACHERS = {"resnet56": ("resnet56", "vgg16"), "vgg16": ("vgg16", "resnet56-trained-on")}
 IMAGES, REPAIR_IMAGES = 256, 2000
 
 
@@ -190,7 +190,9 @@ def few_crops(images: Tensor) -> Tensor:
 
 
 def base_of(network: str, weights_dir: Path) -> nn.Module:
-    """Return the original of a point."""
+    """Return the original of a point, or a stored network that teaches."""
+    if network in POINTS:
+        return infoprune.load(WEIGHTS / f"{network}.safetensors")
     options = NetworkOptions("resnet56", weights_dir / RESNET) if network == "resnet56" else NetworkOptions(weights=VGG)
     return open_network(options, "cpu")
 

@@ -62,6 +62,13 @@ def test_a_network_that_cannot_get_small_enough_is_refused_with_what_it_can():
         pruned(toys.Generator)
 
 
+def test_a_single_image_and_a_network_without_weights_are_refused_with_what_to_pass():
+    with pytest.raises(InputError, match=r"cannot read images of shape \(8, 8\): .*one image is image\[None\]"):
+        infoprune.prune(toys.Plain(), list(IMAGES), macs=0.7)
+    with pytest.raises(InputError, match="has shapes but no weights: it lies on the device 'meta'"):
+        infoprune.prune(toys.Plain().to("meta"), IMAGES, macs=0.7)
+
+
 def test_the_maps_of_a_layer_that_two_groups_share_are_divided_between_them():
     model = toys.Joined().eval()
     groups = find_groups(model, IMAGES).groups

@@ -145,6 +145,8 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
         >>> check_runs(nn.Linear(4, 3), torch.rand(2, 4))
     """
     check_network(model)
+    if device_of(model).type == "meta":
+        raise InputError("the network has shapes but no weights: it lies on the device 'meta'; load its weights first")
     placed = equivalence.placed(example, model)
     with eval_mode(model), torch.no_grad():
         try:
@@ -152,7 +154,9 @@ def check_runs(model: nn.Module, example: Tensor) -> None:
         except Exception as error:  # a network's own forward may raise anything
             shape, reason = tuple(example.shape[1:]), equivalence.one_line(error)
             kind = "" if example.is_floating_point() else f", stored as {example.dtype}"
-            raise InputError(f"the network cannot read images of shape {shape} (C, H, W){kind}: {reason}") from error
+            axes = " (C, H, W)" if len(shape) == 3 else ""
+            hint = "; a batch is (n, C, H, W), so one image is image[None]" if len(shape) == 2 else ""
+            raise InputError(f"the network cannot read images of shape {shape}{axes}{kind}: {reason}{hint}") from error
     if not found:
         raise InputError("the network returns nothing with a tensor in it: wrap it so that it returns its outputs")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
