@@ -131,6 +131,31 @@ def test_advice_counts_the_images_that_the_repair_saw(network, batches, more, se
     assert f"The repair saw {seen} images" in " ".join(found.advice)
 
 
+def test_without_labels_the_table_says_how_often_the_class_is_still_the_same(network, batches):
+    images = [some for some, _ in batches]
+    with torch.no_grad():
+        network.head.bias -= torch.cat([network.eval()(some) for some in images]).mean(0)  # all classes are named
+    found = infoprune.prune(network, images, criterion="random", ratio=0.9, repair=None)
+    held = torch.cat(images)[4::5]
+    with torch.no_grad():
+        same = (network.eval()(held).argmax(1) == found.model.eval()(held).argmax(1)).float().mean()
+    assert found.pruned.agreement == pytest.approx(100 * float(same))
+    assert found.pruned.agreement < 95
+    assert f"{found.pruned.agreement:.2f}" in repr(found)
+    assert "Without labels the accuracy is not known" in found.advice[0]
+    assert "Nothing was repaired" in found.advice[1]
+    assert found.record()["pruned"]["agreement"] == found.pruned.agreement
+    with_labels = infoprune.prune(network, batches, criterion="random", ratio=0.9, repair=None, test=batches)
+    assert (with_labels.pruned.agreement, with_labels.pruned.divergence) == (None, None)
+    assert "accuracy (%)" in repr(with_labels)
+
+
+def test_what_a_notebook_shows_fits_a_screen(network, batches):
+    found = infoprune.prune(network, batches, criterion="l1", ratio=0.5)
+    assert len(repr(found).splitlines()) < 20
+    assert repr(found.plan) == "Plan(stem: 6 of 12, conv1: 8 of 16 filters)"
+
+
 def test_latency_budgets_are_of_networks_really_built(network, batches, monkeypatch):
     built = []
 

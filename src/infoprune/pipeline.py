@@ -11,6 +11,7 @@ from torch import nn
 
 from infoprune.automatic.effort import allowance
 from infoprune.automatic.max_loss import prune_within
+from infoprune.automatic.parts import Parts
 from infoprune.automatic.prune import LEAST_SQUARES, prune_automatically
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
@@ -19,13 +20,15 @@ from infoprune.data.given import as_batches
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
 from infoprune.measure.advice import Spent, advice
+from infoprune.measure.divergence import Divergence, divergence_between
 from infoprune.measure.figures import dead_filters, example_for, figures, latencies, outputs_of
 from infoprune.measure.metric import Metric, Output, Quality
-from infoprune.measure.record import Figures, Stopwatch
+from infoprune.measure.record import Figures, Stopwatch, as_text, comparison
 from infoprune.network import cost, surgery
 from infoprune.network.cost import Cost
 from infoprune.network.coupled_groups import Examples
 from infoprune.network.intake import check_network
+from infoprune.network.modes import eval_mode
 from infoprune.network.origin import note_cut, origin_of
 from infoprune.network.several_inputs import reading_as_noted, reads_its_own, takes_several_inputs
 from infoprune.network.verify import verify as verify_cut
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A smaller network and everything that led to it.
 
@@ -90,6 +93,10 @@ class Result:
     free: Mapping[str, int] | None = None
     automatic: Mapping[str, Any] | None = None
     advice: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return a table of the figures before and after, and what to do next."""
+        return "\n".join((as_text(comparison(self.base, self.pruned, "", self.as_cut)), *self.advice))
 
     def record(self) -> dict[str, Any]:
         """Return the record of the run as JSON values."""
@@ -438,6 +445,8 @@ def _measured(
         measured: dict[str, Any] = {"quality": quality, "progress": progress}
         base = figures(model, whole.costs.base, times[0], test, dead=in_base, **measured)
         after = figures(final, cost.count(final, example), times[1], test, dead=left, **measured)
+        if test is None and (away := _distance(model, final, batches, quality)).images:
+            after = replace(after, agreement=away.agreement, divergence=away.value)
         as_cut = None
         if made.cut is not None:
             as_cut = figures(made.cut, cost.count(made.cut, example), times[1], test, dead=left, **measured)
@@ -445,6 +454,13 @@ def _measured(
     spent = Spent(made.repair_images, made.repair, made.effort, classes)
     return Result(final, made.plan, base, after, made.importances, watch.seconds, as_cut, made.repair, made.free,
                   made.automatic, advice(base, after, spent))  # fmt: skip
+
+
+def _distance(model: nn.Module, final: nn.Module, batches: Batches, quality: Quality) -> Divergence:
+    """Return how far a network is from the original on some of the calibration images."""
+    judges = Parts.of(batches, model).held_out
+    with eval_mode(model), eval_mode(final):
+        return divergence_between(quality.answers(model), quality.answers(final), judges)
 
 
 def _check_nothing_but_the_plan(choice: Mapping[str, Any]) -> None:

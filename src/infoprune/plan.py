@@ -115,7 +115,7 @@ class LayerDecision:
         return tuple(i for i in range(self.filters) if i not in kept)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Every decision for one network, in the order of its layers.
 
@@ -132,6 +132,11 @@ class Plan:
     decisions: Mapping[str, LayerDecision]
     left_alone: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return the number of kept filters by layer; the scores are in ``decisions``."""
+        layers = (f"{name}: {len(one.kept)} of {one.filters}" for name, one in self.decisions.items())
+        return f"Plan({', '.join(layers)} filters)" if self.decisions else "Plan()"
 
     @property
     def kept(self) -> dict[str, tuple[int, ...]]:

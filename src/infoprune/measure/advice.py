@@ -80,10 +80,24 @@ def advice(base: Figures, pruned: Figures, spent: Spent) -> tuple[str, ...]:
         With labels, fine-tune: infoprune tune.
     """
     if base.points is None or pruned.points is None:
-        return ()
+        return _without_labels(pruned, spent)
     if base.accuracy is not None and is_chance(base.accuracy, spent.classes):
         return (chance_warning(base.accuracy),)
-    loss = base.points - pruned.points
+    return _on_loss(base.points - pruned.points, spent)
+
+
+def _without_labels(pruned: Figures, spent: Spent) -> tuple[str, ...]:
+    if pruned.agreement is None:
+        return ()
+    seen = ", which the repair has seen" if spent.repair is not None else ""
+    measure = (
+        f"Without labels the accuracy is not known: the figure is of calibration images{seen}. "
+        "Labelled images (test=, or --data with a test part) measure it."
+    )
+    return (measure, *_on_loss(100 - pruned.agreement, spent))
+
+
+def _on_loss(loss: float, spent: Spent) -> tuple[str, ...]:
     if loss < WORTH_A_SENTENCE:
         return ()
     found = []

@@ -6,9 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import StringIO
 
+from rich.console import Console
 from rich.table import Table
 
+# Columns of a table where nothing says how wide the paper is.
+WIDTH = 100
 # Points of accuracy from which a loss is much.
 MUCH = 5.0
 
@@ -29,6 +33,9 @@ class Figures:
         metric: Value of the metric that was measured in place of accuracy, in its own unit.
         metric_name: Its name.
         higher_is_better: Whether a higher value of it is better.
+        agreement: Where nothing else was measured, the share of held-aside calibration images, at most 512, on which a
+            pruned network names the class of the original, percent. A repair has seen them, so it is an upper bound.
+        divergence: The same for the outputs, as ``infoprune.measure.divergence.Divergence`` has it.
         dead_filters: Prunable filters whose map is constant over all calibration images and positions.
 
     Example:
@@ -48,6 +55,8 @@ class Figures:
     metric: float | None = None
     metric_name: str | None = None
     higher_is_better: bool | None = None
+    agreement: float | None = None
+    divergence: float | None = None
 
     @property
     def points(self) -> float | None:
@@ -122,6 +131,13 @@ def comparison(base: Figures, pruned: Figures, title: str = "", as_cut: Figures 
         table.add_row(base.metric_name or "metric", f"{base.metric:.4f}", f"{pruned.metric:.4f}", change, style=style)
     if base.loss is not None and pruned.loss is not None:
         table.add_row("loss (nats)", f"{base.loss:.4f}", f"{pruned.loss:.4f}", f"{pruned.loss - base.loss:+.4f}")
+    if pruned.agreement is not None:
+        points = pruned.agreement - 100
+        style = "bold red" if points <= -MUCH else None
+        row = ("same class, calibration images (%)", "100.00", f"{pruned.agreement:.2f}", f"{points:+.2f} points")
+        table.add_row(*row, style=style)
+    elif pruned.divergence is not None:
+        table.add_row("change of the outputs (of their variance)", "0.00 %", f"{pruned.divergence:.2%}", "")
     rows: tuple[tuple[str, float, float, str], ...] = (
         ("MACs", base.macs, pruned.macs, ",.0f"),
         ("parameters", base.parameters, pruned.parameters, ",.0f"),
@@ -131,6 +147,19 @@ def comparison(base: Figures, pruned: Figures, title: str = "", as_cut: Figures 
     change = f"{-removed(base.latency_ms, pruned.latency_ms):+.2f} %"
     table.add_row("latency (ms)", _milliseconds(base), _milliseconds(pruned), change)
     return table
+
+
+def as_text(table: Table) -> str:
+    """Return a table as lines of text.
+
+    Example:
+        >>> print(as_text(comparison(Figures(100, 10, 1.5), Figures(50, 5, 1.0))).splitlines()[1])
+        ┃              ┃ base ┃ pruned ┃   change ┃
+    """
+    console = Console(file=StringIO(), width=WIDTH)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip()
 
 
 def _milliseconds(figures: Figures) -> str:
