@@ -10,9 +10,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import infoprune
 from infoprune import zoo
+from infoprune.automatic import descent
 from infoprune.data import Preprocessing, held_out_split, loader, open_source, random_sample
+from infoprune.data.batches import images_of
 from infoprune.errors import InputError
 from infoprune.network.cost import count
+from infoprune.repair import repaired
 from infoprune.training.recipe import Recipe
 from infoprune.training.train import train
 
@@ -262,3 +265,18 @@ def test_the_smallest_network_within_a_loss(digits, with_labels):
             right["small"] += int((result.model(some[chosen]).argmax(1) == wanted).sum())
     assert 100 * (right["whole"] - right["small"]) / (seen // 5) <= 5.0
     assert infoprune.verify(result.plan, model) < 1e-4
+
+
+def test_the_networks_of_a_sweep_are_repaired_without_the_images_that_judge_them(monkeypatch):
+    seen = []
+
+    def spied(small, original, images, *others, **more):
+        seen.append(torch.cat(list(images_of(images, small))))
+        return repaired(small, original, images, *others, **more)
+
+    monkeypatch.setattr(descent, "repaired", spied)
+    points = infoprune.sweep(Residual().eval(), [IMAGES], (0.7, 0.5), effort="quick")
+    assert [point.held_out.images for point in points] == [12, 12]
+    judges = IMAGES[4::5]
+    assert len(seen) == 2
+    assert all(not (some[:, None] == judges[None]).flatten(2).all(2).any() for some in seen)

@@ -12,6 +12,7 @@ from infoprune.automatic.ways import Way, with_way
 from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
 from infoprune.data.augmentation import WithCopies
+from infoprune.data.batches import EveryNth
 from infoprune.measure.divergence import Divergence, divergence_between
 from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network import surgery
@@ -83,6 +84,11 @@ class Descent:
     def original(self) -> nn.Module:
         """The trained network."""
         return self.whole.model
+
+    def holding_out(self) -> Descent:
+        """Return the same with all images but every fifth: these can judge what is repaired."""
+        others = EveryNth(self.whole.batches, HELD_OUT_EVERY, chosen=False)
+        return replace(self, whole=replace(self.whole, batches=others))
 
     def divergence(self, model: nn.Module, images: Iterable[Tensor]) -> Divergence:
         """Return how far the outputs of a network are from those of the original."""

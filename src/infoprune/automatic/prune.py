@@ -15,13 +15,11 @@ from infoprune.automatic.parts import Parts
 from infoprune.automatic.ways import Way, nearest_way, possible_ways, without_unread
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
-from infoprune.data.batches import EveryNth
 from infoprune.measure.divergence import Divergence, agrees_as_often
 from infoprune.measure.metric import PLAIN, Quality
 from infoprune.options import PruneOptions
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
-from infoprune.regression.layer_fit import HELD_OUT_EVERY
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.planning import check_feasible, choose_groups, with_what_it_takes
 
@@ -211,8 +209,7 @@ def _nearest(
     by itself.
     """
     begun = time.perf_counter()
-    judges, whole = setting.parts.held_out, descent.whole
-    fitting = replace(descent, whole=replace(whole, batches=EveryNth(whole.batches, HELD_OUT_EVERY, chosen=False)))
+    judges, fitting = setting.parts.held_out, descent.holding_out()
     found: dict[str, Divergence] = {}
     for method in (LEAST_SQUARES, *(("alternating",) if spend.alternating else ())):
         found[method] = descent.divergence(fitting.repair(level, method).model, judges)
