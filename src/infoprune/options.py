@@ -113,6 +113,10 @@ class LayerwiseOptions:
 AT_ONCE = LayerwiseOptions()
 
 
+# Images of a repair where the user did not say how many; all of them are read by the repair by gradient alone.
+REPAIR_IMAGES, GRADIENT_IMAGES = 1000, 20_000
+
+
 @dataclass(frozen=True)
 class RepairOptions:
     """How a pruned network is repaired, without labels.
@@ -129,10 +133,11 @@ class RepairOptions:
         ),
     ] = AUTO
     images: Annotated[
-        int,
+        int | None,
         Option("Training images to repair with, without labels, drawn at random.", ge=1, unit="images",
-               flag="--repair-images"),
-    ] = 1000  # fmt: skip
+               flag="--repair-images",
+               default=f"{REPAIR_IMAGES:,}; {GRADIENT_IMAGES:,} where a gradient repairs and no criterion is given"),
+    ] = None  # fmt: skip
     minutes: Annotated[
         float | None,
         Option("Time that the repair distil may take.", gt=0, unit="minutes", flag="--repair-minutes",

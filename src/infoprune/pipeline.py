@@ -16,6 +16,7 @@ from infoprune.automatic.prune import LEAST_SQUARES, prune_automatically
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
 from infoprune.data.batches import Batches, number_of_images
+from infoprune.data.fixed_sample import fixed_sample
 from infoprune.data.given import as_batches
 from infoprune.data.preprocessing import Preprocessing
 from infoprune.errors import InputError
@@ -234,8 +235,9 @@ def prune(
     Args:
         model: The trained network; left as it is.
         images: A ``DataLoader``, a list of batches, one ``(n, C, H, W)`` tensor, or a folder of image files. Labels
-            are read only by criteria that need them. A network that takes several inputs has batches
-            ``((left, right), labels)``, or dicts of what its forward takes by keyword.
+            are read only by criteria that need them. Where nothing but a budget is given, 2,000 of more images are
+            used (5,000 with ``max_loss``), and all of them by the repair by gradient of ``"thorough"``. A network that
+            takes several inputs has batches ``((left, right), labels)``, or dicts of what its forward takes by keyword.
         plan: The filters that are kept, where they are known already.
         effort: ``"quick"``, ``"normal"`` or ``"thorough"``: the time that may be spent on a smaller loss.
         minutes: Minutes for the whole run, in place of the effort.
@@ -297,7 +299,7 @@ def prune(
         else:
             made = _chosen(model, batches, repairing, plan, choice, mending, remove_constant, held_out,
                            resume, watch, shown, on_reach)  # fmt: skip
-        result = _measured(model, batches, made, test, quality, watch, shown)
+        result = _measured(model, made, test, quality, watch, shown)
         if not keep_resume:
             if made.layer_by_layer:
                 remove_state(resume)
@@ -322,6 +324,9 @@ class _Made:
     layer_by_layer: bool = False
 
 
+# Images that closed forms use where everything is chosen: more do not help them (docs/repair.md), and a loader of a
+# whole training set would take hours. A loss in points is judged by a fifth of them, so that there are more.
+_MOST_IMAGES, _MOST_JUDGED = 2000, 5000
 _LEFT_TO_A_CHOICE = {"budget", "macs", "parameters", "ratio", "keep", "layers", "skip", "multiple", "keep_at_least",
                      "keep_share", "seed"}  # fmt: skip
 
@@ -354,10 +359,11 @@ def _automatic(
 ) -> _Made:
     spend = allowance(how.effort, how.minutes)
     with watch.stage("prune"):
-        whole = Calibration.of(model, batches)
+        few, every = fixed_sample(batches, _MOST_IMAGES if how.max_loss is None else _MOST_JUDGED)
+        whole = Calibration.of(model, few)
         if how.max_loss is None:
-            found = prune_automatically(whole, chosen(**words), spend, quality=quality, progress=progress,
-                                        on_reach=on_reach)  # fmt: skip
+            found = prune_automatically(whole, chosen(**words), spend, quality=quality, more=every,
+                                        progress=progress, on_reach=on_reach)  # fmt: skip
         else:
             found = prune_within(whole, how.max_loss, words, spend, quality=quality, progress=progress)
     with watch.stage("cut"):
@@ -427,7 +433,6 @@ def _chosen(
 
 def _measured(
     model: nn.Module,
-    batches: Batches,
     made: _Made,
     test: Batches | None,
     quality: Quality,
@@ -436,7 +441,7 @@ def _measured(
 ) -> Result:
     whole, final = made.whole, made.model
     with watch.stage("dead filters"):
-        dead = dead_filters(model, batches, whole.groups.groups, progress=progress)
+        dead = dead_filters(model, whole.batches, whole.groups.groups, progress=progress)
     with watch.stage("latency"):
         times = latencies((model, final), whole.example)
     with watch.stage("evaluate"):
@@ -445,7 +450,7 @@ def _measured(
         measured: dict[str, Any] = {"quality": quality, "progress": progress}
         base = figures(model, whole.costs.base, times[0], test, dead=in_base, **measured)
         after = figures(final, cost.count(final, example), times[1], test, dead=left, **measured)
-        if test is None and (away := _distance(model, final, batches, quality)).images:
+        if test is None and (away := _distance(model, final, whole.batches, quality)).images:
             after = replace(after, agreement=away.agreement, divergence=away.value)
         as_cut = None
         if made.cut is not None:

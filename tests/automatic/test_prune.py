@@ -1,6 +1,7 @@
 """One line without options: a smaller network within the budget, its plan checked, whatever form the images have."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -9,11 +10,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import infoprune
-from infoprune import zoo
+from infoprune import pipeline, zoo
 from infoprune.automatic import descent
 from infoprune.data import Preprocessing, held_out_split, loader, open_source, random_sample
-from infoprune.data.batches import images_of
+from infoprune.data.batches import EveryNth, images_of
 from infoprune.errors import InputError
+from infoprune.measure.divergence import divergence_between
 from infoprune.network.cost import count
 from infoprune.repair import repaired
 from infoprune.training.recipe import Recipe
@@ -280,3 +282,55 @@ def test_the_networks_of_a_sweep_are_repaired_without_the_images_that_judge_them
     judges = IMAGES[4::5]
     assert len(seen) == 2
     assert all(not (some[:, None] == judges[None]).flatten(2).all(2).any() for some in seen)
+
+
+class Counted(torch.utils.data.Dataset):
+    """Images in the order of their classes, which note what is read."""
+
+    def __init__(self, images):
+        self.images, self.read = images, set()
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, number):
+        self.read.add(number)
+        return self.images[number]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_of_a_whole_training_set_a_sample_is_read(monkeypatch, shuffle):
+    monkeypatch.setattr(pipeline, "_MOST_IMAGES", 40)
+    images = Counted(torch.cat([IMAGES] * 3))
+    result = infoprune.prune(Residual().eval(), DataLoader(images, batch_size=16, shuffle=shuffle), macs=0.6)
+    assert 40 <= len(images.read) <= 56  # the form of the first batch is looked at
+    assert max(images.read) > 100
+    assert result.plan.settings["calibration_images"] == 40
+
+
+def test_the_gradient_reads_all_images_and_holds_out_those_that_judge(monkeypatch):
+    monkeypatch.setattr(pipeline, "_MOST_IMAGES", 40)
+    trained = []
+
+    def spied(small, original, images, *others, how, **more):
+        if how.method == "distil":
+            trained.append(torch.cat(list(images_of(EveryNth(images, 5, chosen=False), small))))
+            how = dataclasses.replace(how, method="bn")
+        return repaired(small, original, images, *others, how=how, **more)
+
+    judged = []
+
+    def judge(one, other, images):
+        judged.append(torch.cat(list(images)))
+        return divergence_between(one, other, images)
+
+    monkeypatch.setattr(descent, "repaired", spied)
+    monkeypatch.setattr(descent, "divergence_between", judge)
+    generator = torch.Generator().manual_seed(1)
+    images = DataLoader(torch.randn(150, 3, 8, 8, generator=generator), batch_size=16, shuffle=True)
+    result = infoprune.prune(Residual().eval(), images, macs=0.5, minutes=20)
+    assert {"least-squares", "least-squares, 3 steps", "alternating", "distil"} == set(result.automatic["repairs"])
+    (seen,) = trained
+    assert len(seen) == 120
+    assert all(len(one) == 8 for one in judged)
+    assert all(not (seen[:, None] == one[None]).flatten(2).all(2).any() for one in judged)

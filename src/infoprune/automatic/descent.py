@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -11,8 +11,7 @@ from infoprune import criteria
 from infoprune.automatic.ways import Way, with_way
 from infoprune.criteria.base import Importance
 from infoprune.criteria.scoring import score
-from infoprune.data.augmentation import WithCopies
-from infoprune.data.batches import EveryNth
+from infoprune.data.batches import Batches, EveryNth
 from infoprune.measure.divergence import Divergence, divergence_between
 from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network import surgery
@@ -56,9 +55,9 @@ class Descent:
         whole: The trained network, in eval mode, with the images that choose filters and repair; left as it is.
         choice: Limits, and the layers that may lose filters; budgets are passed to ``down``.
         way: How budgets are divided between the layers.
-        copies: Changed copies of each image that a repair sees besides the image.
         progress: Called in every stage.
         quality: Which part of the output is compared with the original's.
+        more: All images there are, for the repair by gradient, those of ``whole`` first; by default these alone.
 
     Example:
         >>> import torch, infoprune
@@ -76,9 +75,9 @@ class Descent:
     whole: Calibration
     choice: PruneOptions
     way: Way
-    copies: int = 0
     progress: Progress = silent
     quality: Quality = PLAIN
+    more: Batches | None = None
 
     @property
     def original(self) -> nn.Module:
@@ -116,17 +115,30 @@ class Descent:
             settings["made_plain"] = computed
         return Level(replace(total, settings=settings), smaller)
 
-    def repair(self, level: Level, method: str = "least-squares", minutes: float | None = None) -> Level:
+    def repair(self, level: Level, method: str = "least-squares") -> Level:
         """Return a level with its network repaired."""
+        return self._repaired(level, self.whole.batches, RepairOptions(method))
+
+    def trained(self, level: Level, minutes: float) -> Level:
+        """Return a level with its network repaired by gradient, which moves and mirrors all images by itself."""
+        images = self.whole.batches if self.more is None else self.more
+        return self._repaired(level, images, RepairOptions("distil", minutes=minutes))
+
+    def _repaired(self, level: Level, images: Batches, how: RepairOptions) -> Level:
         assert level.plan is not None
-        images = WithCopies(self.whole.batches, self.copies, HELD_OUT_EVERY) if self.copies else self.whole.batches
-        better = repaired(level.model, self.original, images, level.plan, self.whole.groups,
-                          how=RepairOptions(method, minutes=minutes), progress=self.progress)  # fmt: skip
+        better = repaired(level.model, self.original, images, level.plan, self.whole.groups, how=how,
+                          progress=self.progress)  # fmt: skip
         return replace(level, model=better.eval())
 
     def down(self, level: Level, budget: Budget | None) -> Level:
         """Return the next level, repaired."""
         return self.repair(self.cut(level, budget))
+
+    def stepped(self, level: Level, budgets: Sequence[Budget | None]) -> Level:
+        """Return the level of the last budget, cut and not repaired, by way of the others, each cut and repaired."""
+        for budget in budgets[:-1]:
+            level = self.down(level, budget)
+        return self.cut(level, budgets[-1])
 
     def _share_of(self, here: Calibration, budget: Budget) -> Budget:
         """Return a budget that is a share of the original as a share of another network."""

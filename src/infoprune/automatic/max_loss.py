@@ -172,7 +172,7 @@ def smallest_within(
             f"{100 * (1 - _FINEST_STEP):g} % of the MACs; allow more, or pass more images"
         )
     # The network that was judged is the one that is returned, unless a further repair comes nearer.
-    judged = finish(setting, replace(last, model=last.model), spend, minutes)
+    judged = finish(setting, {1: last}, spend, minutes)
     if whole - score(judged.model) > max_loss:
         assert last.plan is not None
         judged = replace(judged, plan=last.plan, model=last.model, repair="least-squares")

@@ -15,6 +15,7 @@ from infoprune.automatic.parts import Parts
 from infoprune.automatic.ways import Way, nearest_way, possible_ways, without_unread
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
+from infoprune.data.batches import Batches
 from infoprune.measure.divergence import Divergence, agrees_as_often
 from infoprune.measure.metric import PLAIN, Quality
 from infoprune.options import PruneOptions
@@ -98,6 +99,7 @@ def prepare(
     spend: Allowance,
     *,
     quality: Quality = PLAIN,
+    more: Batches | None = None,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
 ) -> Setting:
@@ -108,6 +110,7 @@ def prepare(
         choice: How much is removed, limits, and layers that may lose filters; its criterion is not read.
         spend: What the run may spend.
         quality: Which part of the output is compared with the original's.
+        more: All images there are, for the repair by gradient, those of ``calibration`` first.
         progress: Called in every stage.
         on_reach: Called before anything is scored, with the smallest network possible and the layers that limit it.
 
@@ -131,7 +134,7 @@ def prepare(
     importances = scores_of(whole, choice, ways, progress)
     if spend.compares and len(ways) > 1:
         ways = nearest_way(ways, whole, choice, importances, parts, progress, quality)
-    descent = Descent(whole, choice, ways[0], progress=progress, quality=quality)
+    descent = Descent(whole, choice, ways[0], progress=progress, quality=quality, more=more)
     return Setting(descent, parts, ways, descent.start(importances))
 
 
@@ -141,6 +144,7 @@ def prune_automatically(
     spend: Allowance,
     *,
     quality: Quality = PLAIN,
+    more: Batches | None = None,
     progress: Progress = silent,
     on_reach: Callable[[Reach], None] | None = None,
 ) -> Automatic:
@@ -158,22 +162,21 @@ def prune_automatically(
         8
     """
     begun = time.perf_counter()
-    setting = prepare(calibration, choice, spend, quality=quality, progress=progress, on_reach=on_reach)
-    *before, last = steps_to(choice.budget, setting.descent.choice, spend.steps)
-    level = setting.start
-    for budget in before:
-        level = setting.descent.down(level, budget)
-    level = setting.descent.cut(level, last)
+    setting = prepare(calibration, choice, spend, quality=quality, more=more, progress=progress, on_reach=on_reach)
+    # Networks of several steps are compared with that of one cut: no image that judges may have repaired them.
+    descent = setting.descent.holding_out() if spend.steps > 1 else setting.descent
+    budgets = {len(some): some for some in (steps_to(choice.budget, descent.choice, n) for n in (1, spend.steps))}
+    levels = {steps: descent.stepped(setting.start, some) for steps, some in budgets.items()}
     left = None if spend.minutes is None else spend.minutes - (time.perf_counter() - begun) / 60
-    return finish(setting, level, spend, left)
+    return finish(setting, levels, spend, left)
 
 
-def finish(setting: Setting, level: Level, spend: Allowance, minutes: float | None) -> Automatic:
-    """Repair a cut by least squares, or by the repair that is nearest on held-out images where several are allowed.
+def finish(setting: Setting, levels: Mapping[int, Level], spend: Allowance, minutes: float | None) -> Automatic:
+    """Repair a cut by least squares, or the cut and by the repair that are nearest on held-out images.
 
     Args:
         setting: What the run started with.
-        level: The last cut.
+        levels: The last cut, by the number of steps that led to it.
         spend: What the run may spend.
         minutes: Minutes left for the whole end; without, no gradient.
 
@@ -183,16 +186,16 @@ def finish(setting: Setting, level: Level, spend: Allowance, minutes: float | No
         >>> _ = torch.manual_seed(0)
         >>> whole = Calibration.of(infoprune.zoo.build("digits").eval(), [torch.rand(16, 1, 8, 8)])
         >>> setting = prepare(whole, PruneOptions("reconstruction", ratio=0.5), allowance("quick", None))
-        >>> finish(setting, setting.descent.cut(setting.start, None), allowance("quick", None), None).repair
+        >>> finish(setting, {1: setting.descent.cut(setting.start, None)}, allowance("quick", None), None).repair
         'least-squares'
     """
-    descent = replace(setting.descent, copies=spend.copies)
+    descent = setting.descent
     found: dict[str, Divergence] = {}
-    best, kept = None, LEAST_SQUARES
-    if spend.alternating or minutes is not None:
-        best, kept, found = _nearest(setting, descent, level, spend, minutes)
-    if best is None:
-        best = descent.repair(level, kept)
+    if len(levels) > 1 or spend.alternating or minutes is not None:
+        best, kept, found = _nearest(setting, levels, spend, minutes)
+    else:
+        (level,) = levels.values()
+        best, kept = descent.repair(level), LEAST_SQUARES
     if not found:
         found = {kept: descent.divergence(best.model, setting.parts.held_out)}
     assert best.plan is not None
@@ -201,26 +204,35 @@ def finish(setting: Setting, level: Level, spend: Allowance, minutes: float | No
 
 
 def _nearest(
-    setting: Setting, descent: Descent, level: Level, spend: Allowance, minutes: float | None
-) -> tuple[Level | None, str, dict[str, Divergence]]:
-    """Return the repair that comes nearest on images that none of them was fitted to, and what was found of each.
+    setting: Setting, levels: Mapping[int, Level], spend: Allowance, minutes: float | None
+) -> tuple[Level, str, dict[str, Divergence]]:
+    """Return the cut and repair that are nearest on images that nothing was fitted to, and all that was found.
 
-    A closed form is run again with all images, so no network is returned for it; the gradient holds out the same images
-    by itself.
+    A closed form that is nearest is run again with all images; the gradient holds out the same images by itself.
     """
     begun = time.perf_counter()
-    judges, fitting = setting.parts.held_out, descent.holding_out()
+    descent, judges, fitting = setting.descent, setting.parts.held_out, setting.descent.holding_out()
     found: dict[str, Divergence] = {}
-    for method in (LEAST_SQUARES, *(("alternating",) if spend.alternating else ())):
-        found[method] = descent.divergence(fitting.repair(level, method).model, judges)
-    kept = min(found, key=lambda method: found[method].value)
-    spent = (time.perf_counter() - begun) / 60
-    # A closed form that stays the nearest is run once more.
-    left = None if minutes is None else minutes - 2 * spent
+    tried: dict[str, tuple[Level, str]] = {}
+
+    def attempt(name: str, level: Level, method: str) -> None:
+        tried[name] = (level, method)
+        found[name] = descent.divergence(fitting.repair(level, method).model, judges)
+
+    def nearest() -> str:
+        return min(found, key=lambda name: found[name].value)
+
+    for steps, level in levels.items():
+        attempt(LEAST_SQUARES if steps == 1 else f"{LEAST_SQUARES}, {steps} steps", level, LEAST_SQUARES)
+    if spend.alternating:
+        attempt("alternating", tried[nearest()][0], "alternating")
+    level, kept = tried[nearest()]
+    before = found[nearest()]
+    # A closed form that stays the nearest is run once more, which takes no longer than all of them together.
+    left = None if minutes is None else minutes - 2 * (time.perf_counter() - begun) / 60
     if left is not None and left > 1:
-        # The gradient moves and mirrors its images itself, every time otherwise.
-        drawn = replace(descent, copies=0).repair(level, "distil", left)
+        drawn = descent.trained(level, left)
         found["distil"] = descent.divergence(drawn.model, judges)
-        if found["distil"].value < found[kept].value and agrees_as_often(found["distil"], found[kept]):
+        if found["distil"].value < before.value and agrees_as_often(found["distil"], before):
             return drawn, "distil", found
-    return None, kept, found
+    return descent.repair(level, kept), kept, found

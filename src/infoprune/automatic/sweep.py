@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -69,7 +69,7 @@ def sweep(
         model: The trained network; left as it is.
         images: Batches, with or without labels, iterable more than once.
         macs: Shares of the MACs that may remain.
-        effort: As in ``prune``; a sweep takes the copies of images from it, the steps are the budgets.
+        effort: As in ``prune``; ``"quick"`` does not compare ways, and the steps are the budgets.
         metric: What is also measured of each network on held-out images, as in ``evaluate``.
         output: A function of what the network returns, as in ``evaluate``.
         progress: Called in every stage; by default a bar is drawn on a terminal and in a notebook.
@@ -93,7 +93,7 @@ def sweep(
     with reported(progress) as shown:
         whole = Calibration.of(model, images)
         setting = prepare(whole, chosen(**choice, macs=budgets[-1]), spend, quality=quality, progress=shown)
-        descent, level = replace(setting.descent, copies=spend.copies).holding_out(), setting.start
+        descent, level = setting.descent.holding_out(), setting.start
         for share in budgets:
             level = descent.down(level, Budget(macs=share))
             assert level.plan is not None

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from infoprune.data.batches import parse
-from infoprune.device import seed_generators
 
 Augmentation = Callable[[Tensor], Tensor]
 
@@ -101,58 +96,3 @@ def usual_augmentation(source: str) -> Augmentation | None:
         "digits": lambda images: shift(images, 1),
     }
     return usual.get(source)
-
-
-@dataclass(frozen=True)
-class WithCopies:
-    """Images, each followed by changed copies of it: moved by up to an eighth of its side, mirrored half of the time.
-
-    The copies are the same on every iteration. They come in blocks of ``block`` images, originals first, so that the
-    place of an image modulo ``block`` is that of its copies: whoever holds out every ``block``-th image holds out its
-    copies too.
-
-    Args:
-        batches: Batches of ``(n, C, H, W)`` images, with or without labels, iterable more than once.
-        copies: Copies of each image.
-        block: Images of one block.
-        seed: Of the moves.
-
-    Example:
-        >>> import torch
-        >>> twice = WithCopies([torch.rand(10, 3, 8, 8)], copies=1)
-        >>> [len(images) for images in twice], all(a.equal(b) for a, b in zip(twice, twice))
-        ([20], True)
-    """
-
-    batches: Iterable[Any]
-    copies: int = 1
-    block: int = 5
-    seed: int = 0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield the images of each batch with their copies."""
-        left: Tensor | None = None
-        number = 0
-        for batch in self.batches:
-            images = parse(batch).images
-            images = images if left is None else torch.cat([left, images])
-            whole = len(images) // self.block * self.block
-            if whole:
-                yield self._with_copies(images[:whole], number)
-                number += 1
-            left = images[whole:] if whole < len(images) else None
-        if left is not None:
-            yield left
-
-    def _with_copies(self, images: Tensor, number: int) -> Tensor:
-        blocks = [_in_blocks(images, self.block)]
-        for copy in range(self.copies):
-            with torch.random.fork_rng([]):
-                seed_generators(self.seed + 7919 * number + copy, torch.device("cpu"))
-                changed = crop_and_flip(images, max(1, min(images.shape[-2:]) // 8))
-            blocks.append(_in_blocks(changed, self.block))
-        return torch.stack(blocks, dim=1).flatten(0, 2)
-
-
-def _in_blocks(images: Tensor, block: int) -> Tensor:
-    return images.reshape(-1, block, *images.shape[1:])

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from infoprune.device import place_of
 from infoprune.errors import InputError
@@ -197,7 +197,7 @@ def for_processor(batches: Batches, example: Tensor) -> Batches:
     most = at_a_time(example)
     if not isinstance(batches, DataLoader) or _length_of(batches) is None or (batches.batch_size or 0) <= most:
         return batches
-    return _loader_like(batches, sampler=batches.sampler, batch_size=most)
+    return loader_like(batches, sampler=batches.sampler, batch_size=most)
 
 
 def _parts_of(batch: Batch) -> Iterator[Batch]:
@@ -377,28 +377,44 @@ def some_batches(batches: Batches, chosen: Chosen | None, *, below: int | None =
         yield from batches.some(chosen)
     elif isinstance(batches, Sequence):
         yield from ((number, batches[number]) for number in range(len(batches)) if chosen(number))
-    elif isinstance(batches, DataLoader) and batches.batch_sampler is not None and _can_be_indexed(batches):
+    elif isinstance(batches, DataLoader) and batches.batch_sampler is not None and can_be_indexed(batches):
         order = [(number, some) for number, some in enumerate(islice(batches.batch_sampler, below)) if chosen(number)]
-        some_of_it = _loader_like(batches, batch_sampler=[some for _, some in order])
+        some_of_it = loader_like(batches, batch_sampler=[some for _, some in order])
         yield from zip((number for number, _ in order), some_of_it, strict=True)
     else:
         yield from ((number, batch) for number, batch in enumerate(islice(batches, below)) if chosen(number))
 
 
 def _length_of(loader: DataLoader[Any]) -> int | None:
-    if not loader.batch_size or loader.drop_last or not _can_be_indexed(loader):
+    if not loader.batch_size or loader.drop_last or not can_be_indexed(loader):
         return None
     return len(loader.sampler) if isinstance(loader.sampler, Sized) else None
 
 
-def _can_be_indexed(loader: DataLoader[Any]) -> bool:
+def can_be_indexed(loader: DataLoader[Any]) -> bool:
+    """Return whether the images of a loader can be read one by one, in any order.
+
+    Example:
+        >>> can_be_indexed(DataLoader([torch.zeros(1, 8, 8)]))
+        True
+    """
     return not isinstance(loader.dataset, IterableDataset)
 
 
-def _loader_like(loader: DataLoader[Any], **which: Any) -> DataLoader[Any]:
-    """Return a loader of the same images, read likewise, in other batches."""
+def loader_like(loader: DataLoader[Any], dataset: Dataset[Any] | None = None, **which: Any) -> DataLoader[Any]:
+    """Return a loader of the same images, or of others, read likewise, in other batches.
+
+    Args:
+        loader: How images are read.
+        dataset: The images; by default those of the loader.
+        which: Words of ``DataLoader``: the size of the batches, or which images are in each.
+
+    Example:
+        >>> len(loader_like(DataLoader([torch.zeros(1, 8, 8)] * 6), batch_size=4))
+        2
+    """
     return DataLoader(
-        loader.dataset,
+        loader.dataset if dataset is None else dataset,
         **which,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,

@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 
 from infoprune import data, pipeline
+from infoprune.automatic.effort import allowance
 from infoprune.cutoff import Reach
+from infoprune.data.batches import Batches
 from infoprune.declarations.validation import read_json
 from infoprune.errors import InputError
 from infoprune.experiment import images as run_images
@@ -20,7 +22,15 @@ from infoprune.experiment.images import Parts
 from infoprune.experiment.options import CALIBRATION, CALIBRATION_CHOSEN, DataOptions, MetricOptions, NetworkOptions
 from infoprune.experiment.settings import metric_settings, paper_tap, settings_of, write_record
 from infoprune.files import write_text
-from infoprune.options import EffortOptions, PruneOptions, RepairOptions, check_words, chosen
+from infoprune.options import (
+    GRADIENT_IMAGES,
+    REPAIR_IMAGES,
+    EffortOptions,
+    PruneOptions,
+    RepairOptions,
+    check_words,
+    chosen,
+)
 from infoprune.pipeline import Result
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
@@ -133,7 +143,9 @@ def prune(
             choice = replace(choice, tap=paper_tap(model, choice.criterion))
         resume = out.with_name(out.name + ".resume")
         given = _words(choice, words if everything else None, effort or EffortOptions())
-        given |= _repair_words(repair, parts, model, images, seed, remove_constant)
+        most = _most_repair_images(repair, effort if everything else None)
+        given |= _repair_words(repair, run_images.batches(data.random_sample(parts.train, most, seed), model, images),
+                               remove_constant)  # fmt: skip
         if isinstance(choice, PruneOptions) and choice.layerwise.is_asked_for:
             given["held_out"] = run_images.batches(_judging(parts, held_out, seed), model, images)
         result = pipeline.prune(model, calibration, test=test, resume=resume, keep_resume=True, progress=progress,
@@ -144,7 +156,7 @@ def prune(
             **settings_of(network, images, model),
             "seed": seed,
             **metric_settings(metric),
-            **_repair_settings(repair, result, parts),
+            **_repair_settings(repair, result, min(most, len(parts.train))),
         }
         if isinstance(choice, PruneOptions) and stability > 1:
             samples = [data.balanced_sample(parts.train, len(parts.calibration), seed + i) for i in range(1, stability)]
@@ -190,22 +202,25 @@ def _judging(parts: Parts, most: int, seed: int) -> data.Images:
     return data.balanced_sample(parts.held_out, min(most, len(parts.held_out)), seed)
 
 
-def _repair_words(
-    repair: RepairOptions | None, parts: Parts, model: nn.Module, images: DataOptions, seed: int, remove_constant: bool
-) -> dict[str, Any]:
+def _most_repair_images(repair: RepairOptions | None, effort: EffortOptions | None) -> int:
+    """Return how many images repair at most; more where everything is chosen and there is time for a gradient."""
+    if repair is not None and repair.images is not None:
+        return repair.images
+    gradient = effort is not None and allowance(effort.effort, effort.minutes).minutes is not None
+    return GRADIENT_IMAGES if gradient else REPAIR_IMAGES
+
+
+def _repair_words(repair: RepairOptions | None, batches: Batches, remove_constant: bool) -> dict[str, Any]:
     """Return how a network is repaired in the words of ``pipeline.prune``."""
     if (repair is None or repair.method is None) and not remove_constant:
         return {"repair": repair}
-    count = RepairOptions.images if repair is None else repair.images
-    unlabelled = data.random_sample(parts.train, count, seed)
-    batches = run_images.batches(unlabelled, model, images)
     return {"repair": repair, "remove_constant": remove_constant, "repair_images": batches}
 
 
-def _repair_settings(repair: RepairOptions | None, result: Result, parts: Parts) -> dict[str, Any]:
+def _repair_settings(repair: RepairOptions | None, result: Result, images: int) -> dict[str, Any]:
     if repair is None or repair.method is None:
         return {}
-    how = {**asdict(repair), "method": result.repair, "images": min(repair.images, len(parts.train))}
+    how = {**asdict(repair), "method": result.repair, "images": images}
     return {"repair": {name: value for name, value in how.items() if value is not None}}
 
 
