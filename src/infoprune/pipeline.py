@@ -370,6 +370,8 @@ def _automatic(
         cut = surgery.apply(found.plan, model, whole.examples, groups=whole.groups)
     with watch.stage("verify"):
         verify_cut(found.plan, model, whole.examples, cut, groups=whole.groups)
+    # Fitted in single precision at least.
+    found.model.to(next((values.dtype for values in cut.parameters() if values.is_floating_point()), None))
     modes = {name: module.training for name, module in cut.named_modules()}
     for name, module in found.model.named_modules():
         module.training = modes.get(name, model.training)
@@ -441,12 +443,12 @@ def _measured(
 ) -> Result:
     whole, final = made.whole, made.model
     with watch.stage("dead filters"):
-        dead = dead_filters(model, whole.batches, whole.groups.groups, progress=progress)
+        dead = _dead(model, whole, progress)
     with watch.stage("latency"):
         times = latencies((model, final), whole.example)
     with watch.stage("evaluate"):
-        left, example = _still_there(dead, made.plan), whole.example
-        in_base = sum(map(len, dead.values()))
+        left, example = None if dead is None else _still_there(dead, made.plan), whole.example
+        in_base = None if dead is None else sum(map(len, dead.values()))
         measured: dict[str, Any] = {"quality": quality, "progress": progress}
         base = figures(model, whole.costs.base, times[0], test, dead=in_base, **measured)
         after = figures(final, cost.count(final, example), times[1], test, dead=left, **measured)
@@ -459,6 +461,14 @@ def _measured(
     spent = Spent(made.repair_images, made.repair, made.effort, classes)
     return Result(final, made.plan, base, after, made.importances, watch.seconds, as_cut, made.repair, made.free,
                   made.automatic, advice(base, after, spent))  # fmt: skip
+
+
+def _dead(model: nn.Module, whole: Calibration, progress: Progress) -> dict[str, set[int]] | None:
+    """Return the dead filters by layer; ``None`` where a layer has other maps than one for each image."""
+    try:
+        return dead_filters(model, whole.batches, whole.groups.groups, progress=progress)
+    except InputError:
+        return None
 
 
 def _distance(model: nn.Module, final: nn.Module, batches: Batches, quality: Quality) -> Divergence:

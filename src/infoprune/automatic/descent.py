@@ -107,6 +107,10 @@ class Descent:
         here = self.whole if level.plan is None else self.whole.of_network(level.model)
         importances = level.importances or scores_of(here, self.choice, (self.way,), self.progress)
         choice = self.choice if budget is None else replace(self.choice, budget=self._share_of(here, budget))
+        known = self.whole.groups.by_name()
+        # In a smaller network more may be removable: with one map per input left, a layer is depthwise.
+        fresh = (group.name for group in here.groups.groups if group.name not in known)
+        choice = replace(choice, skip=(*choice.skip, *fresh))
         plan = plan_for(here, with_way(choice, self.way), importances=importances).plan
         smaller = surgery.apply(plan, here.model, here.examples, groups=here.groups).eval()
         total = plan if level.plan is None else level.plan.then(plan)

@@ -11,6 +11,7 @@ from torch import nn
 from infoprune import cutoff
 from infoprune.automatic.parts import Parts
 from infoprune.criteria.base import Importance
+from infoprune.criteria.reader_moments import is_reader
 from infoprune.measure.divergence import Answers, Divergence, divergence_between
 from infoprune.measure.metric import PLAIN, Quality
 from infoprune.network import surgery
@@ -76,11 +77,11 @@ def possible_ways(calibration: Calibration, choice: PruneOptions) -> tuple[Way, 
 
 
 def without_unread(calibration: Calibration, choice: PruneOptions) -> PruneOptions:
-    """Return a choice that leaves the layers whole that the criterion cannot score: no convolution reads them.
+    """Return a choice that leaves the layers whole that no layer reads which the criterion can refit.
 
     Example:
         >>> import torch
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 2, 2))
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 2, 2, groups=2))
         >>> without_unread(Calibration.of(net.eval(), [torch.rand(4, 1, 8, 8)]), PruneOptions("l1", ratio=0.5)).skip
         ('1',)
     """
@@ -153,7 +154,7 @@ def _is_stream(model: nn.Module, group: CoupledGroup) -> bool:
 def _is_read(model: nn.Module, group: CoupledGroup) -> bool:
     """Return whether a convolution or linear layer reads the group, which the criterion needs."""
     inner = (model.get_submodule(member.layer) for member in group.members if member.side == "in")
-    return any(isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) for module in inner)
+    return any(map(is_reader, inner))
 
 
 def _reaches(calibration: Calibration, choice: PruneOptions) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from infoprune.network.layer_io import Reading, Watch, is_convolution_without_wi
 from infoprune.progress import Progress
 from infoprune.regression.layer_fit import add_positions, norm_scale, positions_of
 from infoprune.regression.normal_equations import NormalEquations
-from infoprune.regression.patches import as_matrix, features_of
+from infoprune.regression.patches import as_matrix, features_of, weight_of
 from infoprune.regression.portions import Portions
 from infoprune.regression.products import Products
 from infoprune.runs.together import current
@@ -148,9 +149,8 @@ class ByReaders:
         return found
 
     def _readers(self, model: nn.Module, group: CoupledGroup) -> list[str]:
-        readers = [member.layer for member in group.members if member.side == "in"
-                   and isinstance(model.get_submodule(member.layer), (nn.Linear, _ConvNd))
-                   and not isinstance(model.get_submodule(member.layer), _ConvTransposeNd)]  # fmt: skip
+        readers = [member.layer for member in group.members
+                   if member.side == "in" and is_reader(model.get_submodule(member.layer))]  # fmt: skip
         if not readers:
             raise self._unread(group)
         return readers
@@ -172,7 +172,7 @@ class ByReaders:
 
         ``layers`` holds by layer the ranks of the processes that receive its moments.
         """
-        shapes = {layer: (*as_matrix(model.get_submodule(layer)).shape[:2], 0) for layer in layers}
+        shapes = {layer: (*_matrix(model.get_submodule(layer)).shape[:2], 0) for layer in layers}
         total = number_of_batches(batches)
         found = Portions(shapes, total, device_of(model), layers)
         # Both are those of the present batch.
@@ -181,8 +181,10 @@ class ByReaders:
 
         def take(layer: str, reading: Reading) -> None:
             self._check(model, layer, reading)
-            images = torch.arange(len(reading.inputs), device=reading.inputs.device)
-            add_positions(products[layer], reading.window, reading.inputs, None, images, drawn, positions)
+            images, inputs = torch.arange(len(reading.inputs), device=reading.inputs.device), reading.inputs
+            if isinstance(model.get_submodule(layer), _ConvTransposeNd):
+                inputs = inputs.movedim(1, -1)
+            add_positions(products[layer], reading.window, inputs, None, images, drawn, positions)
 
         watch = Watch(model, list(layers), take)
         with watch.hooks():
@@ -196,11 +198,35 @@ class ByReaders:
         return found.equations()
 
     def _check(self, model: nn.Module, layer: str, reading: Reading) -> None:
-        if is_convolution_without_window(model.get_submodule(layer), reading):
+        module = model.get_submodule(layer)
+        if is_convolution_without_window(module, reading) and not isinstance(module, _ConvTransposeNd):
             raise InputError(
                 f"'{self.criterion}' cannot score what layer '{layer}' reads: its forward does not convolve with its "
                 "own weight; choose another criterion, or skip the layers before it"
             )
+
+
+def is_reader(module: nn.Module) -> bool:
+    """Return whether a layer is linear in what it reads at one position or in a window.
+
+    Example:
+        >>> is_reader(nn.Conv2d(2, 4, 3)), is_reader(nn.ConvTranspose2d(2, 4, 2)), is_reader(nn.BatchNorm2d(2))
+        (True, True, False)
+    """
+    if isinstance(module, _ConvTransposeNd):
+        return module.groups == 1
+    return isinstance(module, (nn.Linear, _ConvNd))
+
+
+def _matrix(module: nn.Module) -> Tensor:
+    """Return the weight as ``(g, F, O)`` float64; of a transposed convolution for one position of its input.
+
+    Such a position adds to all places of the kernel, and the output has as many positions for it as the stride says.
+    """
+    if isinstance(module, _ConvTransposeNd):
+        taps: Tensor = weight_of(module).double().flatten(1)[None]
+        return taps.div(prod(module.stride) ** 0.5)
+    return as_matrix(module)
 
 
 def mean_square(gram: Tensor) -> Tensor:
@@ -255,7 +281,7 @@ def _behind(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str
 
 
 def _bytes_of_moments(model: nn.Module, layers: Sequence[str]) -> int:
-    shapes = [as_matrix(model.get_submodule(layer)).shape for layer in layers]
+    shapes = [_matrix(model.get_submodule(layer)).shape for layer in layers]
     return sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
 
 
@@ -263,14 +289,17 @@ def _parts(
     model: nn.Module, group: CoupledGroup, layer: str, moments: NormalEquations, behind: _Behind
 ) -> list[ReaderPart]:
     module = model.get_submodule(layer)
-    weights = as_matrix(module) * behind.scale
+    weights = _matrix(module)
+    weights = weights * behind.scale.repeat_interleave(weights.shape[2] // behind.scale.shape[2], dim=2)
     member = next(one for one in group.members if one.layer == layer and one.side == "in")
     parts = []
     for number, (gram, mine) in enumerate(zip(_varying(moments), weights, strict=True)):
         first = number * len(gram)
         rows = []
         for unit in group.units:
-            features = features_of(module, member.channels_of(unit)) - first
+            channels = member.channels_of(unit)
+            transposed = isinstance(module, _ConvTransposeNd)
+            features = (torch.tensor(channels) if transposed else features_of(module, channels)) - first
             rows.append(features[(features >= 0) & (features < len(gram))].to(gram.device))
         parts.append(ReaderPart(gram, moments.count, mine, tuple(rows), behind.worth))
     return parts

@@ -34,6 +34,7 @@ from infoprune.network.operations import (
     CHUNKS,
     CONVOLUTION_CALLS,
     CONVOLUTIONS,
+    FRESH,
     MOVES,
     NORM_CALLS,
     PRODUCTS,
@@ -433,6 +434,8 @@ class _Follower(TorchFunctionMode):
     ) -> None:
         for output in outputs:
             self.makers.pop(output, None)
+        if name in FRESH:
+            return
         reason = next((self.blocked[t] for t in operands if t in self.blocked), "")
         if reason:
             self._block(reason, operands, outputs)
@@ -485,7 +488,7 @@ class _Follower(TorchFunctionMode):
             elif tensor in self.stored:
                 self.obstruct(taken, Obstacle(f"is combined with '{self.stored[tensor]}' from outside any layer"))
         if name in CONVOLUTION_CALLS:
-            groups: int = kwargs["groups"] if "groups" in kwargs else args[6]
+            groups: int = kwargs["groups"] if "groups" in kwargs else args[6] if len(args) > 6 else 1
             self._hold_sizes(groups, [taken])
         self.put(output, taken, 1)
 

@@ -286,7 +286,8 @@ class Watch(Dispatch):
             stack.callback(module.register_forward_pre_hook(self._entering(layer)).remove)
             stack.callback(module.register_forward_hook(self._leaving).remove)
         for name, module in self.model.named_modules():
-            if isinstance(module, _BatchNorm):
+            # A norm of each batch by itself is no affine map of its input.
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
                 stack.callback(module.register_forward_pre_hook(self._entering_norm(name)).remove)
                 stack.callback(module.register_forward_hook(self._leaving_norm).remove)
         return stack

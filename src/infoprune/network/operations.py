@@ -15,6 +15,8 @@ MOVES = frozenset(
 JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"})
 SHUFFLES = frozenset({"channel_shuffle", "native_channel_shuffle"})
 CHUNKS = frozenset({"chunk", "split", "tensor_split"})
+# They take the device and the type of a tensor, and no values.
+FRESH = frozenset({"new_empty", "new_full", "new_ones", "new_zeros"})
 REDUCTIONS = frozenset(
     {
         *("mean", "sum", "amax", "amin", "max", "min", "prod", "norm", "std", "var", "logsumexp", "median", "nanmean"),

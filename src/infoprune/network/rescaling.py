@@ -46,6 +46,8 @@ def rescale_layers(model: nn.Module, examples: Sequence[Any], seed: int = 0) -> 
     seen: set[int] = set()
     with ExitStack() as hooks:
         for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # it takes no hooks
             if isinstance(getattr(module, "running_mean", None), Tensor):
                 hooks.callback(module.register_forward_pre_hook(partial(_fit_statistics, seen)).remove)
             elif is_producer(module) and "weight" in module._parameters:

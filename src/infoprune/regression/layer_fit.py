@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.network.layer_io import Window
 from infoprune.regression.normal_equations import NormalEquations, Solution, every_output_for_trials
@@ -311,8 +312,10 @@ def norm_scale(norm: _BatchNorm) -> Tensor:
         >>> norm_scale(norm).tolist()
         [0.5]
     """
-    assert norm.running_var is not None
-    root = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.running_var is None:  # a norm of each batch by itself
+        root = torch.ones(norm.num_features, dtype=torch.float64, device=device_of(norm))
+    else:
+        root = (norm.running_var.double() + norm.eps).rsqrt()
     return root if norm.weight is None else root * norm.weight.double()
 
 

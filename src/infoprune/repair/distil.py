@@ -30,6 +30,7 @@ from infoprune.measure.divergence import Answers, Divergence, divergence_between
 from infoprune.network.equivalence import duplicate
 from infoprune.network.layers import is_depthwise
 from infoprune.network.memory_format import fastest_layout, laid_out
+from infoprune.network.tensors import tensors_in
 from infoprune.options import RepairOptions
 from infoprune.progress import Progress
 from infoprune.regression.layer_fit import HELD_OUT_EVERY
@@ -171,7 +172,8 @@ def _changed(images: Tensor, step: int) -> Tensor:
         return images
     with torch.random.fork_rng([]):
         seed_generators(step, torch.device("cpu"))
-        return crop_and_flip(images, max(1, min(images.shape[-2:]) // 8))
+        # A network that flattens its maps with ``view`` needs them contiguous.
+        return crop_and_flip(images, max(1, min(images.shape[-2:]) // 8)).contiguous()
 
 
 class _Clock:
@@ -228,22 +230,29 @@ def _alike(pair: Pair, student: nn.Module) -> list[str]:
 
 def _loss(original: nn.Module, student: nn.Module, modules: list[str], images: Tensor, *, logits: bool) -> Tensor:
     with torch.no_grad(), _outputs(original, modules) as theirs:
-        wanted = original(images).float()
+        wanted = _real(original(images))
     with _outputs(student, modules) as mine:
-        found = student(images).float()
+        found = _real(student(images))
     loss = torch.zeros((), device=images.device)
     for name in modules:
         spread = theirs[name].float().var().clamp_min(1e-12)
         loss = loss + F.mse_loss(mine[name].float(), theirs[name].float()) / (spread * len(modules))
     if not logits and modules:
         return loss
-    if wanted.dim() == 2 and wanted.shape[1] > 1:
-        nearer = F.kl_div(
-            F.log_softmax(found, dim=1), F.log_softmax(wanted, dim=1), reduction="batchmean", log_target=True
-        )
-    else:
-        nearer = F.mse_loss(found, wanted)
-    return loss + nearer
+    if len(wanted) > 1:
+        pairs = zip(found, wanted, strict=True)
+        parts = [F.mse_loss(one, other) / other.var().clamp_min(1e-12) for one, other in pairs]
+        return loss + torch.stack(parts).mean()
+    (one,), (other,) = found, wanted
+    if other.dim() == 2 and other.shape[1] > 1:
+        one, other = F.log_softmax(one, dim=1), F.log_softmax(other, dim=1)
+        return loss + F.kl_div(one, other, reduction="batchmean", log_target=True)
+    return loss + F.mse_loss(one, other)
+
+
+def _real(output: Any) -> list[Tensor]:
+    """Return the tensors of an output that hold real numbers, in single precision."""
+    return [tensor.float() for tensor in tensors_in(output) if tensor.is_floating_point()]
 
 
 @contextmanager

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from infoprune.network.computed_weights import computed_layers, put_plain
 from infoprune.network.coupled_groups import CoupledGroup, Member
-from infoprune.network.equivalence import duplicate
+from infoprune.network.equivalence import copied, duplicate
 from infoprune.network.removal import cut
+from infoprune.network.surgery import made_plain
 from infoprune.progress import Progress
 from infoprune.regression.layer_fit import norm_scale
 from infoprune.repair.base import Pair, RepairInfo, register
@@ -50,8 +52,10 @@ def fold(pair: Pair, progress: Progress) -> nn.Module:
         True
     """
     whole = duplicate(pair.original)
+    if plain := made_plain(pair.plan, pair.removal, pair.groups):
+        put_plain(whole, computed_layers(copied(whole), next(pair.images())), plain)
     folds = [
-        _fold(pair.original, group, pair.plan.kept[group.name])
+        _fold(whole, group, pair.plan.kept[group.name])
         for group in pair.groups.groups
         if pair.plan.kept.get(group.name) and len(pair.plan.kept[group.name]) < group.filters and _can(whole, group)
     ]
