@@ -135,6 +135,16 @@ class Recurrent(nn.Module):
         return self.head(self.gate(torch.cat([maps, state], 1)).mean((2, 3)))
 
 
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 24, 3), nn.Conv2d(12, 32, 3), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = nn.functional.glu(self.second(nn.functional.glu(self.first(x), dim=1)), 1)
+        return self.last(x.mean((2, 3)))
+
+
 class PartialConvolution(nn.Module):
     """What is weighed by the share of a mask around each place."""
 
@@ -151,7 +161,7 @@ class PartialConvolution(nn.Module):
 
 @pytest.mark.parametrize(
     ("build", "layer"),
-    [(Scripted, "conv2.0"), (BatchNormed, "3"), (Recurrent, "first"), (PartialConvolution, "first")],
+    [(Scripted, "conv2.0"), (BatchNormed, "3"), (Recurrent, "first"), (Gated, "first"), (PartialConvolution, "first")],
 )
 def test_layers_that_can_lose_filters_are_found(build, layer):
     model = build().eval()

@@ -462,6 +462,8 @@ class _Follower(TorchFunctionMode):
             self._per_channel_call(name, args, kwargs, operands, outputs[0])
         elif name in REDUCTIONS:
             self._reduce(name, args, kwargs, outputs)
+        elif name == "glu":
+            self._halve(args, kwargs, outputs[0])
         else:
             for output in outputs:
                 self._combine(name, operands, output)
@@ -491,6 +493,16 @@ class _Follower(TorchFunctionMode):
             groups: int = kwargs["groups"] if "groups" in kwargs else args[6] if len(args) > 6 else 1
             self._hold_sizes(groups, [taken])
         self.put(output, taken, 1)
+
+    def _halve(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        """Follow a gated linear unit: the first half of an axis times the sigmoid of the second half."""
+        source: Tensor = args[0] if args else kwargs["input"]
+        axis = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+        ids = self.ids[source]
+        if ids.shape[axis] > 1:
+            ids, gates = ids.chunk(2, axis)
+            self.meet(ids, gates)
+        self.ids[output] = ids
 
     def _hold_sizes(self, sizes: int | Sequence[int], segments: Sequence[Tensor]) -> None:
         """Record which attributes of the running module may hold the number of channels of these segments."""
