@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from infoprune.automatic.descent import Level
 from infoprune.automatic.effort import Allowance
 from infoprune.automatic.prune import Automatic, Setting, finish, prepare
+from infoprune.automatic.ways import without_unread
 from infoprune.cutoff import reach
 from infoprune.data.batches import Batch, EveryNth
 from infoprune.device import place_of
@@ -99,7 +100,8 @@ def prune_within(
             "max_loss removes filters step by step, each from the last: give keep_at_least, not keep_share"
         )
     begun = time.perf_counter()
-    choice = _compared_at_a_size_where_ways_differ(calibration, chosen(**words, macs=_COMPARED_AT))
+    choice = without_unread(calibration, chosen(**words, macs=_COMPARED_AT))
+    choice = _compared_at_a_size_where_ways_differ(calibration, choice)
     judges = list(EveryNth(calibration.batches, HELD_OUT_EVERY, chosen=True))
     others = EveryNth(calibration.batches, HELD_OUT_EVERY, chosen=False)
     fitted = replace(calibration, batches=others, count=calibration.count - sum(map(len, judges)))

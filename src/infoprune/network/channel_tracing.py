@@ -46,6 +46,8 @@ from infoprune.network.operations import (
 from infoprune.network.stored_values import Stored, holders, taken_sizes
 from infoprune.network.tensors import tensors_in
 
+# Why the last layer is left alone, which is rarely what a user wants to know.
+IS_OUTPUT = "its outputs are the network's outputs"
 # Larger parameters outside any layer are matrices of products, whose channels cannot be followed.
 _LARGEST_STORED = 1 << 20
 
@@ -134,7 +136,7 @@ def follow(model: nn.Module, examples: Sequence[Tensor]) -> Channels:
                 raise InputError("the network returns no tensor: wrap it so that it returns its outputs")
             for tensor in returned:
                 follower.reached |= follower.sources.get(tensor, 0)
-                follower.obstruct(follower.ids.get(tensor), Obstacle("its outputs are the network's outputs"))
+                follower.obstruct(follower.ids.get(tensor), Obstacle(IS_OUTPUT))
         in_eval_mode = set(follower.records.outputs)
         missing = {name for module, name in follower.names.items() if is_producer(module)} - in_eval_mode
         # Layers that are dropped at random may run in another try.

@@ -19,6 +19,7 @@ from infoprune.cutoff.budget import Allowance, counted
 from infoprune.cutoff.ranking import fewest
 from infoprune.data.batches import Batches, shapes_of
 from infoprune.errors import InputError, unknown
+from infoprune.network.channel_tracing import IS_OUTPUT
 from infoprune.network.coupled_groups import CoupledGroup, Groups
 from infoprune.network.layers import is_convolution
 from infoprune.options import Keep, PruneOptions
@@ -250,7 +251,8 @@ def choose_groups(model: nn.Module, groups: Groups, choice: PruneOptions) -> tup
 
 def _why_nothing(groups: Groups, choice: PruneOptions) -> str:
     left = {layer: why for layer, why in groups.left_alone.items() if not _matches_name(layer, choice.skip)}
-    reason = next((f": '{layer}' {why}" for layer, why in left.items()), "")
+    told = sorted(left.items(), key=lambda one: one[1] == IS_OUTPUT)
+    reason = next((f": '{layer}' {why}" for layer, why in told), "")
     linear = [group.name for group in groups.groups if not _matches(group, choice.skip)]
     way = (
         f"; linear layers such as '{linear[0]}' can: name them, or give layers='*'"
