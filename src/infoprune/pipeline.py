@@ -362,8 +362,9 @@ def _automatic(
         few, every = fixed_sample(batches, _MOST_IMAGES if how.max_loss is None else _MOST_JUDGED)
         whole = Calibration.of(model, few)
         if how.max_loss is None:
-            found = prune_automatically(whole, chosen(**words), spend, quality=quality, more=every,
-                                        progress=progress, on_reach=on_reach)  # fmt: skip
+            more = None if every is few else every
+            found = prune_automatically(whole, chosen(**words), spend, quality=quality, more=more, progress=progress,
+                                        on_reach=on_reach)  # fmt: skip
         else:
             found = prune_within(whole, how.max_loss, words, spend, quality=quality, progress=progress)
     with watch.stage("cut"):

@@ -284,6 +284,12 @@ def test_the_networks_of_a_sweep_are_repaired_without_the_images_that_judge_them
     assert all(not (some[:, None] == judges[None]).flatten(2).all(2).any() for some in seen)
 
 
+def test_few_images_are_repaired_by_alternating_least_squares_as_well():
+    images = DataLoader(IMAGES, batch_size=16, shuffle=True)
+    result = infoprune.prune(Residual().eval(), images, macs=0.5, minutes=8)
+    assert "alternating" in result.automatic["repairs"]
+
+
 class Counted(torch.utils.data.Dataset):
     """Images in the order of their classes, which note what is read."""
 
@@ -329,7 +335,7 @@ def test_the_gradient_reads_all_images_and_holds_out_those_that_judge(monkeypatc
     generator = torch.Generator().manual_seed(1)
     images = DataLoader(torch.randn(150, 3, 8, 8, generator=generator), batch_size=16, shuffle=True)
     result = infoprune.prune(Residual().eval(), images, macs=0.5, minutes=20)
-    assert {"least-squares", "least-squares, 3 steps", "alternating", "distil"} == set(result.automatic["repairs"])
+    assert {"least-squares", "least-squares, 3 steps", "distil"} == set(result.automatic["repairs"])
     (seen,) = trained
     assert len(seen) == 120
     assert all(len(one) == 8 for one in judged)

@@ -224,7 +224,8 @@ def _nearest(
 
     for steps, level in levels.items():
         attempt(LEAST_SQUARES if steps == 1 else f"{LEAST_SQUARES}, {steps} steps", level, LEAST_SQUARES)
-    if spend.alternating:
+    # With many images a gradient gains more, and alternating least squares would take its time (docs/repair.md).
+    if spend.alternating and (minutes is None or descent.more is None):
         attempt("alternating", tried[nearest()][0], "alternating")
     level, kept = tried[nearest()]
     before = found[nearest()]

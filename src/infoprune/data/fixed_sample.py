@@ -12,7 +12,7 @@ from infoprune.data.batches import Batch, Batches, FirstImages, can_be_indexed, 
 
 
 def fixed_sample(batches: Batches, most: int, *, seed: int = 0) -> tuple[Batches, Batches]:
-    """Return the batches of at most so many images, and those of all images, which begin with these.
+    """Return the batches of at most so many images, and those of all images, which begin with these or are the same.
 
     Both are the same in every pass. Of a loader over a data set that can be indexed the sample is drawn at random where
     there are more images, or where the loader shuffles: its data set may be sorted by class. Of a list of batches the
@@ -47,9 +47,10 @@ def _of_loader(loader: DataLoader[Any], most: int, seed: int) -> tuple[Batches, 
     if len(images) <= most and isinstance(loader.sampler, SequentialSampler):
         return loader, loader
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
-    size = loader.batch_size
-    few, every = (loader_like(loader, Subset(images, some), batch_size=size) for some in (order[:most], order))
-    return few, every
+    every = loader_like(loader, Subset(images, order), batch_size=loader.batch_size)
+    if len(order) <= most:
+        return every, every
+    return loader_like(loader, Subset(images, order[:most]), batch_size=loader.batch_size), every
 
 
 def _is_plain(loader: DataLoader[Any]) -> bool:
