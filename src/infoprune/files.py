@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -286,3 +286,21 @@ def _sync(path: Path) -> None:
 def _why(error: Exception) -> str:
     full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
     return "no space is left on the disk" if full else (getattr(error, "strerror", None) or str(error))
+
+
+def check_apart(files: Sequence[Path]) -> None:
+    """Refuse one file for two purposes: the second would replace the first.
+
+    Raises:
+        InputError: Two of the names are of one file.
+
+    Example:
+        >>> check_apart([Path("a"), Path("b"), Path("./a")])
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: 'a' is named twice: name two different files
+    """
+    resolved = [path.resolve() for path in files]
+    for path, place in zip(files, resolved, strict=True):
+        if resolved.count(place) > 1:
+            raise InputError(f"'{path}' is named twice: name two different files")

@@ -237,3 +237,13 @@ def test_channels_that_two_filters_share_are_weighed_once():
     found = score(model, groups, [IMAGES], find("reconstruction"))["narrow.0"]
     assert found.scores.isfinite().all()
     assert (found.scores > 0).all()
+
+
+def test_the_size_of_a_batch_hardly_changes_the_scores():
+    torch.manual_seed(0)
+    model = toys.Plain().eval()
+    groups = find_groups(model, IMAGES).groups
+    found = [score(model, groups, list(IMAGES.split(size)), find("reconstruction")) for size in (1, 2, 24)]
+    for name, whole in found[-1].items():
+        for other in found[:-1]:
+            assert torch.allclose(other[name].scores, whole.scores, rtol=0.05)

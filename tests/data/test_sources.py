@@ -132,3 +132,13 @@ def test_the_real_mnist(data_dir):
     source = open_source("mnist", data_dir)
     assert (len(source.train), len(source.test)) == (60_000, 10_000)
     assert source.train.images.float().mean().item() / 255 == pytest.approx(0.1307, abs=1e-4)
+
+
+def test_hidden_folders_are_no_classes_and_a_class_without_images_is_named(tmp_path):
+    for name in ("a", "b", ".ipynb_checkpoints"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    assert open_source("folder", tmp_path).classes == ("a", "b")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"class folder '.*empty' holds no images that can be read here"):
+        open_source("folder", tmp_path)

@@ -107,7 +107,7 @@ def test_a_network_of_a_sweep_is_a_checkpoint_for_other_commands(infoprune, base
         (("sensitivity", "--plot", "layers.gif"), "a plot is a .png or .svg file, not 'layers.gif'"),
         (("sweep", "--macs", "0.5,1.5", "--out-dir", "small"), "--macs"),
         (("sweep", "--macs", "0.001", "--out-dir", "small"), "MACs"),
-        (("sweep", "--macs", "0.5,0.50000001", "--out-dir", "small"), "named for two outputs"),
+        (("sweep", "--macs", "0.5,0.50000001", "--out-dir", "small"), "is named twice"),
         (("sweep", "--macs", "0.5"), "--out-dir"),
     ],
 )

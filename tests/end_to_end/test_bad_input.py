@@ -232,11 +232,24 @@ def test_one_file_for_two_outputs(refused, base, folder):
     (folder / "x").write_text("precious")
     for words in (("prune", "--ratio", 0.5), ("train",), ("iterate", "--remove", "features.0=1")):
         sentence = refused(*words, "--weights", base, *DIGITS, "--out", "x", "--json", "x", "--force")
-        assert "two outputs" in sentence
-    assert "two outputs" in refused("prune", "--ratio", 0.5, "--weights", base, *DIGITS, "--out", "x", "--run", "run",
-                                    "--report", "run/record.json")  # fmt: skip
+        assert "is named twice" in sentence
+    assert "is named twice" in refused("prune", "--ratio", 0.5, "--weights", base, *DIGITS, "--out", "x",
+                                       "--run", "run", "--report", "run/record.json")  # fmt: skip
+    assert "is named twice" in refused("export", base, "--onnx", base, "--force")
     assert (folder / "x").read_text() == "precious"
     assert [path.name for path in folder.iterdir() if path.name != "run"] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--no-repair", "--repair", "bn"), "--no-repair and --repair bn contradict each other"),
+        (("--mean", 123, "--std", 58), "divide them by 255"),
+    ],
+)
+def test_words_that_cannot_be_meant(refused, base, folder, words, sentence):
+    assert sentence in refused("prune", "--macs", 0.5, "--weights", base, *DIGITS, "--out", "x", *words)
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("command", ["prune", "train", "iterate"])

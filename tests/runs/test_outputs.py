@@ -87,7 +87,7 @@ def test_another_kind_of_run_replaces_nothing(tmp_path, monkeypatch):
 
 def test_one_file_for_two_outputs_is_refused(tmp_path):
     with (
-        pytest.raises(InputError, match="named for two outputs"),
+        pytest.raises(InputError, match="is named twice"),
         outputs(tmp_path / "a", tmp_path / "x/../a", run="test"),
     ):
         pass

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from infoprune.cli.from_dataclass import Given, from_dataclasses
 from infoprune.cli.options import Device, Devices, Force, JsonOut, Nodes, Out, Quiet
 from infoprune.declarations.option import Option
+from infoprune.errors import InputError
 from infoprune.experiment.options import DataOptions, MetricOptions, NetworkOptions
 from infoprune.options import EffortOptions, PruneOptions, RepairOptions
 from infoprune.plan import Plan
@@ -51,6 +52,8 @@ def prune(
     from infoprune.experiment.prune import prune as prune_network
     from infoprune.report.terminal import messages, shown_progress
 
+    if no_repair and repair.method != RepairOptions.method:
+        raise InputError(f"--no-repair and --repair {repair.method} contradict each other: leave out one of them")
     kept = read_keep(keep)
     words = {**choice.given, **kept}
     if effort.max_loss is not None and not {"budget", "macs", "parameters", "latency", "ratio"} & set(words):

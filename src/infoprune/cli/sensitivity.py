@@ -39,6 +39,7 @@ def sensitivity(
     from infoprune.cli.output import check_outputs, write_record
     from infoprune.cli.tables import sensitivity_table
     from infoprune.experiment.sensitivity import sensitivity as sensitivity_of
+    from infoprune.files import check_apart
     from infoprune.report.sensitivity import check_plot, sensitivity_plot
     from infoprune.report.terminal import messages, results, shown_progress
     from infoprune.runs.together import is_first_process
@@ -46,6 +47,7 @@ def sensitivity(
     if plot is not None and is_first_process():
         check_plot(plot, force=force)
     check_outputs(json_out, force=force)
+    check_apart([file for file in (json_out, plot, network.weights) if file is not None])
     console = messages()
     with shown_progress(console, quiet=quiet) as progress:
         run = sensitivity_of(

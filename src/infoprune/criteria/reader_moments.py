@@ -139,7 +139,7 @@ class ByReaders:
     def _behind(self, model: nn.Module, groups: Sequence[CoupledGroup], batches: Batches) -> dict[str, _Behind]:
         """Return by layer that reads one of the groups what comes behind it; some layers run in train mode only."""
         asked = {layer for group in groups for layer in self._readers(model, group)}
-        found = _behind(model, list(asked), next(images_of(batches, model))[:_PROBE])
+        found = _behind(model, list(asked), _first_images(batches, model))
         if not found.keys() >= asked:  # some run on images of another size only
             for images in examples_of(batches, model):
                 found = {**_behind(model, list(asked), images), **found}
@@ -237,6 +237,15 @@ def mean_square(gram: Tensor) -> Tensor:
         2.0
     """
     return gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
+
+
+def _first_images(batches: Batches, model: nn.Module) -> Tensor:
+    """Return the first images of one shape, from as many batches as they take: one image has no variance."""
+    found: list[Tensor] = []
+    for images in images_of(FirstImages(batches, _PROBE), model):
+        if not found or images.shape[1:] == found[0].shape[1:]:
+            found.append(images)
+    return torch.cat(found)
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,8 @@ def _folder(directory: Path) -> Source:
 
 
 def _folder_images(directory: Path) -> FolderImages:
-    classes = sorted(f.name for f in _listed(directory) if f.is_dir())
+    # Editors and systems keep hidden folders beside the classes.
+    classes = sorted(f.name for f in _listed(directory) if f.is_dir() and not f.name.startswith("."))
     if not classes:
         raise InputError(
             f"'{directory}' has no folders: it needs one folder of images per class; 'photos' reads images without "
@@ -253,6 +254,12 @@ def _folder_images(directory: Path) -> FolderImages:
     ]
     if not files:
         raise InputError(f"the class folders of '{directory}' hold no images")
+    empty = sorted(set(range(len(classes))) - {label for _, label in files})
+    if empty:
+        raise InputError(
+            f"the class folder '{directory / classes[empty[0]]}' holds no images that can be read here: "
+            "remove it, or convert its images to PNG or JPEG"
+        )
     return FolderImages(tuple(p for p, _ in files), torch.tensor([label for _, label in files]), tuple(classes))
 
 

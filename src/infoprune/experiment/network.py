@@ -175,6 +175,10 @@ def _changes_images(choice: NetworkOptions) -> bool:
 def _preprocessing(choice: NetworkOptions, known: Preprocessing) -> Preprocessing:
     if (choice.mean is None) != (choice.std is None):
         raise InputError("--mean and --std are needed together: one number per channel each")
+    if choice.mean and choice.std and max(choice.mean) > 1 and max(choice.std) > 1:
+        raise InputError(
+            "--mean and --std are of images from 0 to 255: divide them by 255, since images have values from 0 to 1"
+        )
     given = {name: getattr(choice, name) for name in _OF_IMAGES}
     return replace(known, **{name: value for name, value in given.items() if value is not None})
 

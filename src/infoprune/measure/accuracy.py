@@ -16,6 +16,7 @@ from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.measure.metric import Metric, Output, Quality
 from infoprune.network.deep_copy import deep_copy
+from infoprune.network.equivalence import one_line
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.network.modes import eval_mode
 from infoprune.network.several_inputs import takes_several_inputs
@@ -233,9 +234,9 @@ def logits_of(model: nn.Module, images: Tensor, output: Callable[[Any], Any] = _
     """
     try:
         found = model(images)
-    except RuntimeError as error:
+    except Exception as error:  # a network's own forward may raise anything
         shape = tuple(images.shape[1:])
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise InputError(f"the network cannot read images of shape {shape} (C, H, W): {reason}") from error
     logits = logits_in(output(found))
     if not isinstance(logits, Tensor) or logits.ndim != 2:

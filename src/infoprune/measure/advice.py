@@ -58,8 +58,8 @@ def chance_warning(accuracy: float, what: str = "before pruning the accuracy") -
         'Before pruning the accuracy is 10.00 %, hardly better than guessing'
     """
     return (
-        f"{what[0].upper()}{what[1:]} is {accuracy:.2f} %, hardly better than guessing: check how the images are "
-        "normalised (--mean, --std) and the order of the classes."
+        f"{what[0].upper()}{what[1:]} is {accuracy:.2f} %, hardly better than guessing: check that the trained "
+        "weights are loaded (--weights), how the images are normalised (--mean, --std) and the order of the classes."
     )
 
 
@@ -109,7 +109,7 @@ def _on_loss(loss: float, spent: Spent) -> tuple[str, ...]:
             "(--calibration, --repair-images)."
         )
     if spent.effort is None:
-        found.append("Leave out --criterion: what is chosen for the network by itself usually loses less.")
+        found.append("Leave out --criterion and --repair: what is chosen for the network usually loses less.")
     elif spent.effort != "thorough":
         found.append("More time may help: --effort thorough, or --minutes 20.")
     found.append("With labels, fine-tune: infoprune tune.")

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infoprune.errors import InputError
 from infoprune.files import (
     as_one_sentence,
+    check_apart,
     check_writable,
     discard,
     locked,
@@ -137,7 +137,7 @@ def outputs(*files: Path | None, run: str, force: bool = False) -> Iterator[Outp
         return
     for path in wanted:
         check_writable(path, force=True, longest=LONGEST_NAME)
-    _check_apart(wanted)
+    check_apart(wanted)
     with ExitStack() as held:
         for path in sorted(wanted, key=Path.resolve):
             held.enter_context(locked(path))
@@ -151,13 +151,6 @@ def outputs(*files: Path | None, run: str, force: bool = False) -> Iterator[Outp
         finally:
             found.discard()
         _note(wanted).unlink(missing_ok=True)
-
-
-def _check_apart(files: tuple[Path, ...]) -> None:
-    resolved = [path.resolve() for path in files]
-    for path, place in zip(files, resolved, strict=True):
-        if resolved.count(place) > 1:
-            raise InputError(f"'{path}' is named for two outputs: name two different files")
 
 
 def _note(files: tuple[Path, ...]) -> Path:

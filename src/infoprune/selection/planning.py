@@ -245,15 +245,16 @@ def choose_groups(model: nn.Module, groups: Groups, choice: PruneOptions) -> tup
         and not _matches(group, choice.skip)
     )
     if not chosen:
-        raise InputError(f"nothing that was chosen can lose filters{_why_nothing(groups, choice)}")
+        raise InputError(f"nothing that was chosen can lose filters{_why_nothing(groups, choice, modules)}")
     return chosen
 
 
-def _why_nothing(groups: Groups, choice: PruneOptions) -> str:
+def _why_nothing(groups: Groups, choice: PruneOptions, modules: Mapping[str, nn.Module]) -> str:
     left = {layer: why for layer, why in groups.left_alone.items() if not _matches_name(layer, choice.skip)}
     told = sorted(left.items(), key=lambda one: one[1] == IS_OUTPUT)
     reason = next((f": '{layer}' {why}" for layer, why in told), "")
-    linear = [group.name for group in groups.groups if not _matches(group, choice.skip)]
+    linear = [group.name for group in groups.groups
+              if isinstance(modules[group.name], nn.Linear) and not _matches(group, choice.skip)]  # fmt: skip
     way = (
         f"; linear layers such as '{linear[0]}' can: name them, or give layers='*'"
         if linear and not choice.layers

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from infoprune.errors import InputError
-from infoprune.files import check_writable, written_whole
+from infoprune.files import check_apart, check_writable, written_whole
 from infoprune.measure.environment import machine, versions
 from infoprune.network import cost
 from infoprune.network.equivalence import copied, one_line
@@ -345,6 +345,7 @@ def export(
     wanted = [(kind, out) for kind, out in (("onnx", onnx), ("program", program)) if out is not None]
     if not wanted and state is None:
         raise InputError("say what to export to: --onnx FILE, --program FILE, --state FILE, or several of them")
+    check_apart([Path(path), *(out for _, out in wanted), *([] if state is None else [state])])
     for _, out in wanted:
         check_writable(out, force=force)
     if state is not None:
