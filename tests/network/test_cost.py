@@ -112,7 +112,11 @@ def test_units_of_different_sizes_need_the_indices():
         costs.cost({"b.0": 3})
     plan = plans.keeping(groups, b__0=(0, 2, 5))
     assert costs.cost(plan.kept) == count(apply(plan, joined, EXAMPLE), EXAMPLE)
-    assert "narrow.0" not in find_groups(Uneven(), EXAMPLE).by_name()
+    uneven = Uneven().eval()
+    groups = find_groups(uneven, EXAMPLE)
+    assert "wide.0" not in groups.by_name()  # zeros are added to a fixed number of its channels
+    plan = plans.keeping(groups, narrow__0=(0, 2))
+    assert CostModel(uneven, EXAMPLE, groups).cost(plan.kept) == count(apply(plan, uneven, EXAMPLE), EXAMPLE)
 
 
 def test_unknown_layers_are_refused():
