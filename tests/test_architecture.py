@@ -34,7 +34,7 @@ PICTURE = {
     "iterative": "criteria cutoff data measure network options repair runs selection training",
     "callbacks": "criteria data iterative measure network repair runs",
     "storage": "data measure network zoo",
-    "automatic": "criteria cutoff data measure network options regression repair selection",
+    "automatic": "criteria cutoff data measure network options regression repair runs selection",
     "pipeline": "automatic criteria cutoff data measure network options repair runs selection",
     "board": "criteria cutoff data measure network options repair selection",
     "report": "automatic board criteria data iterative measure network pipeline runs",

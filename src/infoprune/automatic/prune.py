@@ -21,6 +21,7 @@ from infoprune.measure.metric import PLAIN, Quality
 from infoprune.options import PruneOptions
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
+from infoprune.runs.together import current
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.planning import check_feasible, choose_groups, with_what_it_takes
 
@@ -230,7 +231,7 @@ def _nearest(
     level, kept = tried[nearest()]
     before = found[nearest()]
     # A closed form that stays the nearest is run once more, which takes no longer than all of them together.
-    left = None if minutes is None else minutes - 2 * (time.perf_counter() - begun) / 60
+    left = None if minutes is None else current().agreed(minutes - 2 * (time.perf_counter() - begun) / 60)
     if left is not None and left > 1:
         drawn = descent.trained(level, left)
         found["distil"] = descent.divergence(drawn.model, judges)
