@@ -37,7 +37,7 @@ def test_export_writes_files_record_and_tables(infoprune, small, folder):
     ("arguments", "sentence"),
     [
         ((), "say what to export to: --onnx FILE"),
-        (("--onnx", "small.safetensors"), "exists already: use --force"),
+        (("--onnx", "small.safetensors"), "is named twice: name two different files"),
         (("--onnx", "small.onnx", "--tolerance", "0"), "was not written: its outputs differ"),
     ],
 )
