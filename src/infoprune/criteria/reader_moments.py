@@ -113,7 +113,7 @@ class ByReaders:
         """
         model = copied(model)
         positions = positions_of(FirstImages(batches).most_images())
-        behind = self._behind(model, groups, batches)
+        behind = self._behind_readers(model, groups, batches)
         readers = {group.name: [layer for layer in self._readers(model, group) if layer in behind] for group in groups}
         found: dict[str, Importance] = {}
         size = {name: _bytes_of_moments(model, layers) for name, layers in readers.items()}
@@ -136,7 +136,7 @@ class ByReaders:
                 found |= part
         return {group.name: found[group.name] for group in groups}
 
-    def _behind(self, model: nn.Module, groups: Sequence[CoupledGroup], batches: Batches) -> dict[str, _Behind]:
+    def _behind_readers(self, model: nn.Module, groups: Sequence[CoupledGroup], batches: Batches) -> dict[str, _Behind]:
         """Return by layer that reads one of the groups what comes behind it; some layers run in train mode only."""
         asked = {layer for group in groups for layer in self._readers(model, group)}
         found = _behind(model, list(asked), _first_images(batches, model))

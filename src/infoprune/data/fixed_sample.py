@@ -12,7 +12,7 @@ from infoprune.data.batches import Batch, Batches, FirstImages, can_be_indexed, 
 
 
 def fixed_sample(batches: Batches, most: int, *, seed: int = 0) -> tuple[Batches, Batches]:
-    """Return the batches of at most so many images, and those of all images, which begin with these or are the same.
+    """Return the batches of up to ``most`` images, and those of all images, which begin with these or are the same.
 
     Both are the same in every pass. Of a loader over a data set that can be indexed the sample is drawn at random where
     there are more images, or where the loader shuffles: its data set may be sorted by class. Of a list of batches the

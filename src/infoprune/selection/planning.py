@@ -251,8 +251,8 @@ def choose_groups(model: nn.Module, groups: Groups, choice: PruneOptions) -> tup
 
 def _why_nothing(groups: Groups, choice: PruneOptions, modules: Mapping[str, nn.Module]) -> str:
     left = {layer: why for layer, why in groups.left_alone.items() if not _matches_name(layer, choice.skip)}
-    told = sorted(left.items(), key=lambda one: one[1] == IS_OUTPUT)
-    reason = next((f": '{layer}' {why}" for layer, why in told), "")
+    first = min(left.items(), key=lambda one: one[1] == IS_OUTPUT, default=None)
+    reason = "" if first is None else f": '{first[0]}' {first[1]}"
     linear = [group.name for group in groups.groups
               if isinstance(modules[group.name], nn.Linear) and not _matches(group, choice.skip)]  # fmt: skip
     way = (
