@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import torch
@@ -45,7 +45,8 @@ from infoprune.regression.patches import as_matrix, from_matrix
 from infoprune.regression.products import Products
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.combined import normed_if_nearer
-from infoprune.repair.least_squares import MEMORY, Walks, layers_to_refit, refit
+from infoprune.repair.repeated_layer import refit_repeated
+from infoprune.repair.walks import MEMORY, Walks, layers_to_refit, refit, runs_from_first_cut, stretches
 from infoprune.runs.together import current
 
 ROUNDS = 12
@@ -105,7 +106,7 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
     """Return a copy of the pruned network whose layers from the first cut on are refitted, couples alternately.
 
     Args:
-        pair: The networks and the images, which are read once.
+        pair: The networks and the images, which are read once, and once more for each layer that runs several times.
         progress: Called after every layer.
         rounds: Largest number of updates of the first layer of a couple. The round with the lowest error on every
             fifth image is kept; the plain least squares solution is round 0.
@@ -123,22 +124,38 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
         True
     """
     small = duplicate(pair.small)
-    with Walks.of(pair, small, layers_to_refit(pair, small, every=True), memory) as walks:
-        first_of = _couples(small, walks.sites, next(pair.images())[:2])
-        held: dict[str, tuple[Site, _Maps]] = {}
-        for done, site in enumerate(walks.sites, 1):
-            maps = _Maps(walks.sizes) if site.name in first_of or site.name in first_of.values() else None
-            refit(walks, site, maps)
-            if maps is not None:
-                maps.bring_together()
-            begun = held.get(first_of.get(site.name, ""))
-            walks.small.before_next(None)
-            if maps is not None and begun is not None:
-                _improve(walks, begun, site, maps, rounds)
-            if maps is not None:
-                held = {site.name: (site, maps)}
-            progress("alternating least squares", done, len(walks.sites))
+    layers, done = layers_to_refit(pair, small, every=True, repeated=True), count(1)
+
+    def step() -> None:
+        progress("alternating least squares", next(done), len(layers))
+
+    for several, some in stretches(layers, runs_from_first_cut(pair, small)):
+        if several:
+            for layer in some:
+                refit_repeated(pair, small, layer)
+                step()
+        else:
+            with Walks.of(pair, small, some, memory) as walks:
+                _refit_in_couples(walks, small, rounds, step)
     return small
+
+
+def _refit_in_couples(walks: Walks, small: nn.Module, rounds: int, step: Callable[[], None]) -> None:
+    """Refit the layers of the walks, and both layers of each couple alternately."""
+    first_of = _couples(small, walks.sites, next(walks.pair.images())[:2])
+    held: dict[str, tuple[Site, _Maps]] = {}
+    for site in walks.sites:
+        maps = _Maps(walks.sizes) if site.name in first_of or site.name in first_of.values() else None
+        refit(walks, site, maps)
+        if maps is not None:
+            maps.bring_together()
+        begun = held.get(first_of.get(site.name, ""))
+        walks.small.before_next(None)
+        if maps is not None and begun is not None:
+            _improve(walks, begun, site, maps, rounds)
+        if maps is not None:
+            held = {site.name: (site, maps)}
+        step()
 
 
 def _improve(walks: Walks, begun: tuple[Site, _Maps], site: Site, maps: _Maps, rounds: int) -> None:

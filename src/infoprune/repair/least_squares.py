@@ -8,152 +8,19 @@ norm that follows; in a residual block T includes the difference of the other br
 
 W divided by the norm's scale becomes the weight, b is added to the norm's shift or the layer's bias. The ridge is the
 one with the lowest error on every fifth image; the solution is then computed from all images. Both networks run once
-over the images, for any number of layers: all batches wait at a layer until it is fitted.
+over the images, and once more for each layer that runs several times in one forward pass.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from types import TracebackType
-
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import nn
 
-from infoprune.data.batches import at_a_time, every_nth, some_batches
 from infoprune.network.equivalence import duplicate
-from infoprune.network.layer_io import Reading, calls, is_convolution_without_window, read_all
-from infoprune.network.layers import is_producer
-from infoprune.network.spill import Spill
-from infoprune.network.stepwise import ForwardPasses
 from infoprune.progress import Progress
-from infoprune.regression.layer_fit import (
-    HELD_OUT_EVERY,
-    Site,
-    Targets,
-    add_positions,
-    best_solution,
-    positions_of,
-    write_solution,
-)
-from infoprune.regression.normal_equations import NormalEquations
-from infoprune.regression.patches import as_matrix, weight_of
-from infoprune.regression.portions import Portions
 from infoprune.repair.base import Pair, RepairInfo, register
-from infoprune.runs.together import current
-
-MEMORY = 3 << 29
-# Images that every layer is fitted to at least, however large its maps.
-_FEWEST_IMAGES = 64
-# Images of one batch at most: its temporary memory is needed in addition to the memory for the maps of all batches.
-_MOST_IMAGES = 128
-_RIDGE = 1e-4
-
-
-@dataclass
-class Walks:
-    """Both networks, run side by side over the same images, from layer to layer.
-
-    Args:
-        pair: The networks and the images.
-        sites: The layers that are refitted, in the order in which their results are used.
-        small: The passes of the copy that is repaired.
-        original: The passes of the original network.
-        sizes: Number of images of each batch, those of other processes included.
-        mine: Numbers of the batches of this process.
-        positions: Number of positions sampled from an image.
-        spill: Keeps the maps of waiting passes.
-        late: Whether batches whose maps do not fit into memory start at a later layer, where maps are smaller: the
-            layers before are fitted to the other batches.
-
-    Example:
-        >>> import infoprune
-        >>> _ = torch.manual_seed(0)
-        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
-        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> pair = Pair.of(whole, plan, [images])
-        >>> with Walks.of(pair, pair.small, ["features.3"]) as walks:
-        ...     [site.name for site in walks.sites], walks.sizes
-        (['features.3'], (20,))
-    """
-
-    pair: Pair
-    sites: list[Site]
-    small: ForwardPasses
-    original: ForwardPasses
-    sizes: tuple[int, ...]
-    mine: tuple[int, ...]
-    positions: int
-    spill: Spill
-    late: bool = False
-    ridge: float = _RIDGE
-    seen: int = 0
-    _open: ExitStack = field(default_factory=ExitStack)
-
-    @classmethod
-    def of(
-        cls, pair: Pair, small: nn.Module, layers: Sequence[str], memory: int = MEMORY, *, late: bool = False
-    ) -> Walks:
-        """Return the walks over a pair.
-
-        Args:
-            pair: The networks and the images.
-            small: The copy that is repaired.
-            layers: The layers to refit. A layer whose output is not used, or cannot be followed in both networks, is
-                not refitted; in the second case a warning names the layer.
-            memory: Bytes of feature maps that are kept in memory between layers; the rest is written to files.
-            late: Whether batches may start at a later layer instead.
-        """
-        images = _rebatched(pair)
-        sites = sites_of(pair, small, layers)
-        names = [site.name for site in sites]
-        with ExitStack() as stack:
-            spill = stack.enter_context(Spill(memory))
-            sizes = tuple(map(len, images))
-            share = dict(some_batches(images, Portions({}, len(sizes)).share))
-            numbers, some = tuple(share), list(share.values())
-            mine = stack.enter_context(ForwardPasses(small, names, some, spill, refitted=True))
-            theirs = stack.enter_context(ForwardPasses(pair.original, names, some, spill))
-            positions = positions_of(sum(sizes))
-            return cls(pair, sites, mine, theirs, sizes, numbers, positions, spill, late, _open=stack.pop_all())
-        raise AssertionError("unreachable")
-
-    def towards(self, layer: str) -> Iterator[tuple[int, Reading, Reading]]:
-        """Yield the layer in the pruned network and in the original; each layer once, in order.
-
-        Yields:
-            For each batch of this process, in order: its number, the reading in the pruned network and the reading in
-            the original.
-        """
-        seen = largest = 0
-        for place, number in enumerate(self.mine):
-            if self.late and not self.small.started(place) and seen >= _FEWEST_IMAGES and largest > self.spill.room():
-                break
-            yield number, self.small.advance(place, layer), self.original.advance(place, layer)
-            self.small.put_away(place)
-            self.original.put_away(place)
-            seen += self.sizes[number]
-            largest = max(largest, self.small.size_of(place) + self.original.size_of(place))
-        self.seen = seen
-
-    def __enter__(self) -> Walks:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._open.close()
-
-
-def _rebatched(pair: Pair) -> list[Tensor]:
-    """Return the images in batches of the size with the fastest passes."""
-    found: list[Tensor] = []
-    for images in pair.images():
-        most = min(_MOST_IMAGES, at_a_time(images))
-        found += [some.clone() for some in torch.split(images, most)] if len(images) > most else [images]
-    return found
+from infoprune.repair.repeated_layer import refit_repeated
+from infoprune.repair.walks import MEMORY, Walks, layers_to_refit, refit, runs_from_first_cut, stretches
 
 
 @torch.no_grad()
@@ -161,7 +28,7 @@ def least_squares(pair: Pair, progress: Progress, *, every: bool = True, memory:
     """Return a copy of the pruned network whose layers from the first cut on are refitted.
 
     Args:
-        pair: The networks and the images, which are read once.
+        pair: The networks and the images, which are read once, and once more for each layer that runs several times.
         progress: Called after every layer.
         every: Whether all layers from the first cut on are refitted, or only those that lost inputs.
         memory: Bytes of feature maps that are kept in memory between layers; the rest is written to files.
@@ -177,177 +44,18 @@ def least_squares(pair: Pair, progress: Progress, *, every: bool = True, memory:
         True
     """
     small = duplicate(pair.small)
-    with Walks.of(pair, small, layers_to_refit(pair, small, every), memory, late=True) as walks:
-        for done, site in enumerate(walks.sites, 1):
-            refit(walks, site)
-            progress("least squares", done, len(walks.sites))
+    layers, done = layers_to_refit(pair, small, every, repeated=True), 0
+    for several, some in stretches(layers, runs_from_first_cut(pair, small)):
+        if several:
+            for layer in some:
+                refit_repeated(pair, small, layer)
+                progress("least squares", done := done + 1, len(layers))
+            continue
+        with Walks.of(pair, small, some, memory, late=True) as walks:
+            for site in walks.sites:
+                refit(walks, site)
+                progress("least squares", done := done + 1, len(layers))
     return small
-
-
-def refit(walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None] | None = None) -> None:
-    """Advance to a layer and refit it. The search for the next layer's ridge starts at this one's.
-
-    Example:
-        >>> import infoprune
-        >>> _ = torch.manual_seed(0)
-        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
-        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> pair = Pair.of(whole, plan, [images])
-        >>> before = pair.small.features[3].weight.clone()
-        >>> with torch.no_grad(), Walks.of(pair, pair.small, ["features.3"]) as walks:
-        ...     refit(walks, walks.sites[0])
-        >>> torch.equal(before, pair.small.features[3].weight)
-        False
-    """
-    moments = moments_of(walks, site, keep)
-    found = current().agreed(None if moments is None else best_solution(site, *moments, near=walks.ridge))
-    if found is not None and found.ridge < float("inf"):
-        walks.ridge = found.ridge
-    write_solution(site, found)
-
-
-def layers_to_refit(pair: Pair, small: nn.Module, every: bool) -> list[str]:
-    """Return the layers to refit, in the order in which they run.
-
-    Example:
-        >>> import infoprune
-        >>> _ = torch.manual_seed(0)
-        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
-        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> pair = Pair.of(whole, plan, [images])
-        >>> layers_to_refit(pair, pair.small, every=False)
-        ['features.3', 'features.7', 'features.10', 'classifier']
-    """
-    modules = dict(small.named_modules())
-    ran = calls(small, [name for name, module in modules.items() if is_producer(module)], next(pair.images())[:2])
-    touched = {layer for (layer, _), gone in pair.removal.items() if gone}
-    lost = {layer for (layer, side), gone in pair.removal.items() if gone and side == "in"}
-    following = ran[next((i for i, layer in enumerate(ran) if layer in touched), len(ran)) :]
-    chosen = []
-    for layer in dict.fromkeys(following):
-        why = _obstacle(modules[layer], ran.count(layer))
-        if why and layer in lost:
-            warnings.warn(f"layer '{layer}' is not repaired: it {why}", stacklevel=2)
-        elif not why and (every or layer in lost):
-            chosen.append(layer)
-    return chosen
-
-
-def _obstacle(layer: nn.Module, times: int) -> str:
-    """Return why a layer cannot be refitted, as the end of a sentence that begins with the layer; empty if it can."""
-    if times > 1:
-        return "runs several times in one forward pass"
-    if isinstance(layer, _ConvTransposeNd) or not isinstance(layer, (nn.Linear, _ConvNd)):
-        return f"is a {type(layer).__name__}, and only convolutions and linear layers are refitted"
-    if "weight" not in layer._parameters:
-        return "has a computed weight"
-    return ""
-
-
-@torch.no_grad()
-def sites_of(pair: Pair, small: nn.Module, layers: Sequence[str]) -> list[Site]:
-    """Return the sites of the layers to refit, in the order in which their results are used.
-
-    Layers whose output does not reach the output of the network are left out. So are layers that cannot be followed in
-    both networks; a warning names these.
-
-    Example:
-        >>> import infoprune
-        >>> _ = torch.manual_seed(0)
-        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
-        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> pair = Pair.of(whole, plan, [images])
-        >>> [(site.name, site.window.kernel) for site in sites_of(pair, pair.small, ["features.3"])]
-        [('features.3', (3, 3))]
-    """
-    images = next(pair.images())[:2]
-    mine, theirs = read_all(small, layers, images), read_all(pair.original, layers, images)
-    sites = []
-    for layer, reading in mine.items():
-        module = small.get_submodule(layer)
-        if is_convolution_without_window(module, reading):
-            if pair.removal.get((layer, "in")):
-                _warn(layer, "its forward does not convolve with its own weight")
-        elif layer not in theirs or not _alike(reading, theirs[layer]):
-            _warn(layer, "the operations after it could not be followed")
-        else:
-            norm = small.get_submodule(reading.norm) if reading.norm else None
-            assert norm is None or isinstance(norm, _BatchNorm)
-            whole = len(weight_of(pair.original.get_submodule(layer)))
-            outputs = torch.tensor(pair.kept(layer, "out", whole), device=images.device)
-            sites.append(Site(layer, module, norm, outputs, reading.window))
-    return sites
-
-
-def _warn(layer: str, why: str) -> None:
-    warnings.warn(f"layer '{layer}' is not repaired: {why}", stacklevel=3)
-
-
-def _alike(mine: Reading, theirs: Reading) -> bool:
-    same_sum = (mine.added is None) == (theirs.added is None)
-    return mine.norm == theirs.norm and same_sum and mine.result.dim() == theirs.result.dim()
-
-
-def moments_of(
-    walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None] | None = None
-) -> tuple[NormalEquations, NormalEquations] | None:
-    """Return the normal equations of the fitted images and of the held-out images, which choose the ridge.
-
-    They are sums over the images of all processes; the first process alone receives them.
-
-    Args:
-        walks: The networks, which advance to the layer.
-        site: The layer.
-        keep: Called with the number of each batch of this process, the reading of the layer and its targets.
-
-    Example:
-        >>> import infoprune
-        >>> _ = torch.manual_seed(0)
-        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
-        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> pair = Pair.of(whole, plan, [images])
-        >>> with torch.no_grad(), Walks.of(pair, pair.small, ["classifier"]) as walks:
-        ...     fit, held_out = moments_of(walks, walks.sites[0])
-        >>> fit.count, held_out.count
-        (16, 4)
-    """
-    groups, features, outputs = as_matrix(site.small).shape
-    portions = Portions(
-        dict.fromkeys(("fit", "held out"), (groups, features, outputs)), len(walks.sizes), site.outputs.device
-    )
-    for number, mine, theirs in walks.towards(site.name):
-        targets = targets_of(site, mine, theirs)
-        if keep is not None:
-            keep(number, mine, targets)
-        drawn = torch.Generator().manual_seed(number)
-        products = portions.products(number)
-        held = every_nth(len(mine.inputs), sum(walks.sizes[:number]), HELD_OUT_EVERY)
-        for name, chosen in (("fit", ~held), ("held out", held)):
-            images = chosen.nonzero().flatten().to(mine.inputs.device)
-            add_positions(products[name], site.window, mine.inputs, targets, images, drawn, walks.positions)
-    found = portions.equations()
-    walks.positions = positions_of(sum(current().exchanged(walks.seen)))
-    return (found["fit"], found["held out"]) if found else None
-
-
-def targets_of(site: Site, mine: Reading, theirs: Reading) -> Targets:
-    """Return the targets of a layer: the original's result plus the error of the other branch of its block.
-
-    Example:
-        >>> import infoprune
-        >>> _ = torch.manual_seed(0)
-        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
-        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
-        >>> pair = Pair.of(whole, plan, [images])
-        >>> with torch.no_grad(), Walks.of(pair, pair.small, ["classifier"]) as walks:
-        ...     _, mine, theirs = next(walks.towards("classifier"))
-        ...     tuple(targets_of(walks.sites[0], mine, theirs).whole().shape)
-        (20, 10)
-    """
-    terms: list[tuple[Tensor, int, Tensor | None]] = [(theirs.result, 1, site.outputs)]
-    if theirs.added is not None and mine.added is not None:
-        terms += [(theirs.added, 1, site.outputs), (mine.added, -1, None)]
-    return Targets(terms, isinstance(site.small, nn.Linear))
 
 
 def _repair(pair: Pair, progress: Progress) -> nn.Module:

@@ -26,7 +26,7 @@ from infoprune.regression.layer_fit import Site, best_solution, norm_scale_of, w
 from infoprune.regression.normal_equations import NormalEquations, Solution
 from infoprune.regression.patches import as_matrix, features_of
 from infoprune.repair.base import Pair
-from infoprune.repair.least_squares import MEMORY, Walks, layers_to_refit, moments_of, refit, sites_of
+from infoprune.repair.walks import MEMORY, Walks, layers_to_refit, moments_of, refit, sites_of
 from infoprune.runs.together import current
 
 
