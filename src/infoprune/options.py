@@ -154,7 +154,7 @@ class EffortOptions:
     """How much time a run without a criterion of its own may take, and what it may lose.
 
     Example:
-        >>> EffortOptions("thorough", minutes=20).minutes
+        >>> EffortOptions(minutes=20).minutes
         20.0
     """
 
@@ -170,6 +170,14 @@ class EffortOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.effort != EffortOptions.effort and self.minutes is not None:
+            raise InputError(
+                f"the effort '{self.effort}' and {self.minutes:g} minutes both say how much time may be spent: pass one"
+            )
+
+    def says_how_long(self) -> bool:
+        """Return whether an effort or a time was chosen."""
+        return self.effort != EffortOptions.effort or self.minutes is not None
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ from infoprune.progress import Progress, reported, silent
 from infoprune.repair import repair_options, repaired
 from infoprune.repair.constant_filters import ConstantRemoval, remove_constant_filters
 from infoprune.repair.distil_state import remove_state as remove_repair_state
+from infoprune.repair.run import check_read
 from infoprune.runs.together import together
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.layerwise.state import remove_state
@@ -281,9 +282,11 @@ def prune(
         True
     """
     mending = None if repair is None else repair_options(repair)
+    if mending is not None:
+        check_read(mending)
     how, quality = EffortOptions(effort, minutes, max_loss), Quality(metric, output)
     if metric is not None and test is None and max_loss is None:
-        raise InputError("a metric measures the images of test, or what max_loss limits: pass one of them with it")
+        raise InputError("a metric measures the images of test, or those that limit the loss: pass one of them with it")
     check_network(model)
     batches = as_batches(images, preprocessing or _known_preprocessing(model))
     repairing = batches if repair_images is None else as_batches(repair_images, preprocessing)
@@ -295,7 +298,12 @@ def prune(
         if plan is None and not remove_constant and chooses_everything(choice, mending):
             made = _automatic(model, repairing, how, choice, quality, watch, shown, on_reach)
         elif max_loss is not None:
-            raise InputError("max_loss finds its own criterion, budget and repair: leave these out")
+            raise InputError("a limit on the loss finds its own criterion, budget and repair: leave these out")
+        elif how.says_how_long():
+            raise InputError(
+                "an effort and minutes are of runs where criterion and repair are chosen for the network: leave them "
+                "out, or what you chose"
+            )
         else:
             made = _chosen(model, batches, repairing, plan, choice, mending, remove_constant, held_out,
                            resume, watch, shown, on_reach)  # fmt: skip

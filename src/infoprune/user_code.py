@@ -35,11 +35,20 @@ def imported(spec: str, kind: str) -> Any:
         try:
             module = importlib.import_module(path)
         except Exception as error:  # a user's module can raise anything
-            raise InputError(f"the {kind} '{spec}' cannot be imported: {reason(error)}") from error
+            raise InputError(f"the {kind} '{spec}' cannot be imported: {_why(path, name, error)}") from error
     if not hasattr(module, name):
         public = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
         raise unknown(f"{kind} of module '{path}'", name, public)
     return getattr(module, name)
+
+
+def _why(path: str, name: str, error: Exception) -> str:
+    if path.endswith(".py"):
+        module = path.removesuffix(".py").replace("/", ".")
+        return f"name the module, not the file: '{module}:{name}'"
+    if isinstance(error, ModuleNotFoundError) and error.name in (path, path.partition(".")[0]):
+        return f"there is no module '{error.name}' in the working directory '{Path.cwd()}', nor is it installed"
+    return reason(error)
 
 
 @contextmanager

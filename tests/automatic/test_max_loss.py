@@ -16,5 +16,5 @@ def test_layers_that_hold_little_end_the_search_where_they_are_used_up():
 
 
 def test_a_share_of_every_layer_is_refused_where_filters_go_step_by_step():
-    with pytest.raises(InputError, match="give keep_at_least, not keep_share"):
+    with pytest.raises(InputError, match="say how many stay at least, not which share"):
         infoprune.prune(infoprune.zoo.build("digits").eval(), torch.rand(30, 1, 8, 8), max_loss=1.0, keep_share=0.5)

@@ -206,7 +206,10 @@ def test_layers_that_only_large_images_run_through():
     ("words", "message"),
     [
         ({"macs": 0.001}, "macs|MACs"),
-        ({"macs": 0.5, "criterion": "l1", "max_loss": 1.0}, "max_loss finds its own criterion"),
+        ({"macs": 0.5, "criterion": "l1", "max_loss": 1.0}, "a limit on the loss finds its own criterion"),
+        ({"macs": 0.5, "criterion": "l1", "effort": "quick"}, "an effort and minutes are of runs where"),
+        ({"macs": 0.5, "repair": "bn", "minutes": 3}, "an effort and minutes are of runs where"),
+        ({"macs": 0.5, "effort": "quick", "minutes": 3}, "both say how much time may be spent: pass one"),
         ({"macs": 0.5, "max_loss": 1.0}, "leave out macs"),
         ({"macs": 0.5, "effort": "much"}, "effort takes"),
         ({}, "how much"),

@@ -81,8 +81,9 @@ def test_mnist_reads_idx_files_plain_and_packed(tmp_path, packed):
         open_source("mnist", tmp_path)
 
 
-def test_a_folder_of_images_per_class(tmp_path):
-    for split in ("train", "val"):
+@pytest.mark.parametrize("names", [("train", "val"), ("Train", "Val"), ("TRAIN", "Test")])
+def test_a_folder_of_images_per_class(tmp_path, names):
+    for split in names:
         for name in ("cat", "ant"):
             (tmp_path / split / name).mkdir(parents=True)
             Image.new("RGB", (8, 6), "red").save(tmp_path / split / name / "1.png")

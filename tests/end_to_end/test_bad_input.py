@@ -171,7 +171,26 @@ def test_a_plan_with_words_that_choose_filters(prune, folder, words, named):
 def test_a_largest_loss_with_words_that_choose_filters(prune, folder):
     (folder / "plan.json").write_text(json.dumps({"format": 1, "layers": {}}))
     for words in (("--criterion", "l1"), ("--keep", "plan.json"), ("--repair", "bn")):
-        assert "max_loss finds its own criterion" in prune("--max-loss", 1, *words)
+        assert "a limit on the loss finds its own criterion" in prune("--max-loss", 1, *words)
+
+
+def test_options_that_would_be_ignored(prune):
+    assert "both say how much time" in prune("--macs", 0.5, "--effort", "quick", "--minutes", 3)
+    for choice in (("--criterion", "l1"), ("--repair", "bn"), ("--no-repair",)):
+        assert "leave them out, or what you chose" in prune("--macs", 0.5, "--effort", "quick", *choice)
+    assert "has no minutes to choose" in prune("--macs", 0.5, "--repair", "bn", "--repair-minutes", 3)
+    assert "has no epochs to choose" in prune("--macs", 0.5, "--repair-epochs", 3)
+    assert "there is none" in prune("--macs", 0.5, "--criterion", "l1", "--held-out", 100)
+
+
+def test_a_record_does_not_replace_what_is_read(prune, base):
+    assert "is named twice" in prune("--macs", 0.5, "--json", base, "--force")
+
+
+def test_weights_of_no_checkpoint(refused, folder):
+    save_file({"weight": torch.zeros(2)}, folder / "plain.safetensors")
+    assert refused("show", "plain.safetensors").endswith("it does not say of which network")
+    assert "need the network they are of, --model" in refused("evaluate", "plain.safetensors", *DIGITS)
 
 
 def test_unknown_networks_and_data(refused):

@@ -86,7 +86,9 @@ def test_weights_load_into_a_users_network(user_module, tmp_path):
         ("my_networks:", "unknown function of module 'my_networks' ''"),
         ("my_networks:number", "'my_networks:number' must return a torch.nn.Module, not int"),
         ("my_networks:broken", "'my_networks:broken' cannot be built: RuntimeError: out of ideas"),
-        ("no_such_module:f", "the function 'no_such_module:f' cannot be imported: ModuleNotFoundError"),
+        ("no_such_module:f", "there is no module 'no_such_module' in the working directory '"),
+        ("my_networks.py:build", "name the module, not the file: 'my_networks:build'"),
+        ("my_networks", "name the function of that file that returns it, 'my_networks:FUNCTION'"),
         (":f", "the function ':f' cannot be imported: ValueError"),
     ],
 )

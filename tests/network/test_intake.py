@@ -83,3 +83,36 @@ def test_a_network_on_several_devices_is_refused():
     next(model.children()).to("meta")
     with pytest.raises(InputError, match=r"lies on several devices, cpu and meta: move it to one"):
         check_network(model)
+
+
+class Hooked(nn.Module):
+    """Reads in its last layer what a hook has kept of its first."""
+
+    def __init__(self, hook):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.kept = kept = {}
+        self.first.register_forward_hook(self.keep if hook == "method" else lambda *call: kept.update(first=call[2]))
+
+    def keep(self, module, inputs, output):
+        self.kept["first"] = output
+
+    def forward(self, x):
+        y = self.last(self.first(x).relu())
+        return (y + self.kept["first"]).mean((2, 3))
+
+
+def test_a_hook_that_writes_into_a_variable_is_refused_and_a_method_is_not():
+    torch.manual_seed(0)
+    found = find_groups(Hooked("method"), EXAMPLE)
+    assert not found.groups  # its filters are the outputs, or read beside them
+    model = Hooked("variable")
+    model(EXAMPLE)
+    with pytest.raises(InputError, match="its hooks keep values in a variable outside of it"):
+        find_groups(model, EXAMPLE)
+
+
+def test_a_hook_whose_values_nobody_reads_is_no_obstacle():
+    model, found = toys.Plain(), {}
+    model.conv1.register_forward_hook(lambda *call: found.update(first=call[2]))
+    assert find_groups(model, EXAMPLE).groups

@@ -70,6 +70,18 @@ def test_wrappers_and_prefixes_of_training_scripts_come_off(tmp_path, weights, w
     assert all(torch.equal(read[key], weights[key]) for key in weights)
 
 
+def test_the_network_may_be_an_attribute_of_a_training_module(tmp_path, weights):
+    torch.save({"state_dict": {f"student.{key}": tensor for key, tensor in weights.items()}}, tmp_path / "w.ckpt")
+    network, _ = zoo.load_network("digits", tmp_path / "w.ckpt")
+    assert torch.equal(network.classifier.weight, weights["classifier.weight"])
+
+
+def test_a_scripted_network_is_named(tmp_path):
+    torch.jit.save(torch.jit.script(nn.Linear(2, 1)), tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"a network of TorchScript; store its state dict"):
+        zoo.read_weights(tmp_path / "w.pt")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_become_float32(tmp_path, weights, dtype):
     other = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in weights.items()}

@@ -94,10 +94,11 @@ def prune_within(
     """
     for way in ("budget", "macs", "parameters", "ratio", "keep"):
         if words.get(way) is not None:
-            raise InputError(f"max_loss finds how much is removed: leave out {way}")
+            raise InputError(f"a limit on the loss decides how much is removed: leave out {way}")
     if words.get("keep_share"):
         raise InputError(
-            "max_loss removes filters step by step, each from the last: give keep_at_least, not keep_share"
+            "under a limit on the loss, filters are removed step by step, each from the last: say how many stay at "
+            "least, not which share"
         )
     begun = time.perf_counter()
     choice = without_unread(calibration, chosen(**words, macs=_COMPARED_AT))
@@ -184,7 +185,9 @@ def smallest_within(
 def _score_on(judges: Sequence[Batch], original: nn.Module, quality: Quality) -> Score:
     """Return what measures a network on these images, in points; what cannot be measured is refused before the work."""
     if not judges:
-        raise InputError(f"max_loss holds out every {HELD_OUT_EVERY}th image to measure the loss: pass more images")
+        raise InputError(
+            f"every {HELD_OUT_EVERY}th image is held out to measure the loss, and there is none: pass more"
+        )
     if quality.metric is not None:
         quality.measure(original, judges)
         return lambda model: quality.points(quality.measure(model, judges)[0])
@@ -204,8 +207,8 @@ def _check_classes(original: Callable[[Tensor], Any], images: Tensor, *, labelle
     if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[1] < 2 or (labelled and output.ndim > 2):
         given = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"type {type(output).__name__}"
         raise InputError(
-            f"max_loss counts images by their class, which outputs of {given} do not name: choose the (n, classes) "
-            "outputs by a function 'output', or pass what may be lost as 'metric'"
+            f"a loss in points counts images by their class, which outputs of {given} do not name: choose the "
+            "(n, classes) outputs by a function 'output', or pass what may be lost as 'metric'"
         )
 
 

@@ -28,8 +28,14 @@ def prune(
     metric: MetricOptions,
     keep: Annotated[Path | None, Option("JSON file: a plan, or by layer how many filters are kept or which.")] = None,
     held_out: Annotated[
-        int, Option("Held-out training images that choose among the candidates of a cut-off.", ge=1, unit="images")
-    ] = 1000,
+        int | None,
+        Option(
+            "Held-out training images that choose among the candidates of a cut-off.",
+            ge=1,
+            unit="images",
+            default="1,000",
+        ),
+    ] = None,
     stability: Annotated[
         int, Option("Samples of calibration images to make the plan with, to compare the plans.", ge=1)
     ] = 1,

@@ -51,7 +51,7 @@ def tune(
     images: Annotated[DataOptions, But("calibration")],
     out: Out,
     choice: Annotated[Given[TuneOptions], _LIKE_FINE_TUNING],
-    network: Annotated[NetworkOptions, But("weights", "mean", "std", "input_shape")],
+    network: Annotated[NetworkOptions, But("weights")],
     device: Device = "auto",
     json_out: JsonOut = None,
     force: Force = False,

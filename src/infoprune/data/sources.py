@@ -220,8 +220,9 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _folder(directory: Path) -> Source:
-    train = directory / "train"
-    test = next((f for f in (directory / "test", directory / "val") if f.is_dir()), None)
+    parts_of = {f.name.lower(): f for f in _listed(directory) if f.is_dir()}
+    train = parts_of.get("train", directory / "train")
+    test = parts_of.get("test") or parts_of.get("val")
     if train.is_dir() != (test is not None):
         raise InputError(f"'{directory}' has only one of train/ and test/ (or val/): it needs both, or neither")
     if test is None:

@@ -86,7 +86,10 @@ def depth(
         ()
     """
     watch = Stopwatch()
-    with outputs(out, record_out, run="depth", force=force) as written, on_devices(device, 1, 1) as place:
+    with (
+        outputs(out, record_out, inputs=(network.weights,), run="depth", force=force) as written,
+        on_devices(device, 1, 1) as place,
+    ):
         model = run_network.open_network(network, place.device)
         parts, images, calibration, test = run_images.parts_for(model, images, PLAIN, seed, CALIBRATION_CHOSEN, tell)
         run_images.check_labelled(parts.source)

@@ -80,7 +80,7 @@ def iterate(
     kept_in = state or out.with_name(out.name + ".rounds")
     points = None if plane is None else plane[0]
     with (
-        outputs(out, points, record_out, run="iterate", force=force) as written,
+        outputs(out, points, record_out, inputs=(network.weights,), run="iterate", force=force) as written,
         logging_to(log_to) as loggers,
         locked(kept_in) if is_first_process() else nullcontext(),
         on_devices(device, devices, nodes, precision=schedule.retraining.precision) as place,

@@ -41,11 +41,19 @@ def open_network(choice: NetworkOptions, device: str = "auto") -> nn.Module:
         model = _from_checkpoint(choice, choice.weights)
     elif choice.model is None:
         if choice.weights is not None:
-            checkpoint.describe(choice.weights)  # raises with the reason
+            _refuse_plain(choice.weights)
         raise InputError("name a network with --model, or pass an infoprune checkpoint")
     else:
         model = _built(choice, choice.model)
     return model.to(torch_device).eval()
+
+
+def _refuse_plain(weights: Path) -> None:
+    """Raise why a file that is no checkpoint cannot be used alone."""
+    try:
+        checkpoint.describe(weights)
+    except InputError as error:
+        raise InputError(f"{error}; weights of another form need the network they are of, --model") from error
 
 
 def typed_build(choice: NetworkOptions) -> checkpoint.Build | None:
@@ -109,6 +117,9 @@ def _built(choice: NetworkOptions, name: str) -> nn.Module:
 
 
 def _made(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    if ":" not in name and name not in registry.names() and Path(f"{name.removesuffix('.py')}.py").is_file():
+        module = name.removesuffix(".py")
+        raise InputError(f"'{name}' is no network: name the function of that file that returns it, '{module}:FUNCTION'")
     if factory.is_listed(name):
         return factory.make(name, arguments)
     file = onnx_file.file_of(name)

@@ -41,6 +41,9 @@ from infoprune.runs.outputs import Outputs, outputs
 from infoprune.selection.stability import further_plans, spread
 from infoprune.storage import checkpoint
 
+# Held-out images that choose among the candidates of a cut-off rule, at most.
+HELD_OUT = 1000
+
 
 @dataclass(frozen=True)
 class PruneRun:
@@ -72,7 +75,7 @@ def prune(
     repair: RepairOptions | None = None,
     effort: EffortOptions | None = None,
     metric: MetricOptions | None = None,
-    held_out: int = 1000,
+    held_out: int | None = None,
     stability: int = 1,
     remove_constant: bool = False,
     seed: int = 0,
@@ -100,7 +103,8 @@ def prune(
         repair: How the cut network is repaired, ``None`` for not at all.
         effort: How much time may be spent where everything is chosen for the network.
         metric: What is measured, in place of accuracy, and limited by a largest loss.
-        held_out: Largest number of held-out training images that choose among the candidates of a cut-off rule.
+        held_out: Largest number of held-out training images that choose among the candidates of a cut-off rule, by
+            default 1,000.
         stability: With this many samples of calibration images, this run's among them, the plan is made to see how far
             it depends on them.
         remove_constant: Whether filters that are constant on all repair images are removed first, without loss.
@@ -127,12 +131,16 @@ def prune(
     """
     if isinstance(choice, Plan) and stability > 1:
         raise InputError("a plan that you pass depends on no images: leave out the stability, or the plan")
+    by_layer = isinstance(choice, PruneOptions) and choice.layerwise.is_asked_for
+    if held_out is not None and not by_layer:
+        raise InputError("held-out images choose among the candidates of a cut-off rule, and there is none: leave out "
+                         "their number")  # fmt: skip
     check_pages(report_out)
     metric = metric or MetricOptions()
     quality = metric.quality()
     files = () if run_out is None else run_files(run_out)
     with (
-        outputs(out, record_out, report_out, *files, run="prune", force=force) as written,
+        outputs(out, record_out, report_out, *files, inputs=(network.weights,), run="prune", force=force) as written,
         on_devices(device, devices, nodes) as place,
     ):
         model = run_network.open_network(network, place.device)
@@ -146,8 +154,8 @@ def prune(
         most = _most_repair_images(repair, effort if everything else None)
         given |= _repair_words(repair, run_images.batches(data.random_sample(parts.train, most, seed), model, images),
                                remove_constant)  # fmt: skip
-        if isinstance(choice, PruneOptions) and choice.layerwise.is_asked_for:
-            given["held_out"] = run_images.batches(_judging(parts, held_out, seed), model, images)
+        if by_layer:
+            given["held_out"] = run_images.batches(_judging(parts, held_out or HELD_OUT, seed), model, images)
         result = pipeline.prune(model, calibration, test=test, resume=resume, keep_resume=True, progress=progress,
                                 on_reach=on_reach, metric=quality.metric, output=quality.output, **given)  # fmt: skip
         record = result.record()
@@ -179,7 +187,7 @@ def _words(choice: PruneOptions | Plan, words: Mapping[str, Any] | None, effort:
     if words is not None:
         return {**words, **asdict(effort)}
     found = {"plan": choice} if isinstance(choice, Plan) else choice.words()
-    return {**found, "max_loss": effort.max_loss}
+    return {**found, **asdict(effort)}
 
 
 def _stage_checkpoint(model: nn.Module, record: Mapping[str, Any], file: Path) -> None:

@@ -94,7 +94,7 @@ def sweep(
     metric, watch = metric or MetricOptions(), Stopwatch()
     quality = metric.quality()
     with (
-        outputs(*files, record_out, run="sweep", force=force) as written,
+        outputs(*files, record_out, inputs=(network.weights,), run="sweep", force=force) as written,
         on_devices(device, devices, nodes) as place,
     ):
         model = run_network.open_network(network, place.device)

@@ -91,7 +91,7 @@ def train(
     """
     pick_device(device)  # refuses what is not there, in a sentence
     with (
-        outputs(out, record_out, run="train", force=force) as written,
+        outputs(out, record_out, inputs=(network.weights,), run="train", force=force) as written,
         logging_to(choice.log_to) as loggers,
         on_devices(device, choice.devices, choice.nodes, precision=choice.recipe.precision) as place,
     ):

@@ -206,6 +206,7 @@ def find_groups(model: nn.Module, example: Examples, *, check: bool = True) -> G
     """
     traced = equivalence.copied(model)
     examples = [equivalence.placed(one, traced)[:2] for one in equivalence.batches_of(example)]
+    equivalence.check_hooks(model, traced, examples[0])
     with equivalence.exactly(examples[0].device), _forward_of(model) as ran:
         try:
             computed = computed_layers(traced, examples[0])

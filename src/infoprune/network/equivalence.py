@@ -15,7 +15,7 @@ from infoprune.errors import InputError
 from infoprune.network.computed_weights import Computed, computed_layers, put_plain
 from infoprune.network.deep_copy import deep_copy
 from infoprune.network.intake import check_network
-from infoprune.network.modes import set_training
+from infoprune.network.modes import eval_mode, set_training
 from infoprune.network.removal import Removal, cut, cut_for_a_while, hold_at_zero
 from infoprune.network.rescaling import rescale_layers
 from infoprune.network.tensors import tensors_in
@@ -23,6 +23,8 @@ from infoprune.network.tensors import tensors_in
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# Half precision has an error of one per cent in a deep network.
+_SAME_AS_COPY = 0.05
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Largest difference due to rounding, relative to the largest output."""
 
@@ -134,6 +136,47 @@ def copied(model: nn.Module) -> nn.Module:
     set_training(double, False)
     halves = any(p.dtype in (torch.float16, torch.bfloat16) for p in double.parameters())
     return double.float() if halves else double
+
+
+def check_hooks(model: nn.Module, double: nn.Module, example: Tensor) -> None:
+    """Refuse a network whose hooks keep values outside of it: a copy would read and write those of the original.
+
+    Args:
+        model: Any network; it runs only where it has hooks.
+        double: A copy of it in full precision.
+        example: ``(n, ...)`` a batch of its inputs.
+
+    Raises:
+        InputError: The copy does not return what the network returns.
+
+    Example:
+        >>> net, found = nn.Sequential(nn.Linear(2, 2)), {}
+        >>> _ = net[0].register_forward_hook(lambda module, inputs, output: found.update(output=output))
+        >>> check_hooks(net, copied(net), torch.zeros(1, 2))  # what it keeps is not used
+    """
+    if not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return
+    drawn = torch.Generator().manual_seed(0)
+    other = torch.rand(example.shape, generator=drawn).to(example)
+    like = next((p.dtype for p in model.parameters() if p.is_floating_point()), other.dtype)
+    other = other.to(like) if other.is_floating_point() else other
+    with eval_mode(model):
+        try:
+            wanted, again = outputs(model, other), outputs(model, other)
+        except Exception:
+            return  # named where it is traced
+    try:
+        gap, scale = compare(wanted, outputs(double, other.float() if other.is_floating_point() else other))
+    except Exception as error:
+        problem = one_line(error)
+    else:
+        if gap <= _SAME_AS_COPY * scale or compare(wanted, again)[0]:
+            return
+        problem = f"its outputs differ by {gap / scale:.2g} of the largest"
+    raise InputError(
+        f"a copy of the network does not compute what the network does ({problem}): its hooks keep values in a "
+        "variable outside of it; keep them as attributes of a module, written by a method of that module"
+    )
 
 
 def randomised(model: nn.Module, seed: int) -> nn.Module:

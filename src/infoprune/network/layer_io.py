@@ -277,6 +277,20 @@ class Watch(Dispatch):
         self.norming: LayerCall | None = None
         self.made: dict[int, weakref.ref[Tensor]] = {}
         self._fresh: set[int] = set()
+        # What autocast made of weights, by storage.
+        self._cast: dict[int, tuple[nn.Parameter, weakref.ref[Tensor]]] = {}
+        self._caches: list[bool] = []
+
+    def __enter__(self) -> Watch:
+        # The cache of autocast belongs to all passes together, and would hold weights from before they were refitted.
+        self._caches.append(torch.is_autocast_cache_enabled())
+        torch.set_autocast_cache_enabled(False)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        torch.set_autocast_cache_enabled(self._caches.pop())
 
     def hooks(self) -> ExitStack:
         """Register the hooks, and return the stack that removes them."""
@@ -319,8 +333,11 @@ class Watch(Dispatch):
         else:
             copied = self._before(func, args, kwargs) if self.waiting else None
             output = func(*args, **kwargs)
+            if func is _aten._to_copy.default and isinstance(args[0], nn.Parameter):
+                self._cast[storage_of(output)] = args[0], weakref.ref(output)
             if copied is not None:
-                copied.add(output, lambda value: value)
+                dtype = output.dtype
+                copied.add(output, lambda value: value.to(dtype))
         self._note(func, output)
         return output
 
@@ -338,8 +355,13 @@ class Watch(Dispatch):
         call = self.running
         if call is None or call.window is not None or func is not _CONVOLUTION or args[6]:
             return False
-        weight = call.module._parameters.get("weight")
-        return weight is not None and args[1].shape == weight.shape and storage_of(args[1]) == storage_of(weight)
+        own, used = call.module._parameters.get("weight"), self._before_cast(args[1])
+        return own is not None and used.shape == own.shape and storage_of(used) == storage_of(own)
+
+    def _before_cast(self, tensor: Tensor) -> Tensor:
+        """Return the weight that autocast made a tensor of, and any other tensor as it is."""
+        weight, made = self._cast.get(storage_of(tensor), (tensor, None))
+        return tensor if made is None or made() is None else weight
 
     def _convolve(self, func: Any, args: tuple[Any, ...]) -> Tensor:
         call = self.running
@@ -351,7 +373,15 @@ class Watch(Dispatch):
         call.inputs, call.blank = maps, self.blank
         shape = (*maps.shape[: maps.dim() - space - 1], len(weight), *call.window.outputs(maps.shape[-space:]))
         made: Tensor = _empty(maps, shape) if self.blank else func(*args)
-        call.add(made, lambda value: func(value, *args[1:]))
+        stored = [None if one is None else self._before_cast(one) for one in args[1:3]]
+        types, rest = [one if one is None else one.dtype for one in args[1:3]], args[3:]
+
+        def compute(value: Tensor) -> Tensor:
+            present = [one if one is None else one.to(dtype) for one, dtype in zip(stored, types, strict=True)]
+            result: Tensor = func(value, *present, *rest)
+            return result
+
+        call.add(made, compute)
         self.waiting.append(call)
         return made
 

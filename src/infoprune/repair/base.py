@@ -114,6 +114,7 @@ class RepairInfo:
         function: Returns a repaired copy of ``pair.small``.
         description: One line.
         paper: Where it was published, empty where it is common knowledge or this project's own.
+        reads: The options of ``RepairOptions`` that it reads, beside its images.
 
     Example:
         >>> RepairInfo("none", lambda pair, progress: pair.small, "returns the network unchanged").paper
@@ -124,6 +125,7 @@ class RepairInfo:
     function: Repair
     description: str
     paper: str = ""
+    reads: tuple[str, ...] = ()
 
 
 _REGISTRY: dict[str, RepairInfo] = {}

@@ -293,4 +293,11 @@ def _repair(pair: Pair, progress: Progress) -> nn.Module:
     return distil(pair, progress, start=refitted, epochs=how.epochs, seconds=left, state=state)
 
 
-register(RepairInfo("distil", _repair, "least squares, then label-free training towards the original (gradient)"))
+register(
+    RepairInfo(
+        "distil",
+        _repair,
+        "least squares, then label-free training towards the original (gradient)",
+        reads=("minutes", "epochs"),
+    )
+)

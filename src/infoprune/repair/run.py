@@ -16,10 +16,10 @@ from infoprune.network.coupled_groups import Groups, find_groups
 from infoprune.network.equivalence import copied
 from infoprune.network.origin import carry_notes, plan_of
 from infoprune.network.several_inputs import takes_several_inputs
-from infoprune.options import RepairOptions
+from infoprune.options import AUTO, RepairOptions
 from infoprune.plan import Plan
 from infoprune.progress import Progress, silent
-from infoprune.repair.base import Pair, find
+from infoprune.repair.base import Pair, all_repairs, find
 from infoprune.repair.distil_state import remove_state
 from infoprune.runs.together import together
 
@@ -72,6 +72,7 @@ def repair(
         True
     """
     how = repair_options(method, **options)
+    check_read(how)
     if plan is None:
         plan = plan_of(small)
         if plan is None:
@@ -127,6 +128,28 @@ def repaired(
     for name, module in better.named_modules():
         module.training = modes.get(name, small.training)
     return carry_notes(better, small)
+
+
+def check_read(how: RepairOptions) -> None:
+    """Refuse options that the chosen repair does not read.
+
+    Raises:
+        InputError: There is no such repair, or one of its options would be ignored.
+
+    Example:
+        >>> check_read(RepairOptions("bn", minutes=3))
+        Traceback (most recent call last):
+            ...
+        infoprune.errors.InputError: the repair 'bn' has no minutes to choose: leave them out, or repair with 'distil'
+    """
+    reads = () if how.method in (None, AUTO) else find(how.method or "").reads
+    usual = RepairOptions()
+    for name in sorted({name for info in all_repairs() for name in info.reads}):
+        if name not in reads and getattr(how, name) != getattr(usual, name):
+            readers = " or ".join(f"'{info.name}'" for info in all_repairs() if name in info.reads)
+            raise InputError(
+                f"the repair '{how.method}' has no {name} to choose: leave them out, or repair with {readers}"
+            )
 
 
 def repair_options(how: str | RepairOptions, **options: Any) -> RepairOptions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +102,9 @@ class _Dropped(Outputs):
 
 
 @contextmanager
-def outputs(*files: Path | None, run: str, force: bool = False) -> Iterator[Outputs]:
+def outputs(
+    *files: Path | None, run: str, inputs: Sequence[Path | None] = (), force: bool = False
+) -> Iterator[Outputs]:
     """Check at the start that a run can write its files, and hold the right to write them while the block runs.
 
     Inside the block the run writes each file at ``staged(file)``, calls ``commit()``, and removes its own state last.
@@ -114,6 +116,7 @@ def outputs(*files: Path | None, run: str, force: bool = False) -> Iterator[Outp
     Args:
         files: The files, the first of which names the run; ``None`` for those that are not asked for.
         run: What kind of run it is: only the same kind, with the same files, may replace files without ``force``.
+        inputs: Files that the run reads: only the first of the files may replace one of them.
         force: Whether files that exist are replaced.
 
     Raises:
@@ -138,6 +141,7 @@ def outputs(*files: Path | None, run: str, force: bool = False) -> Iterator[Outp
     for path in wanted:
         check_writable(path, force=True, longest=LONGEST_NAME)
     check_apart(wanted)
+    check_apart([*wanted[1:], *{path.resolve() for path in inputs if path is not None}])
     with ExitStack() as held:
         for path in sorted(wanted, key=Path.resolve):
             held.enter_context(locked(path))

@@ -233,7 +233,7 @@ def choose_groups(model: nn.Module, groups: Groups, choice: PruneOptions) -> tup
     wanted = choice.layers or (tuple(choice.keep) if choice.keep is not None else ())
     if not wanted and not any(is_convolution(module) for module in modules.values()):
         raise InputError(
-            "the network has no convolutions: there are no filters to remove; layers='*' takes linear layers"
+            "the network has no convolutions: there are no filters to remove; the layers '*' are all, linear ones too"
         )
     for pattern in (*wanted, *choice.skip):
         _check_pattern(pattern, groups)
@@ -256,7 +256,7 @@ def _why_nothing(groups: Groups, choice: PruneOptions, modules: Mapping[str, nn.
     linear = [group.name for group in groups.groups
               if isinstance(modules[group.name], nn.Linear) and not _matches(group, choice.skip)]  # fmt: skip
     way = (
-        f"; linear layers such as '{linear[0]}' can: name them, or give layers='*'"
+        f"; linear layers such as '{linear[0]}' can: choose them, or all by the layers '*'"
         if linear and not choice.layers
         else ""
     )

@@ -174,7 +174,7 @@ def describe(path: str | Path) -> Contents:
     with _opened(path) as file:
         header = (file.metadata() or {}).get(_HEADER)
     if header is None:
-        raise InputError(f"'{path}' holds weights but is not an infoprune checkpoint: name its network with --model")
+        raise InputError(f"'{path}' holds weights but is not an infoprune checkpoint: it does not say of which network")
     return _contents(header, path)
 
 

@@ -135,6 +135,10 @@ def load_weights(network: nn.Module, weights: Weights, *, name: str, source: str
     """
     fitting = _fitting(name, weights, network)
     fault = _first_fault(network.state_dict(), fitting)
+    if fault and (inside := _of_attribute(weights)):
+        # A module of Lightning, for example, whose attribute the network is.
+        inside = _fitting(name, inside, network)
+        fitting, fault = (fitting, fault) if _first_fault(network.state_dict(), inside) else (inside, "")
     if fault:
         raise InputError(f"'{source}' does not fit the network '{name}': {fault}{_suggestion(name, weights)}")
     network.load_state_dict(fitting, strict=False)
@@ -155,6 +159,8 @@ def _reason(error: Exception) -> str:
     """Say why a file was refused, without PyTorch's advice to unpickle it all the same."""
     if isinstance(error, PermissionError):
         return "permission denied"
+    if "TorchScript" in str(error):
+        return "it is a network of TorchScript; store its state dict, torch.save(network.state_dict(), FILE)"
     refused = re.search(r"Unsupported (?:global|class):? (?:GLOBAL )?(\S+)", str(error))
     if refused:
         return f"it holds {refused[1]}, which is no tensor; store the state dict instead of the whole network"
@@ -176,6 +182,12 @@ def _without_prefixes(state: Weights) -> Weights:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     return state
+
+
+def _of_attribute(state: Weights) -> Weights:
+    """Return the state of the only attribute that holds parameters; nothing where there are several."""
+    first = {key.partition(".")[0] for key in state}
+    return {key.partition(".")[2]: tensor for key, tensor in state.items()} if len(first) == 1 else {}
 
 
 def _widened(tensor: Tensor) -> Tensor:
