@@ -49,6 +49,14 @@ def _copy(value: Any, known: dict[int, Any]) -> Any:
         for key, one in value.items():
             twin[_copy(key, known)] = _copy(one, known)
         return twin
+    if kind is list:
+        known[id(value)] = copies = list[Any]()
+        copies.extend(_copy(one, known) for one in value)
+        return copies
+    if kind is torch.Tensor and not value.is_leaf:
+        # What a forward pass has left behind, in a dictionary of maps for example: without its history.
+        known[id(value)] = still = value.detach().clone()
+        return still
     if kind is set and not value:
         known[id(value)] = nothing = set[Any]()
         return nothing
