@@ -73,3 +73,19 @@ def test_what_draws_its_images_itself_gives_the_first(loader):
     assert isinstance(few, FirstImages)
     assert len(read(few)) == 6
     assert every is loader
+
+
+@pytest.mark.parametrize(("labels", "sizes"), [("tensor", [4, 3]), ("mapping", [4, 3]), ("list", [1] * 7)])
+def test_the_sample_of_a_list_has_batches_as_large_as_the_list(labels, sizes):
+    """A few images of each of many batches would take a forward pass each."""
+    forms = {
+        "tensor": lambda some: some[:, 0],
+        "mapping": lambda some: {"of": some[:, 0]},
+        "list": lambda some: [*some],
+    }
+    batches = [(some, forms[labels](some)) for some in torch.arange(28.0)[:, None].split(4)]
+    few, _ = fixed_sample(batches, 7)
+    assert [len(batch) for batch in few] == sizes
+    for batch in few:
+        kept = batch.labels["of"] if labels == "mapping" else batch.labels
+        assert torch.equal(torch.as_tensor(kept).flatten(), batch.images.flatten())

@@ -119,6 +119,51 @@ def _chosen(labels: Any, mask: Tensor) -> Any:
     return None if not several or any(part is None for part in several) else type(labels)(several)
 
 
+def joined(batches: Sequence[Batch], most: int) -> list[Batch]:
+    """Return the images of small batches in larger ones, in their order.
+
+    Args:
+        batches: Some batches. Images of other shapes, or with labels of another form, are not joined.
+        most: Number of images of a batch at most.
+
+    Example:
+        >>> few = [Batch(torch.zeros(2, 3), torch.tensor([0, 1])), Batch(torch.zeros(1, 3), torch.tensor([2]))] * 2
+        >>> [(len(batch), batch.labels.tolist()) for batch in joined(few, 4)]
+        [(3, [0, 1, 2]), (3, [0, 1, 2])]
+    """
+    found: list[list[Batch]] = []
+    for batch in batches:
+        last = found[-1] if found else []
+        if last and sum(map(len, last)) + len(batch) <= most and _form_of(last[0]) == _form_of(batch):
+            last.append(batch)
+        else:
+            found.append([batch])
+    return [some[0] if len(some) == 1 else _as_one(some) for some in found]
+
+
+def _form_of(batch: Batch) -> Any:
+    """Return what two batches share that can be joined."""
+
+    def form(labels: Any) -> Any:
+        if isinstance(labels, Tensor):
+            return labels.dtype, labels.shape[1:], labels.device
+        if isinstance(labels, Mapping):
+            return {name: form(part) for name, part in labels.items()}
+        # One entry per image, or one per kind of label: a list does not say.
+        return None if labels is None else object()
+
+    return batch.images.shape[1:], batch.images.dtype, batch.images.device, form(batch.labels)
+
+
+def _as_one(batches: Sequence[Batch]) -> Batch:
+    def together(parts: Sequence[Any]) -> Any:
+        if isinstance(parts[0], Mapping):
+            return {name: together([part[name] for part in parts]) for name in parts[0]}
+        return None if parts[0] is None else torch.cat(list(parts))
+
+    return Batch(torch.cat([batch.images for batch in batches]), together([batch.labels for batch in batches]))
+
+
 def parse(batch: Any) -> Batch:
     """Take one batch apart.
 

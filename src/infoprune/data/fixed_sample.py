@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, Subset
 
-from infoprune.data.batches import Batch, Batches, FirstImages, can_be_indexed, loader_like, parse
+from infoprune.data.batches import Batch, Batches, FirstImages, can_be_indexed, joined, loader_like, parse
 
 
 def fixed_sample(batches: Batches, most: int, *, seed: int = 0) -> tuple[Batches, Batches]:
@@ -73,4 +73,5 @@ def _of_list(parsed: Sequence[Batch], batches: Batches, most: int) -> tuple[Batc
         seen += len(batch)
         few += [batch.chosen(chosen)] if chosen.any() else []
         others += [batch.chosen(~chosen)] if not chosen.all() else []
+    few = joined(few, max(map(len, parsed)))
     return few, [*few, *others]
