@@ -79,6 +79,31 @@ def test_a_network_is_pruned_and_repaired_alike(repair, sizes, criterion, resele
         assert launched(processes, pruned, repair, sizes, criterion, reselect) == one
 
 
+class Twice(torch.nn.Module):
+    """One encoder for an image and its mirror image."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = zoo.build("digits").features
+        self.head = torch.nn.LazyLinear(10)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.encoder(x).flatten(1), self.encoder(x.flip(3)).flatten(1)], dim=1))
+
+
+def repaired_twice(sizes):
+    torch.manual_seed(0)
+    model, batches = Twice().eval(), images(sizes)
+    model(batches[0][0])
+    found = infoprune.prune(model, batches, criterion="l1", macs=0.5, repair="least-squares")
+    return bits(found.model.state_dict())
+
+
+def test_a_layer_that_runs_twice_is_repaired_alike():
+    for processes, sizes in ((2, SIZES["uneven"]), (3, SIZES["empty last share"])):
+        assert launched(processes, repaired_twice, sizes) == digest(repaired_twice(sizes))
+
+
 def chosen_by_itself():
     found = infoprune.prune(network(), images((12,) * 4), macs=0.6)
     return dict(found.plan.kept), bits(found.model.state_dict()), found.automatic
