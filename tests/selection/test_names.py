@@ -78,5 +78,5 @@ def test_linear_layers_at_every_position_are_cut_as_convolutions_are():
 
 def test_other_linear_layers_are_cut_when_named_and_the_refusal_says_so():
     assert "hidden" in infoprune.plan(Mixer(), [IMAGES], criterion="l1", ratio=0.5, layers="*").kept
-    with pytest.raises(InputError, match=r"linear layers such as 'hidden' can: name them, or give layers='\*'"):
+    with pytest.raises(InputError, match=r"linear layers such as 'hidden' can: choose them, or all by the layers '\*'"):
         infoprune.plan(Mixer(), [IMAGES], criterion="l1", ratio=0.5, skip="up")

@@ -30,6 +30,7 @@ from infoprune.regression.patches import (
     weight_of,
 )
 from infoprune.regression.products import Products
+from infoprune.regression.shifted import can_be_shifted
 
 RIDGES = (1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 HELD_OUT_EVERY = 5
@@ -173,6 +174,9 @@ def add_positions(
         if products.about is None and not products.exact:
             _set_middle(products, window, inputs[some[:8]])
         channels = None if products.about is None else _by_channel(window, products.about)
+        if window is not None and places is None and not products.exact and can_be_shifted(window):
+            _add_maps(products, window, inputs[some], channels, targets, some)
+            continue
         found = patches(window, inputs, places, some, about=channels)
         if targets is None:
             products.add(found, found[:, :0])
@@ -181,6 +185,22 @@ def add_positions(
         if products.targets_about is None and not products.exact:
             products.targets_about = wanted.mean(dim=2)
         products.add(found, wanted if products.targets_about is None else wanted - products.targets_about[..., None])
+
+
+def _add_maps(
+    products: Products, window: Window, maps: Tensor, about: Tensor | None, targets: Targets | None, images: Tensor
+) -> None:
+    """Add all positions of some images by products of shifted maps."""
+    space = [1] * (maps.dim() - 2)
+    if targets is None:
+        wanted = maps.new_empty(len(maps), 0, *window.outputs(maps.shape[2:]))
+    else:
+        found = targets.at(None, images)
+        if products.targets_about is None:
+            products.targets_about = found.mean(dim=1)[None]
+        found = found - products.targets_about[0][:, None]
+        wanted = found.reshape(len(found), len(maps), *window.outputs(maps.shape[2:])).movedim(1, 0)
+    products.add_maps(window, maps if about is None else maps - about.reshape(-1, *space), wanted)
 
 
 def _set_middle(products: Products, window: Window | None, inputs: Tensor) -> None:

@@ -6,10 +6,14 @@ variance, far below the ridge that is used for many features.
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
+from infoprune.network.layer_io import Window
 from infoprune.regression.normal_equations import NormalEquations, symmetric_product
+from infoprune.regression.shifted import ShiftedProducts
 
 FLOAT32_FROM = 128
 # Positions multiplied at a time: a few products with long rows are faster than many with short ones.
@@ -46,6 +50,7 @@ class Products:
         self.targets_about: Tensor | None = None
         self._sums = NormalEquations.of(torch.empty(groups, features, outputs, device=device))
         self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._shifted: dict[tuple[Window, torch.Size], ShiftedProducts] = {}
 
     def add(self, features: Tensor, targets: Tensor) -> None:
         """Add P positions.
@@ -58,13 +63,26 @@ class Products:
         if sum(one.shape[2] for one, _ in self._waiting) >= self.positions:
             self._multiply()
 
+    def add_maps(self, window: Window, maps: Tensor, targets: Tensor) -> None:
+        """Add all positions of some images.
+
+        Args:
+            window: How the layer moves over its inputs, with a stride of 1.
+            maps: ``(n, C, ...)``, minus the values of ``about`` by channel.
+            targets: ``(n, O, ...)``, minus ``targets_about``.
+        """
+        key = window, maps.shape[1:]
+        if key not in self._shifted:
+            self._shifted[key] = ShiftedProducts(window, maps.shape[1:], self.shape[2], maps.device)
+        self._shifted[key].add(maps, targets)
+
     def equations(self) -> NormalEquations:
         """Return the normal equations of all added positions. The sums are handed over: nothing is added afterwards."""
         self._multiply()
         found = self._sums
         m = torch.zeros_like(found.features) if self.about is None else self.about.double()
         n = torch.zeros_like(found.targets) if self.targets_about is None else self.targets_about.double()
-        if self.about is not None:
+        if self.about is not None and found.count:
             # Matrices of wide layers take hundreds of MiB: they are changed in place.
             half = found.features + found.count / 2 * m
             found.gram.baddbmm_(m[:, :, None], half[:, None, :])
@@ -74,6 +92,8 @@ class Products:
         found.squares += n * (2 * found.targets + found.count * n)
         found.features += found.count * m
         found.targets += found.count * n
+        for (window, _), one in self._shifted.items():
+            one.add_to(found, m[0, : m.shape[1] // prod(window.kernel)], n[0])
         return found
 
     def _multiply(self) -> None:
