@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import infoprune
-from infoprune.network.layer_io import read
+from infoprune.network.layer_io import Watch, read
 from infoprune.regression import layer_fit
 from infoprune.regression.layer_fit import downhill
 from infoprune.regression.normal_equations import NormalEquations
@@ -247,6 +247,17 @@ def test_a_forward_in_lower_precision_is_repaired_like_any_other(recwarn):
     # What comes before a layer was computed with the new weights: fitted once more, nothing is left to gain.
     again = least_squares(replace(pair, small=found), quiet)
     assert gap(pair.original, again, pair.batches) > 0.9 * gap(pair.original, found, pair.batches)
+
+
+def test_what_is_computed_of_a_result_is_not_in_the_lower_precision():
+    model, found = Autocast().eval(), []
+    square = torch.ones(2, 2)
+    watch = Watch(
+        model, ["middle"], lambda layer, reading: found.append((reading.result.dtype, (square @ square).dtype))
+    )
+    with torch.no_grad(), watch.hooks(), watch:
+        watch.finish(model(images()[0]))
+    assert found == [(torch.bfloat16, torch.float32)]
 
 
 class Twice(Plain):

@@ -411,7 +411,9 @@ class Watch(Dispatch):
             for other in used:
                 if other is not call and other.blank and call.added is not None:
                     other.recompute()
-            self.found(call.layer, call.reading())
+            # What is computed of a result is not the network's: its own autocast does not apply.
+            with torch.autocast(call.inputs.device.type, enabled=False):
+                self.found(call.layer, call.reading())
             if call.blank or self.blank:
                 call.recompute()
 

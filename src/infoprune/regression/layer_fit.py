@@ -117,7 +117,7 @@ class Targets:
         for maps, sign, channels in self.terms:
             rows = maps.reshape(len(maps), -1, maps.shape[-1]).mT if self.linear else maps.flatten(2)
             rows = rows[images] if places is None else rows[images[:, None], :, places].mT
-            rows = rows if channels is None else rows.index_select(1, channels)
+            rows = _full(rows if channels is None else rows.index_select(1, channels))
             total = sign * rows if total is None else total.add(rows, alpha=sign)
         assert total is not None
         return total.transpose(0, 1).flatten(1)
@@ -175,9 +175,9 @@ def add_positions(
             _set_middle(products, window, inputs[some[:8]])
         channels = None if products.about is None else _by_channel(window, products.about)
         if window is not None and places is None and not products.exact and can_be_shifted(window):
-            _add_maps(products, window, inputs[some], channels, targets, some)
+            _add_maps(products, window, _full(inputs[some]), channels, targets, some)
             continue
-        found = patches(window, inputs, places, some, about=channels)
+        found = _full(patches(window, inputs, places, some, about=channels))
         if targets is None:
             products.add(found, found[:, :0])
             continue
@@ -203,12 +203,17 @@ def _add_maps(
     products.add_maps(window, maps if about is None else maps - about.reshape(-1, *space), wanted)
 
 
+def _full(values: Tensor) -> Tensor:
+    """Return values in single precision at least: sums of products in half precision would be rounding."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 def _set_middle(products: Products, window: Window | None, inputs: Tensor) -> None:
     """Centre the products near the mean of each channel."""
     if window is None:
-        products.about = inputs.reshape(-1, inputs.shape[-1]).mean(dim=0)[None]
+        products.about = _full(inputs).reshape(-1, inputs.shape[-1]).mean(dim=0)[None]
         return
-    means = inputs.flatten(2).mean(dim=(0, 2))
+    means = _full(inputs).flatten(2).mean(dim=(0, 2))
     products.about = means.reshape(window.groups, -1).repeat(1, prod(window.kernel))
 
 
