@@ -1,5 +1,8 @@
 """A sample is the same in every pass, and comes first among all images."""
 
+from functools import partial
+from importlib import import_module
+
 import pytest
 import torch
 from torch.utils.data import (
@@ -11,9 +14,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+import infoprune
 from infoprune.data.batches import FirstImages, parse
-from infoprune.data.fixed_sample import fixed_sample
+from infoprune.data.fixed_sample import fixed_sample, read_once
 
+run = import_module("infoprune.repair.run")
 NUMBERS = torch.arange(23.0)[:, None]
 
 
@@ -89,3 +94,24 @@ def test_the_sample_of_a_list_has_batches_as_large_as_the_list(labels, sizes):
     for batch in few:
         kept = batch.labels["of"] if labels == "mapping" else batch.labels
         assert torch.equal(torch.as_tensor(kept).flatten(), batch.images.flatten())
+
+
+@pytest.mark.parametrize("method", [info.name for info in infoprune.all_repairs()])
+def test_images_that_are_read_in_every_pass_repair_alike(monkeypatch, method):
+    """As many photos as memory does not hold, here small ones and no memory."""
+    torch.manual_seed(0)
+    model = infoprune.zoo.build("digits").eval()
+    images = TensorDataset(torch.rand(60, 1, 8, 8), torch.arange(60) % 10)
+    loader = DataLoader(images, batch_size=16)
+    plan = infoprune.plan(model, loader, criterion="l1", macs=0.5)
+    small = infoprune.apply(plan, model)
+    how = {"epochs": 1} if method == "distil" else {}
+
+    def repaired():
+        torch.manual_seed(0)
+        return infoprune.repair(small, model, loader, plan, method=method, **how).state_dict()
+
+    kept = repaired()
+    monkeypatch.setattr(run, "read_once", partial(read_once, most=0))
+    again = repaired()
+    assert all(torch.equal(kept[name], again[name]) for name in kept)

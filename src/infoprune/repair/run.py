@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from infoprune.data.batches import Batches, check_repeatable, examples_of, images_of
+from infoprune.data.batches import Batches, check_repeatable, examples_of
+from infoprune.data.fixed_sample import read_once
 from infoprune.declarations.option_values import words_of
 from infoprune.errors import InputError, unknown
 from infoprune.network.coupled_groups import Groups, find_groups
@@ -78,7 +79,7 @@ def repair(
         if plan is None:
             raise InputError("no plan is noted on the pruned network: pass the plan it was cut by")
     check_repeatable(batches)
-    images = list(images_of(batches, model))
+    images = read_once(batches, model)
     groups = find_groups(model, examples_of(images, model))
     with together(fabric):
         found = repaired(small, model, images, plan, groups, how=how, resume=resume, progress=progress)
@@ -118,8 +119,8 @@ def repaired(
     check_repeatable(batches)
     modes = {name: module.training for name, module in small.named_modules()}
     whole = copied(model)
-    # Read and decoded once, because a repair may iterate several times.
-    images = list(images_of(batches, whole))
+    # A repair may iterate several times.
+    images = read_once(batches, whole)
     pair = Pair.of(whole, plan, images, small=copied(small), groups=groups, options=how, resume=resume)
     with torch.no_grad():
         better = find(how.method or "").function(pair, progress)
