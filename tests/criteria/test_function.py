@@ -151,7 +151,7 @@ def test_a_declared_criterion_is_found_so_too(own_module):
         ("own_package.mine:number", "must be a function of feature maps and labels, not 3"),
         (
             "no_such_module:peak",
-            "the criterion 'no_such_module:peak' cannot be imported: ModuleNotFoundError",
+            "the criterion 'no_such_module:peak' cannot be imported: there is no module 'no_such_module'",
         ),
         ("broken_module:peak", "cannot be imported: ModuleNotFoundError: No module named 'a_package_nobody_has'"),
         (":peak", "the criterion ':peak' cannot be imported"),

@@ -54,7 +54,7 @@ def read_once(batches: Batches, model: nn.Module, most: int = MEMORY) -> Batches
         most: Bytes of images that are kept, where they are not in memory already.
 
     Example:
-        >>> loader = DataLoader(torch.arange(10.0), batch_size=4, shuffle=True)
+        >>> loader = DataLoader(torch.arange(10.0)[:, None], batch_size=4, shuffle=True)
         >>> kept = read_once(loader, nn.Linear(1, 1))
         >>> again = read_once(loader, nn.Linear(1, 1), most=8)
         >>> type(kept).__name__, type(again).__name__, torch.equal(*(torch.cat([*again]) for _ in range(2)))
