@@ -164,11 +164,10 @@ def prune_automatically(
     """
     begun = time.perf_counter()
     setting = prepare(calibration, choice, spend, quality=quality, more=more, progress=progress, on_reach=on_reach)
-    # With many images a gradient gains more in the time that further cuts would take.
-    counts = (1, spend.steps) if more is None or spend.minutes is None else (1,)
+    spend = spend if more is None else spend.of_many_images()
     # Networks of several steps are compared with that of one cut: no image that judges may have repaired them.
-    descent = setting.descent.holding_out() if max(counts) > 1 else setting.descent
-    budgets = {len(some): some for some in (steps_to(choice.budget, descent.choice, n) for n in counts)}
+    descent = setting.descent.holding_out() if spend.steps > 1 else setting.descent
+    budgets = {len(some): some for some in (steps_to(choice.budget, descent.choice, n) for n in (1, spend.steps))}
     levels = {steps: descent.stepped(setting.start, some) for steps, some in budgets.items()}
     left = None if spend.minutes is None else spend.minutes - (time.perf_counter() - begun) / 60
     return finish(setting, levels, spend, left)
@@ -227,8 +226,7 @@ def _nearest(
 
     for steps, level in levels.items():
         attempt(LEAST_SQUARES if steps == 1 else f"{LEAST_SQUARES}, {steps} steps", level, LEAST_SQUARES)
-    # With many images a gradient gains more, and alternating least squares would take its time (docs/repair.md).
-    if spend.alternating and (minutes is None or descent.more is None):
+    if spend.alternating:
         attempt("alternating", tried[nearest()][0], "alternating")
     level, kept = tried[nearest()]
     before = found[nearest()]

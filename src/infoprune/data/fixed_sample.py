@@ -7,10 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, Subset
 
-from infoprune.data.batches import Batch, Batches, FirstImages, can_be_indexed, images_of, joined, loader_like, parse
+from infoprune.data.batches import (
+    Batch,
+    Batches,
+    FirstImages,
+    can_be_indexed,
+    images_of,
+    joined,
+    loader_like,
+    number_of_batches,
+    parse,
+)
 
 # Bytes of images that are kept decoded: 3,500 photos of 224 x 224, any number of small images.
 MEMORY = 2 << 30
@@ -60,10 +70,12 @@ def read_once(batches: Batches, model: nn.Module, most: int = MEMORY) -> Batches
         >>> type(kept).__name__, type(again).__name__, torch.equal(*(torch.cat([*again]) for _ in range(2)))
         ('list', 'DataLoader', True)
     """
-    found, size = [], 0
+    found: list[Tensor] = []
+    size, count = 0, number_of_batches(batches)
     for images in images_of(batches, model):
         size += images.nbytes
-        if size > most and not isinstance(batches, Sequence):
+        # Where the number of batches is known, the first one says what all of them take.
+        if max(size, 0 if found else count * images.nbytes) > most and not isinstance(batches, Sequence):
             return fixed_sample(batches, sys.maxsize)[1]
         found.append(images)
     return found

@@ -221,11 +221,10 @@ def _unpacked(path: Path) -> bytes:
 
 def _folder(directory: Path) -> Source:
     parts_of = {f.name.lower(): f for f in _listed(directory) if f.is_dir()}
-    train = parts_of.get("train", directory / "train")
-    test = parts_of.get("test") or parts_of.get("val")
-    if train.is_dir() != (test is not None):
+    train, test = parts_of.get("train"), parts_of.get("test") or parts_of.get("val")
+    if (train is None) != (test is None):
         raise InputError(f"'{directory}' has only one of train/ and test/ (or val/): it needs both, or neither")
-    if test is None:
+    if train is None or test is None:
         whole = _folder_images(directory)
         return Source("folder", whole, whole)
     parts = Source("folder", _folder_images(train), _folder_images(test))

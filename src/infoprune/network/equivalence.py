@@ -158,15 +158,13 @@ def check_hooks(model: nn.Module, double: nn.Module, example: Tensor) -> None:
         return
     drawn = torch.Generator().manual_seed(0)
     other = torch.rand(example.shape, generator=drawn).to(example)
-    like = next((p.dtype for p in model.parameters() if p.is_floating_point()), other.dtype)
-    other = other.to(like) if other.is_floating_point() else other
     with eval_mode(model):
         try:
-            wanted, again = outputs(model, other), outputs(model, other)
+            wanted, again = (outputs(model, placed(other, model)) for _ in range(2))
         except Exception:
             return  # named where it is traced
     try:
-        gap, scale = compare(wanted, outputs(double, other.float() if other.is_floating_point() else other))
+        gap, scale = compare(wanted, outputs(double, placed(other, double)))
     except Exception as error:
         problem = one_line(error)
     else:

@@ -178,13 +178,15 @@ def add_positions(
             _add_maps(products, window, _full(inputs[some]), channels, targets, some)
             continue
         found = _full(patches(window, inputs, places, some, about=channels))
-        if targets is None:
-            products.add(found, found[:, :0])
-            continue
-        wanted = grouped(targets.at(places, some), groups)
-        if products.targets_about is None and not products.exact:
-            products.targets_about = wanted.mean(dim=2)
-        products.add(found, wanted if products.targets_about is None else wanted - products.targets_about[..., None])
+        products.add(found, found[:, :0] if targets is None else _centred(products, targets, places, some))
+
+
+def _centred(products: Products, targets: Targets, places: Tensor | None, images: Tensor) -> Tensor:
+    """Return ``(g, O, P)`` targets minus their mean of the first images, where the products are not exact."""
+    wanted = grouped(targets.at(places, images), products.shape[0])
+    if products.targets_about is None and not products.exact:
+        products.targets_about = wanted.mean(dim=2)
+    return wanted if products.targets_about is None else wanted - products.targets_about[..., None]
 
 
 def _add_maps(
@@ -195,10 +197,7 @@ def _add_maps(
     if targets is None:
         wanted = maps.new_empty(len(maps), 0, *window.outputs(maps.shape[2:]))
     else:
-        found = targets.at(None, images)
-        if products.targets_about is None:
-            products.targets_about = found.mean(dim=1)[None]
-        found = found - products.targets_about[0][:, None]
+        found = _centred(products, targets, None, images)[0]
         wanted = found.reshape(len(found), len(maps), *window.outputs(maps.shape[2:])).movedim(1, 0)
     products.add_maps(window, maps if about is None else maps - about.reshape(-1, *space), wanted)
 

@@ -20,7 +20,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import count, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -45,8 +45,8 @@ from infoprune.regression.patches import as_matrix, from_matrix
 from infoprune.regression.products import Products
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.combined import normed_if_nearer
-from infoprune.repair.repeated_layer import refit_repeated
-from infoprune.repair.walks import MEMORY, Walks, layers_to_refit, refit, runs_from_first_cut, stretches
+from infoprune.repair.repeated_layer import refit_in_order
+from infoprune.repair.walks import MEMORY, Walks, refit
 from infoprune.runs.together import current
 
 ROUNDS = 12
@@ -124,19 +124,12 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
         True
     """
     small = duplicate(pair.small)
-    layers, done = layers_to_refit(pair, small, every=True, repeated=True), count(1)
 
-    def step() -> None:
-        progress("alternating least squares", next(done), len(layers))
+    def walked(layers: list[str], step: Callable[[], None]) -> None:
+        with Walks.of(pair, small, layers, memory) as walks:
+            _refit_in_couples(walks, small, rounds, step)
 
-    for several, some in stretches(layers, runs_from_first_cut(pair, small)):
-        if several:
-            for layer in some:
-                refit_repeated(pair, small, layer)
-                step()
-        else:
-            with Walks.of(pair, small, some, memory) as walks:
-                _refit_in_couples(walks, small, rounds, step)
+    refit_in_order(pair, small, "alternating least squares", progress, walked)
     return small
 
 

@@ -13,14 +13,16 @@ over the images, and once more for each layer that runs several times in one for
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from infoprune.network.equivalence import duplicate
 from infoprune.progress import Progress
 from infoprune.repair.base import Pair, RepairInfo, register
-from infoprune.repair.repeated_layer import refit_repeated
-from infoprune.repair.walks import MEMORY, Walks, layers_to_refit, refit, runs_from_first_cut, stretches
+from infoprune.repair.repeated_layer import refit_in_order
+from infoprune.repair.walks import MEMORY, Walks, refit
 
 
 @torch.no_grad()
@@ -44,17 +46,14 @@ def least_squares(pair: Pair, progress: Progress, *, every: bool = True, memory:
         True
     """
     small = duplicate(pair.small)
-    layers, done = layers_to_refit(pair, small, every, repeated=True), 0
-    for several, some in stretches(layers, runs_from_first_cut(pair, small)):
-        if several:
-            for layer in some:
-                refit_repeated(pair, small, layer)
-                progress("least squares", done := done + 1, len(layers))
-            continue
-        with Walks.of(pair, small, some, memory, late=True) as walks:
+
+    def walked(layers: list[str], step: Callable[[], None]) -> None:
+        with Walks.of(pair, small, layers, memory, late=True) as walks:
             for site in walks.sites:
                 refit(walks, site)
-                progress("least squares", done := done + 1, len(layers))
+                step()
+
+    refit_in_order(pair, small, "least squares", progress, walked, every=every)
     return small
 
 

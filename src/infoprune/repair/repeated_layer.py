@@ -1,4 +1,4 @@
-"""Refits a layer that runs several times in one forward pass: a head over several maps, an encoder of several images.
+"""Refits layers in order, also those that run several times in a pass: heads over several maps, encoders of two images.
 
 One weight serves all calls, so the normal equations of all calls are added up. The inputs of a later call may depend on
 the layer itself; they are those of the weights that it had before.
@@ -7,28 +7,20 @@ the layer itself; they are those of the weights that it had before.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 
-from infoprune.data.batches import every_nth, some_batches
+from infoprune.data.batches import some_batches
 from infoprune.network.layer_io import Reading, Watch, is_convolution_without_window
-from infoprune.regression.layer_fit import (
-    HELD_OUT_EVERY,
-    Site,
-    add_positions,
-    best_solution,
-    positions_of,
-    write_solution,
-)
-from infoprune.regression.patches import as_matrix
-from infoprune.regression.portions import Portions
-from infoprune.regression.products import Products
+from infoprune.progress import Progress
+from infoprune.regression.layer_fit import Site, best_solution, positions_of, write_solution
 from infoprune.repair.base import Pair
-from infoprune.repair.walks import are_alike, rebatched, site_of, targets_of
+from infoprune.repair.walks import Moments, are_alike, rebatched, site_of, stretches, targets_of
 from infoprune.runs.together import current
 
 
@@ -62,33 +54,70 @@ def refit_repeated(pair: Pair, small: nn.Module, layer: str) -> None:
         return
     site, calls = found
     sizes = [len(batch) for batch in images]
-    most = positions_of(sum(sizes) * calls)
-    groups, features, outputs = as_matrix(site.small).shape
-    shapes = dict.fromkeys(("fit", "held out"), (groups, features, outputs))
-    portions = Portions(shapes, len(images), site.outputs.device)
-    for number, batch in some_batches(images, portions.share):
-        originals, drawn = _readings(pair.original, layer, batch), torch.Generator().manual_seed(number)
-        add = partial(_add, site, portions.products(number), iter(originals), sum(sizes[:number]), drawn, most)
+    most, moments = positions_of(sum(sizes) * calls), Moments.of(site, len(images))
+    for number, batch in some_batches(images, moments.portions.share):
+        add = partial(_add, moments, number, sum(sizes[:number]), iter(_readings(pair.original, layer, batch)),
+                      torch.Generator().manual_seed(number), most)  # fmt: skip
         _watched(small, layer, batch, add)
-    sums = portions.equations()
-    write_solution(site, current().agreed(best_solution(site, sums["fit"], sums["held out"]) if sums else None))
+    sums = moments.equations()
+    write_solution(site, current().agreed(None if sums is None else best_solution(site, *sums)))
+
+
+def refit_in_order(
+    pair: Pair,
+    small: nn.Module,
+    stage: str,
+    progress: Progress,
+    refit_once: Callable[[list[str], Callable[[], None]], None],
+    *,
+    every: bool = True,
+) -> None:
+    """Refit the layers of a network, front to back.
+
+    Args:
+        pair: The networks and the images.
+        small: The copy that is repaired.
+        stage: What it is called in the progress.
+        progress: Called after every layer.
+        refit_once: Refits successive layers that run once, and calls what it is given after each of them.
+        every: Whether all layers from the first cut on are refitted, or only those that lost inputs.
+
+    Example:
+        >>> import infoprune
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> pair = Pair.of(whole, plan, [images])
+        >>> from infoprune.progress import silent
+        >>> refit_in_order(pair, pair.small, "looking", silent, lambda layers, step: print(layers), every=False)
+        ['features.3', 'features.7', 'features.10', 'classifier']
+    """
+    parts = stretches(pair, small, every)
+    done, total = count(1), sum(len(layers) for _, layers in parts)
+
+    def step() -> None:
+        progress(stage, next(done), total)
+
+    for several, layers in parts:
+        if not several:
+            refit_once(layers, step)
+            continue
+        for layer in layers:
+            refit_repeated(pair, small, layer)
+            step()
 
 
 def _add(
-    site: Site,
-    products: Mapping[str, Products],
-    originals: Iterator[Reading],
+    moments: Moments,
+    number: int,
     seen: int,
+    originals: Iterator[Reading],
     drawn: torch.Generator,
     most: int,
     mine: Reading,
 ) -> None:
-    """Add one call of a layer to its products; the same call of the original is the next of its readings."""
-    targets = targets_of(site, mine, next(originals))
-    held = every_nth(len(mine.inputs), seen, HELD_OUT_EVERY)
-    for name, chosen in (("fit", ~held), ("held out", held)):
-        images = chosen.nonzero().flatten().to(mine.inputs.device)
-        add_positions(products[name], mine.window, mine.inputs, targets, images, drawn, most)
+    """Add one call of a layer; the same call of the original is the next of its readings."""
+    moments.add(number, seen, mine, targets_of(moments.site, mine, next(originals)), drawn, most)
 
 
 def _site(pair: Pair, small: nn.Module, layer: str, images: Tensor) -> tuple[Site, int] | None:

@@ -177,15 +177,13 @@ def refit(walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None
     write_solution(site, found)
 
 
-def layers_to_refit(pair: Pair, small: nn.Module, every: bool, *, repeated: bool = False) -> list[str]:
-    """Return the layers to refit, in the order in which they run.
+def layers_to_refit(pair: Pair, small: nn.Module, every: bool) -> list[str]:
+    """Return the layers to refit that run once, in order; a warning names others that lost inputs.
 
     Args:
         pair: The networks and the images.
         small: The copy that is repaired.
         every: Whether all layers from the first cut on are refitted, or only those that lost inputs.
-        repeated: Return the layers that run several times in one forward pass as well. Where they are left out, and
-            where another layer cannot be refitted, a warning names those that lost inputs.
 
     Example:
         >>> import infoprune
@@ -196,25 +194,38 @@ def layers_to_refit(pair: Pair, small: nn.Module, every: bool, *, repeated: bool
         >>> layers_to_refit(pair, pair.small, every=False)
         ['features.3', 'features.7', 'features.10', 'classifier']
     """
+    return _refittable(pair, small, runs_from_first_cut(pair, small), every, several=False)
+
+
+def stretches(pair: Pair, small: nn.Module, every: bool) -> list[tuple[bool, list[str]]]:
+    """Return the layers to refit in stretches: ``(False, layers)`` run once, ``(True, layers)`` several times.
+
+    The arguments are those of ``layers_to_refit``.
+
+    Example:
+        >>> import infoprune
+        >>> _ = torch.manual_seed(0)
+        >>> whole, images = infoprune.zoo.build("digits").eval(), torch.rand(20, 1, 8, 8)
+        >>> plan = infoprune.plan(whole, [images], criterion="l1", macs=0.5)
+        >>> stretches(pair := Pair.of(whole, plan, [images]), pair.small, every=False)
+        [(False, ['features.3', 'features.7', 'features.10', 'classifier'])]
+    """
+    runs = runs_from_first_cut(pair, small)
+    layers = _refittable(pair, small, runs, every, several=True)
+    return [(several, list(some)) for several, some in groupby(layers, key=lambda layer: runs[layer] > 1)]
+
+
+def _refittable(pair: Pair, small: nn.Module, runs: Mapping[str, int], every: bool, *, several: bool) -> list[str]:
     lost = {layer for (layer, side), gone in pair.removal.items() if gone and side == "in"}
     chosen = []
-    for layer, times in runs_from_first_cut(pair, small).items():
-        why = _obstacle(small.get_submodule(layer), 1 if repeated else times)
+    for layer, times in runs.items():
+        repeated = "runs several times in one forward pass" if times > 1 and not several else ""
+        why = repeated or _obstacle(small.get_submodule(layer))
         if why and layer in lost:
-            warnings.warn(f"layer '{layer}' is not repaired: it {why}", stacklevel=2)
+            warnings.warn(f"layer '{layer}' is not repaired: it {why}", stacklevel=3)
         elif not why and (every or layer in lost):
             chosen.append(layer)
     return chosen
-
-
-def stretches(layers: Sequence[str], times: Mapping[str, int]) -> list[tuple[bool, list[str]]]:
-    """Return layers in stretches that run once, ``(False, layers)``, and several times, ``(True, layers)``.
-
-    Example:
-        >>> stretches(["stem", "head.0", "head.1"], {"stem": 1, "head.0": 5, "head.1": 5})
-        [(False, ['stem']), (True, ['head.0', 'head.1'])]
-    """
-    return [(several, list(some)) for several, some in groupby(layers, key=lambda layer: times[layer] > 1)]
 
 
 def runs_from_first_cut(pair: Pair, small: nn.Module) -> dict[str, int]:
@@ -235,10 +246,8 @@ def runs_from_first_cut(pair: Pair, small: nn.Module) -> dict[str, int]:
     return {layer: ran.count(layer) for layer in ran[first:]}
 
 
-def _obstacle(layer: nn.Module, times: int) -> str:
+def _obstacle(layer: nn.Module) -> str:
     """Return why a layer cannot be refitted, as the end of a sentence that begins with the layer; empty if it can."""
-    if times > 1:
-        return "runs several times in one forward pass"
     if isinstance(layer, _ConvTransposeNd) or not isinstance(layer, (nn.Linear, _ConvNd)):
         return f"is a {type(layer).__name__}, and only convolutions and linear layers are refitted"
     if "weight" not in layer._parameters:
@@ -312,6 +321,58 @@ def are_alike(mine: Reading, theirs: Reading) -> bool:
     return mine.norm == theirs.norm and same_sum and mine.result.dim() == theirs.result.dim()
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Normal equations of a layer while batches are added: of the images it is fitted to, and of every fifth image.
+
+    Args:
+        site: The layer.
+        portions: The sums, in portions of the batches.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> moments = Moments.of(Site("fc", layer, norm=None, outputs=torch.arange(1), window=None), batches=1)
+        >>> reading = Reading(torch.rand(10, 2), torch.rand(10, 1), norm="", added=None, window=None)
+        >>> moments.add(0, 0, reading, Targets([(reading.result, 1, None)], linear=True), torch.Generator(), 64)
+        >>> [equations.count for equations in moments.equations()]
+        [8, 2]
+    """
+
+    site: Site
+    portions: Portions
+
+    @classmethod
+    def of(cls, site: Site, batches: int) -> Moments:
+        """Return those of no images, of a number of batches."""
+        groups, features, outputs = as_matrix(site.small).shape
+        shapes = dict.fromkeys(("fit", "held out"), (groups, features, outputs))
+        return cls(site, Portions(shapes, batches, site.outputs.device))
+
+    def add(
+        self, number: int, seen: int, mine: Reading, targets: Targets, drawn: torch.Generator, positions: int
+    ) -> None:
+        """Add what the layer reads in one call.
+
+        Args:
+            number: Of the batch.
+            seen: Images in the batches before it.
+            mine: The call in the pruned network.
+            targets: Its targets.
+            drawn: Generator that draws the positions.
+            positions: Number of positions sampled from an image.
+        """
+        products = self.portions.products(number)
+        held = every_nth(len(mine.inputs), seen, HELD_OUT_EVERY)
+        for name, chosen in (("fit", ~held), ("held out", held)):
+            images = chosen.nonzero().flatten().to(mine.inputs.device)
+            add_positions(products[name], mine.window, mine.inputs, targets, images, drawn, positions)
+
+    def equations(self) -> tuple[NormalEquations, NormalEquations] | None:
+        """Return the sums over the images of all processes, in the first one; ``None`` in the others."""
+        found = self.portions.equations()
+        return (found["fit"], found["held out"]) if found else None
+
+
 def moments_of(
     walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None] | None = None
 ) -> tuple[NormalEquations, NormalEquations] | None:
@@ -335,23 +396,16 @@ def moments_of(
         >>> fit.count, held_out.count
         (16, 4)
     """
-    groups, features, outputs = as_matrix(site.small).shape
-    portions = Portions(
-        dict.fromkeys(("fit", "held out"), (groups, features, outputs)), len(walks.sizes), site.outputs.device
-    )
+    moments = Moments.of(site, len(walks.sizes))
     for number, mine, theirs in walks.towards(site.name):
         targets = targets_of(site, mine, theirs)
         if keep is not None:
             keep(number, mine, targets)
         drawn = torch.Generator().manual_seed(number)
-        products = portions.products(number)
-        held = every_nth(len(mine.inputs), sum(walks.sizes[:number]), HELD_OUT_EVERY)
-        for name, chosen in (("fit", ~held), ("held out", held)):
-            images = chosen.nonzero().flatten().to(mine.inputs.device)
-            add_positions(products[name], site.window, mine.inputs, targets, images, drawn, walks.positions)
-    found = portions.equations()
+        moments.add(number, sum(walks.sizes[:number]), mine, targets, drawn, walks.positions)
+    found = moments.equations()
     walks.positions = positions_of(sum(current().exchanged(walks.seen)))
-    return (found["fit"], found["held out"]) if found else None
+    return found
 
 
 def targets_of(site: Site, mine: Reading, theirs: Reading) -> Targets:

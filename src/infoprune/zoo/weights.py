@@ -136,10 +136,11 @@ def load_weights(network: nn.Module, weights: Weights, *, name: str, source: str
     """
     fitting = _fitting(name, weights, network)
     fault = _first_fault(network.state_dict(), fitting)
-    if fault and (inside := _of_attribute(weights)):
+    if fault:
         # A module of Lightning, for example, whose attribute the network is.
-        inside = _fitting(name, inside, network)
-        fitting, fault = (fitting, fault) if _first_fault(network.state_dict(), inside) else (inside, "")
+        inside = _fitting(name, _of_attribute(weights), network)
+        if inside and not _first_fault(network.state_dict(), inside):
+            fitting, fault = inside, ""
     if fault:
         raise InputError(f"'{source}' does not fit the network '{name}': {fault}{_suggestion(name, weights)}")
     network.load_state_dict(fitting, strict=False)
