@@ -73,6 +73,12 @@ def test_a_checkpoint_of_another_architecture(prune):
     assert "a checkpoint of 'digits', not of 'vgg16'" in prune("--model", "vgg16", "--ratio", 0.5)
 
 
+@pytest.mark.parametrize(("option", "value"), [("--resize", 12), ("--crop", 8), ("--interpolation", "bicubic")])
+def test_a_size_for_images_that_are_no_files(prune, refused, base, option, value):
+    assert f"{option} is for image files" in prune("--ratio", 0.5, option, value)
+    assert f"{option} is for image files" in refused("evaluate", base, *DIGITS, option, value)
+
+
 def test_weights_that_are_not_finite(prune, base, folder):
     weights = load_file(base)
     weights["features.3.weight"][0, 0, 0, 0] = torch.nan

@@ -105,7 +105,7 @@ def bench(
             board_files.write_settings(job.folder, settings)
             board_files.append(job.folder, base)
             found = board_files.read(job.folder)
-        on_images(run_network.images_in_words(subject.model, photos=job.images.name == "folder"))
+        on_images(run_network.images_in_words(job.network, subject.model, photos=job.images.name == "folder"))
         classes = outputs_of(subject.model, example_of(subject.test, subject.model))
         if found.base is not None and is_chance(found.base.accuracy, classes):
             on_images(f"Warning: {chance_warning(found.base.accuracy)}")

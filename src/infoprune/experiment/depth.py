@@ -91,7 +91,9 @@ def depth(
         on_devices(device, 1, 1) as place,
     ):
         model = run_network.open_network(network, place.device)
-        parts, images, calibration, test = run_images.parts_for(model, images, PLAIN, seed, CALIBRATION_CHOSEN, tell)
+        parts, images, calibration, test = run_images.parts_for(
+            network, model, images, PLAIN, seed, CALIBRATION_CHOSEN, tell
+        )
         run_images.check_labelled(parts.source)
         assert test is not None  # there are labels
         with watch.stage("score"):

@@ -54,7 +54,7 @@ def evaluate(
         model = run_network.open_network(network, place.device)
         source = data.open_source(images.name, images.directory)
         run_images.check_classes(source, model, images, quality)
-        tell(run_network.images_in_words(model, photos=isinstance(source.test, data.FolderImages)))
+        tell(run_network.images_in_words(network, model, photos=isinstance(source.test, data.FolderImages)))
         figures = measured(model, run_images.batches(source.test, model, images), progress, quality)
     if figures.get("accuracy") is not None and is_chance(figures["accuracy"], len(source.classes)):
         tell(f"Warning: {chance_warning(figures['accuracy'], 'the accuracy')}")

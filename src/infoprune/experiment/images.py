@@ -16,7 +16,7 @@ from infoprune.data.batches import FirstImages
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.experiment.network import images_in_words, preprocessing_of
-from infoprune.experiment.options import CALIBRATION, DataOptions
+from infoprune.experiment.options import CALIBRATION, DataOptions, NetworkOptions
 from infoprune.measure.accuracy import evaluate, logits_of
 from infoprune.measure.advice import chance_warning, is_chance
 from infoprune.measure.metric import PLAIN, Quality
@@ -159,17 +159,17 @@ def check_classes(source: Source, model: nn.Module, choice: DataOptions, quality
         )
 
 
-def say_what_is_read(
+def warn_at_chance(
     parts: Parts, model: nn.Module, choice: DataOptions, quality: Quality, tell: Callable[[str], None]
 ) -> None:
-    """Say what is done to the images, and warn where the network is hardly better than guessing on them.
+    """Warn where the network is hardly better than guessing on the images.
 
     Args:
         parts: The parts of the data set.
         model: The network before it is pruned.
         choice: How the images are read.
         quality: What is measured; other outputs than classes are not checked.
-        tell: Receives the sentences.
+        tell: Receives the warning.
 
     Example:
         >>> from infoprune.experiment.network import open_network
@@ -177,11 +177,10 @@ def say_what_is_read(
         >>> from infoprune.measure.metric import PLAIN
         >>> choice, said = DataOptions("digits"), []
         >>> model = open_network(NetworkOptions("digits"), "cpu")
-        >>> say_what_is_read(open_parts(choice), model, choice, PLAIN, said.append)
-        >>> len(said)  # what is done to the images, and a warning: this network is not trained
-        2
+        >>> warn_at_chance(open_parts(choice), model, choice, PLAIN, said.append)
+        >>> len(said)  # this network is not trained
+        1
     """
-    tell(images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
     if not parts.source.classes or (quality.metric is not None and not isinstance(quality.metric, str)):
         return
     some = FirstImages(batches(parts.calibration, model, choice), CALIBRATION)
@@ -192,12 +191,19 @@ def say_what_is_read(
 
 
 def parts_for(
-    model: nn.Module, choice: DataOptions, quality: Quality, seed: int, calibration: int, tell: Callable[[str], None]
+    network: NetworkOptions,
+    model: nn.Module,
+    choice: DataOptions,
+    quality: Quality,
+    seed: int,
+    calibration: int,
+    tell: Callable[[str], None],
 ) -> tuple[Parts, DataOptions, DataLoader[Any], DataLoader[Any] | None]:
     """Return the parts of a data set, how they are read, and what calibrates and what is measured on, in batches.
 
     Args:
-        model: The network before it is pruned.
+        network: What was asked for.
+        model: That network, before it is pruned.
         choice: Which images.
         quality: What is measured.
         seed: Seed of the calibration sample.
@@ -211,8 +217,9 @@ def parts_for(
         >>> from infoprune.experiment.network import open_network
         >>> from infoprune.experiment.options import NetworkOptions
         >>> from infoprune.measure.metric import PLAIN
-        >>> model = open_network(NetworkOptions("digits"), "cpu")
-        >>> parts, choice, images, test = parts_for(model, DataOptions("digits"), PLAIN, 0, 100, lambda line: None)
+        >>> network, choice = NetworkOptions("digits"), DataOptions("digits")
+        >>> model = open_network(network, "cpu")
+        >>> parts, choice, images, test = parts_for(network, model, choice, PLAIN, 0, 100, lambda line: None)
         >>> choice.calibration, len(images), len(test)
         (100, 1, 3)
     """
@@ -220,7 +227,8 @@ def parts_for(
     choice = replace(choice, calibration=len(parts.calibration))
     if parts.source.classes or quality.metric is not None:
         check_classes(parts.source, model, choice, quality)
-    say_what_is_read(parts, model, choice, quality, tell)
+    tell(images_in_words(network, model, photos=isinstance(parts.train, data.FolderImages)))
+    warn_at_chance(parts, model, choice, quality, tell)
     test = batches(parts.test, model, choice) if parts.source.classes else None
     return parts, choice, batches(parts.calibration, model, choice), test
 

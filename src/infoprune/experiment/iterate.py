@@ -86,7 +86,7 @@ def iterate(
         on_devices(device, devices, nodes, precision=schedule.retraining.precision) as place,
     ):
         model, parts, images, schedule = _opened(network, images, schedule, place.device)
-        tell(run_network.images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
+        tell(run_network.images_in_words(network, model, photos=isinstance(parts.train, data.FolderImages)))
         training, some = _training(model, parts, images, schedule, train_images)
         calibration, test = (run_images.batches(part, model, images) for part in (parts.calibration, parts.test))
         held_out = None if parts.held_out is None else run_images.batches(parts.held_out, model, images)

@@ -89,17 +89,25 @@ def preprocessing_of(model: nn.Module) -> Preprocessing:
     return origin.preprocessing
 
 
-def images_in_words(model: nn.Module, *, photos: bool) -> str:
+def images_in_words(choice: NetworkOptions, model: nn.Module, *, photos: bool) -> str:
     """Return in a sentence what is done to the images before the network reads them.
 
     Args:
+        choice: What was asked for.
         model: The network, with its origin.
         photos: Whether the images are files, which are resized and cropped.
 
+    Raises:
+        InputError: A size is asked for of images that are no files.
+
     Example:
-        >>> images_in_words(open_network(NetworkOptions("digits"), "cpu"), photos=False)
+        >>> digits = NetworkOptions("digits")
+        >>> images_in_words(digits, open_network(digits, "cpu"), photos=False)
         'Images: not normalised (pixels in [0, 1]).'
     """
+    sizes = [] if photos else [name for name in _OF_PHOTOS if getattr(choice, name) is not None]
+    if sizes:
+        raise InputError(f"--{sizes[0]} is for image files: the images of this data set have one size, and keep it")
     known, origin = preprocessing_of(model), origin_of(model)
     shown = known if photos else replace(known, resize=None, crop=None)
     own = origin is not None and not factory.is_listed(origin.architecture)
@@ -176,7 +184,8 @@ def _known_preprocessing(name: str, model: nn.Module, shape: tuple[int, int, int
     return replace(known, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
 
 
-_OF_IMAGES = ("mean", "std", "resize", "crop", "interpolation")
+_OF_PHOTOS = ("resize", "crop", "interpolation")
+_OF_IMAGES = ("mean", "std", *_OF_PHOTOS)
 
 
 def _changes_images(choice: NetworkOptions) -> bool:

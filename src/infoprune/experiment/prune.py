@@ -146,7 +146,7 @@ def prune(
         model = run_network.open_network(network, place.device)
         everything = words is not None and pipeline.chooses_everything(words, repair) and not remove_constant
         most = CALIBRATION_CHOSEN if everything else CALIBRATION
-        parts, images, calibration, test = run_images.parts_for(model, images, quality, seed, most, tell)
+        parts, images, calibration, test = run_images.parts_for(network, model, images, quality, seed, most, tell)
         if isinstance(choice, PruneOptions) and choice.tap is None:
             choice = replace(choice, tap=paper_tap(model, choice.criterion))
         resume = out.with_name(out.name + ".resume")

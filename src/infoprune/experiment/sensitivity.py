@@ -83,7 +83,7 @@ def sensitivity(
         if quality.metric is not None:
             run_images.check_labelled(parts.source)
         images = replace(images, calibration=len(parts.calibration))
-        tell(run_network.images_in_words(model, photos=isinstance(parts.train, FolderImages)))
+        tell(run_network.images_in_words(network, model, photos=isinstance(parts.train, FolderImages)))
         batches = run_images.batches(parts.calibration, model, images)
         with watch.stage("sensitivity"):
             found = sensitivity_of(model, batches, ratios, layers=layers, skip=skip, metric=quality.metric,

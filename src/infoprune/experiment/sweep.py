@@ -98,7 +98,9 @@ def sweep(
         on_devices(device, devices, nodes) as place,
     ):
         model = run_network.open_network(network, place.device)
-        _, images, calibration, test = run_images.parts_for(model, images, quality, seed, CALIBRATION_CHOSEN, tell)
+        _, images, calibration, test = run_images.parts_for(
+            network, model, images, quality, seed, CALIBRATION_CHOSEN, tell
+        )
         with watch.stage("sweep"):
             points = sweep_of(model, calibration, shares, effort=effort, output=quality.output, progress=progress,
                               layers=layers, skip=skip)  # fmt: skip

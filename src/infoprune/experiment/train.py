@@ -142,7 +142,7 @@ def _trained(
     torch.manual_seed(choice.recipe.seed)
     model = run_network.open_network(network, "cpu")
     run_images.check_classes(parts.source, model, images)
-    tell(run_network.images_in_words(model, photos=isinstance(parts.train, data.FolderImages)))
+    tell(run_network.images_in_words(network, model, photos=isinstance(parts.train, data.FolderImages)))
     assert parts.held_out is not None  # of the parts of a training
     folder = isinstance(parts.train, data.FolderImages)
     batches = run_images.batches(parts.train, model, images, shuffle=True, random_crop=folder)
