@@ -248,7 +248,7 @@ def prune(
         metric: What is measured on ``test`` and limited by ``max_loss`` in place of accuracy: a name of
             ``infoprune.measure.metric.metric_names()``, a function of outputs and targets, or a
             ``torchmetrics.Metric``. Higher is better, unless its attribute ``higher_is_better`` is False.
-        output: A function of what the network returns, such as ``lambda found: found["out"]``: what is measured, and
+        output: The part of what the network returns, such as ``"out"``, or a function of it: what is measured, and
             compared with the original's.
         repair: How the cut network is repaired: ``"auto"``, a name of ``infoprune.all_repairs()``, the options of a
             repair, or ``None`` for not at all.

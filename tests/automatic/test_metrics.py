@@ -191,7 +191,7 @@ def test_without_an_output_all_tensors_are_compared(segmentation):
     ("words", "sentence"),
     [
         ({"macs": 0.5, "metric": "miou", "output": out}, "pass one of them with it"),
-        ({"max_loss": 1.0}, "choose the .n, classes. outputs by a function 'output'"),
+        ({"max_loss": 1.0}, "choose the .n, classes. outputs by 'output'"),
         ({"max_loss": 1.0, "metric": "miou"}, "needs .n, classes, .... outputs"),
     ],
 )

@@ -86,6 +86,10 @@ def test_a_network_that_returns_a_dict_is_pruned_by_an_output_of_the_users(infop
     record = record_of(folder / "out.json")
     assert record["base"]["accuracy"] > 90
     assert record["settings"]["output"] == "metric_net:out"
+    part = infoprune("evaluate", "small.safetensors", "--model", "metric_net:Both", *DIGITS, "--output", "out",
+                     "--json", "part.json")  # fmt: skip
+    assert part.code == 0, part.err
+    assert record_of(folder / "part.json")["figures"]["accuracy"] == record["pruned"]["accuracy"]
     named = ("--model", "metric_net:Both", "--metric", "metric_net:named")
     shown = infoprune("evaluate", "small.safetensors", *named, *DIGITS,
                       "--json", "same.json")  # fmt: skip
@@ -143,4 +147,4 @@ def test_a_metric_that_does_not_work_is_refused_in_one_sentence(infoprune, base,
 def test_a_dict_without_an_output_is_refused_with_what_to_do(infoprune, mine, folder):
     done = infoprune("evaluate", *mine, *DIGITS)
     assert done.code == 2
-    assert "function 'output'" in done.err
+    assert "not dict with the parts out, sum: choose the logits by 'output'" in done.err

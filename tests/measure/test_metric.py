@@ -60,9 +60,7 @@ def test_a_named_metric_is_that_of_scikit_learn_over_all_batches_together(name):
     data = batches()
     wanted = REFERENCES[name](*joined(data))
     assert evaluate(Echo(), data, metric=name).metric == pytest.approx(wanted, abs=1e-5)
-    assert evaluate(Several(), data, metric=name, output=lambda found: found["out"]).metric == pytest.approx(
-        wanted, abs=1e-5
-    )
+    assert evaluate(Several(), data, metric=name, output="out").metric == pytest.approx(wanted, abs=1e-5)
 
 
 def test_a_function_is_averaged_over_the_images_whatever_the_batches():
@@ -129,12 +127,18 @@ def fails(outputs, targets):
         (Echo(), {"metric": "f2"}, "unknown metric 'f2': did you mean 'f1'"),
         (Echo(), {"metric": 3}, "metric is a name, a function of outputs and targets"),
         (Echo(), {"metric": MeanSquaredError}, "metric is a name, a function"),
-        (Echo(), {"output": "out"}, "output is a function of what the network returns"),
+        (Echo(), {"output": 3}, "output is the name of a part of what the network returns, or a function of it"),
+        (
+            Echo(),
+            {"output": "out"},
+            "the network returns no part 'out', but a tensor of shape .7, 6.: name",
+        ),
+        (Several(), {"output": "main"}, "the network returns no part 'main', but the parts aux, out"),
         (Echo(), {"metric": fails}, "the metric 'fails' fails: KeyError"),
         (Echo(), {"metric": lambda outputs, targets: outputs}, "must be one number, not a tensor of shape"),
         (Echo(), {"metric": lambda outputs, targets: float("nan")}, "it must be a finite number"),
         (Several(), {"metric": "f1"}, "needs .n, classes, .... outputs, not 'dict'"),
-        (Several(), {}, "choose the logits by a function 'output'"),
+        (Several(), {}, "choose the logits by 'output'"),
         (Several(), {"output": lambda found: found["logits"]}, "fails on what the network returns, 'dict': KeyError"),
     ],
 )

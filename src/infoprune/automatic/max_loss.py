@@ -208,7 +208,7 @@ def _check_classes(original: Callable[[Tensor], Any], images: Tensor, *, labelle
         given = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"type {type(output).__name__}"
         raise InputError(
             f"a loss in points counts images by their class, which outputs of {given} do not name: choose the "
-            "(n, classes) outputs by a function 'output', or pass what may be lost as 'metric'"
+            "(n, classes) outputs by 'output', or pass what may be lost as 'metric'"
         )
 
 

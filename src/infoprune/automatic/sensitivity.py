@@ -78,7 +78,7 @@ def sensitivity(
         layers: Patterns of layers to look at; by default every convolution.
         skip: Patterns of layers to leave out.
         metric: What is also measured on held-out images, which then need targets; as in ``evaluate``.
-        output: A function of what the network returns, as in ``evaluate``.
+        output: A part of what the network returns, or a function of it, as in ``evaluate``.
         progress: Called after every cut; by default a bar is drawn on a terminal and in a notebook.
 
     Raises:

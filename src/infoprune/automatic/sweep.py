@@ -71,7 +71,7 @@ def sweep(
         macs: Shares of the MACs that may remain.
         effort: As in ``prune``; ``"quick"`` does not compare ways, and the steps are the budgets.
         metric: What is also measured of each network on held-out images, as in ``evaluate``.
-        output: A function of what the network returns, as in ``evaluate``.
+        output: A part of what the network returns, or a function of it, as in ``evaluate``.
         progress: Called in every stage; by default a bar is drawn on a terminal and in a notebook.
         choice: Layers and limits, as words of ``PruneOptions``.
 

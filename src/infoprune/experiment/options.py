@@ -129,7 +129,10 @@ class MetricOptions:
     ] = None  # fmt: skip
     output: Annotated[
         str | None,
-        Option("package.module:function, applied to what the network returns before it is measured."),
+        Option(
+            "The part of what the network returns that is measured, such as out, or package.module:function of it.",
+            default="all",
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -147,7 +150,8 @@ class MetricOptions:
         if metric is not None and ":" in metric:
             found = imported(metric, "metric")
             metric = _made(metric, found) if isinstance(found, type) else found
-        return Quality(metric, None if self.output is None else imported(self.output, "output function"))
+        own = self.output is not None and ":" in self.output
+        return Quality(metric, imported(str(self.output), "output function") if own else self.output)
 
 
 def _made(name: str, kind: type) -> Any:

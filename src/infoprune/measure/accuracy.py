@@ -20,7 +20,7 @@ from infoprune.network.equivalence import one_line
 from infoprune.network.memory_format import fastest_layout, laid_out
 from infoprune.network.modes import eval_mode
 from infoprune.network.several_inputs import takes_several_inputs
-from infoprune.network.tensors import logits_in
+from infoprune.network.tensors import logits_in, parts_of
 from infoprune.progress import Progress, silent
 from infoprune.runs.together import current
 
@@ -71,7 +71,7 @@ def evaluate(
         batches: ``(images, labels)`` pairs.
         metric: What is measured in place of accuracy: a name of ``infoprune.measure.metric.metric_names()``, a function
             of outputs and targets (averaged over the images), or a ``torchmetrics.Metric``.
-        output: A function of what the network returns, such as ``lambda found: found["out"]``.
+        output: The part of what the network returns that is measured, such as ``"out"``, or a function of it.
         half: Whether to multiply in bfloat16, in the layout that is fastest: a third of the time on processors made
             for it, and a few images in ten thousand classified differently.
         progress: Called after every batch.
@@ -207,7 +207,7 @@ def _classified(
     return found, int(fifth[:, 0].sum()), float(loss.compute())
 
 
-def _in_fastest_layout(model: nn.Module, image: Tensor, output: Output) -> nn.Module:
+def _in_fastest_layout(model: nn.Module, image: Tensor, output: Callable[[Any], Any]) -> nn.Module:
     logits_of(model, image, output)  # what does not fit is refused here
     return laid_out(deep_copy(model), fastest_layout(image.repeat(2, 1, 1, 1), model))
 
@@ -240,10 +240,11 @@ def logits_of(model: nn.Module, images: Tensor, output: Callable[[Any], Any] = _
         raise InputError(f"the network cannot read images of shape {shape} (C, H, W): {reason}") from error
     logits = logits_in(output(found))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
+        parts = "" if isinstance(logits, Tensor) else ", ".join(parts_of(logits))
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(
-            f"the network must return (n, classes) logits for an accuracy, not {given}: choose the logits by a "
-            "function 'output', or measure another 'metric'"
+            f"the network must return (n, classes) logits for an accuracy, not {given}"
+            f"{f' with the parts {parts}' if parts else ''}: choose the logits by 'output', or measure another 'metric'"
         )
     if not torch.isfinite(logits).all():
         raise InputError("the network returns values that are not finite: look for NaN in its weights or in the images")

@@ -15,6 +15,7 @@ from infoprune.data.batches import Batches, number_of_batches, parse, some_batch
 from infoprune.device import place_of
 from infoprune.errors import InputError, unknown
 from infoprune.network.modes import eval_mode
+from infoprune.network.tensors import parts_of
 from infoprune.progress import Progress, silent
 from infoprune.runs.together import current
 from infoprune.user_code import reason
@@ -44,8 +45,9 @@ Metric: TypeAlias = str | Callable[[Any, Any], Any] | Accumulating
 """A name of ``metric_names()``, a function of outputs and targets that returns a number, or a ``torchmetrics.Metric``.
 Higher is better, unless its attribute ``higher_is_better`` is False."""
 
-Output: TypeAlias = Callable[[Any], Any]
-"""A function of what a network returns, such as ``lambda found: found["out"]``."""
+Output: TypeAlias = str | Callable[[Any], Any]
+"""The name of a part of what a network returns, such as ``"out"``, or ``"0"`` for the first; or a function of it, such
+as ``lambda found: found["out"].argmax(1)``."""
 
 # By name: the class of torchmetrics.classification, and its settings besides the number of classes.
 _NAMED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -75,7 +77,7 @@ class Quality:
 
     Args:
         metric: See ``Metric``; ``None`` for accuracy.
-        output: Applied to what the network returns before anything is measured; ``None`` leaves it.
+        output: What is measured of what the network returns: see ``Output``; ``None`` for all of it.
 
     Raises:
         InputError: The metric or the output is something else.
@@ -97,8 +99,11 @@ class Quality:
             raise InputError(
                 f"metric is a name, a function of outputs and targets, or a torchmetrics.Metric, not {_kind(metric)}"
             )
-        if self.output is not None and not callable(self.output):
-            raise InputError(f"output is a function of what the network returns, not {_kind(self.output)}")
+        if not (self.output is None or isinstance(self.output, str) or callable(self.output)):
+            raise InputError(
+                f"output is the name of a part of what the network returns, or a function of it, not "
+                f"{_kind(self.output)}"
+            )
 
     @property
     def name(self) -> str:
@@ -124,10 +129,16 @@ class Quality:
         """Return what is measured of the output of a network.
 
         Raises:
-            InputError: The function ``output`` fails.
+            InputError: The function ``output`` fails, or there is no part of that name.
+
+        Example:
+            >>> Quality(output="out").of({"out": 1, "aux": 2})
+            1
         """
         if self.output is None:
             return found
+        if isinstance(self.output, str):
+            return _part(found, self.output)
         try:
             return self.output(found)
         except Exception as error:  # a user's function can raise anything
@@ -269,3 +280,11 @@ def _moved(values: Iterable[Any], device: torch.device | None) -> list[Any]:
 
 def _kind(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"'{type(value).__name__}'"
+
+
+def _part(found: Any, name: str) -> Any:
+    parts = {} if isinstance(found, Tensor) else parts_of(found)
+    if name not in parts:
+        held = f"the parts {', '.join(parts)}" if parts else _kind(found)
+        raise InputError(f"the network returns no part '{name}', but {held}: name another 'output'")
+    return parts[name]

@@ -61,7 +61,7 @@ def _named(value: Any, path: str, single: str, seen: set[int]) -> Iterator[tuple
     if _holds_nothing(value) or id(value) in seen:
         return
     seen.add(id(value))
-    for key, part in _parts(value).items():
+    for key, part in parts_of(value).items():
         before = path or (single if key.isdigit() else "")
         yield from _named(part, f"{before}_{key}" if before else key, single, seen)
 
@@ -70,7 +70,13 @@ def _holds_nothing(value: Any) -> bool:
     return value is None or isinstance(value, str | bytes | int | float | nn.Module | type)
 
 
-def _parts(value: Any) -> dict[str, Any]:
+def parts_of(value: Any) -> dict[str, Any]:
+    """Return what an output of several parts holds, by key, field or place.
+
+    Example:
+        >>> sorted(parts_of({"out": 1, "aux": 2})), parts_of([3, 4])
+        (['aux', 'out'], {'0': 3, '1': 4})
+    """
     if isinstance(value, Mapping):
         return {str(key): part for key, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
