@@ -21,6 +21,7 @@ from infoprune.data.batches import (
     number_of_images,
     parse,
     parsed,
+    regrouped,
 )
 from infoprune.errors import InputError
 
@@ -208,3 +209,16 @@ def test_a_loader_that_chooses_its_batches_itself_is_read_as_it_is(how):
     images = [torch.zeros(3, 224, 224)] * 8
     loader = torch.utils.data.DataLoader(images, **how)
     assert module.for_processor(loader, torch.stack(images[:2])) is loader
+
+
+@pytest.mark.parametrize("size", [1, 3, 40, 50, 200])
+def test_regrouped_batches_hold_the_same_images_in_their_order(size):
+    images = torch.arange(200.0).reshape(-1, 1)
+    found = list(regrouped(torch.split(images, size), lambda images: 64, least=32))
+    assert torch.equal(torch.cat(found), images)
+    assert all(32 <= len(some) <= 64 for some in found[:-1])
+
+
+def test_images_of_other_shapes_are_not_put_together():
+    images = [torch.zeros(3, 2), torch.zeros(5, 2), torch.zeros(3, 4)]
+    assert [tuple(some.shape) for some in regrouped(images, lambda images: 64, 32)] == [(8, 2), (3, 4)]

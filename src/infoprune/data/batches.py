@@ -141,6 +141,33 @@ def joined(batches: Sequence[Batch], most: int) -> list[Batch]:
     return [some[0] if len(some) == 1 else _as_one(some) for some in found]
 
 
+def regrouped(images: Iterable[Tensor], most: Callable[[Tensor], int], least: int) -> Iterator[Tensor]:
+    """Yield images in batches that are neither large nor, but for the last of a shape, small.
+
+    Args:
+        images: Batches of images, which may differ in shape from one to the next.
+        most: From a batch to the number of such images of a batch at most; larger ones are divided.
+        least: Batches of fewer images wait for the next ones, up to ``most``.
+
+    Example:
+        >>> [len(some) for some in regrouped([torch.zeros(1, 3)] * 5 + [torch.zeros(9, 3)], lambda images: 4, least=2)]
+        [2, 2, 4, 4, 2]
+    """
+    waiting: Tensor | None = None
+    for some in images:
+        if waiting is not None and waiting.shape[1:] != some.shape[1:]:
+            yield waiting
+            waiting = None
+        whole = some if waiting is None else torch.cat([waiting, some])
+        size = max(1, most(whole))
+        # Copies, so that the batch they are of can go.
+        parts = [part.clone() for part in torch.split(whole, size)] if len(whole) > size else [whole]
+        waiting = parts.pop() if len(parts[-1]) < min(least, size) else None
+        yield from parts
+    if waiting is not None:
+        yield waiting
+
+
 def _form_of(batch: Batch) -> Any:
     """Return what two batches share that can be joined."""
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprune.data.augmentation import crop_and_flip
-from infoprune.data.batches import FirstImages
+from infoprune.data.batches import FirstImages, regrouped
 from infoprune.device import device_of, multiplies_bfloat16, seed_generators
 from infoprune.measure.divergence import Answers, Divergence, divergence_between
 from infoprune.network.equivalence import duplicate
@@ -207,15 +207,7 @@ def _batch_size(images: int) -> int:
 
 def _batches(pair: Pair, size: int) -> Iterator[Tensor]:
     """Yield the images that are trained on in batches of a size, whatever the batches that they come in."""
-    waiting: Tensor | None = None
-    for images in HeldOut(pair, held_out=False):
-        if waiting is not None and waiting.shape[1:] != images.shape[1:]:
-            yield waiting
-            waiting = None
-        *whole, waiting = torch.split(images if waiting is None else torch.cat([waiting, images]), size)
-        yield from whole
-    if waiting is not None:
-        yield waiting
+    return regrouped(HeldOut(pair, held_out=False), lambda images: size, size)
 
 
 def _alike(pair: Pair, student: nn.Module) -> list[str]:

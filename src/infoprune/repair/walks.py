@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from infoprune.data.batches import at_a_time, every_nth, some_batches
+from infoprune.data.batches import at_a_time, every_nth, regrouped, some_batches
 from infoprune.network.layer_io import Reading, calls, is_convolution_without_window, read_all
 from infoprune.network.layers import is_producer
 from infoprune.network.spill import Spill
@@ -42,6 +42,8 @@ MEMORY = 3 << 29
 _FEWEST_IMAGES = 64
 # Images of one batch at most: its temporary memory is needed in addition to the memory for the maps of all batches.
 _MOST_IMAGES = 128
+# Smaller batches are put together: one image at a time takes six times as long.
+_SMALL_BATCH = 32
 _RIDGE = 1e-4
 
 
@@ -148,11 +150,7 @@ def rebatched(pair: Pair) -> list[Tensor]:
         >>> [len(batch) for batch in rebatched(Pair.of(whole, plan, [images]))]
         [128, 128, 44]
     """
-    found: list[Tensor] = []
-    for images in pair.images():
-        most = min(_MOST_IMAGES, at_a_time(images))
-        found += [some.clone() for some in torch.split(images, most)] if len(images) > most else [images]
-    return found
+    return list(regrouped(pair.images(), lambda images: min(_MOST_IMAGES, at_a_time(images)), _SMALL_BATCH))
 
 
 def refit(walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None] | None = None) -> None:
