@@ -142,12 +142,13 @@ class Regression:
     @classmethod
     def of(cls, part: ReaderPart, ridge: float) -> Regression:
         """Return the regression of a part."""
-        cross = part.gram @ part.weights
+        gram = part.covariance()
+        cross = gram @ part.weights
         units = torch.full((len(cross),), len(part.rows), device=cross.device)
         for unit, rows in enumerate(part.rows):
             units[rows] = unit
         square = float((cross * part.weights).sum())
-        return cls(part.gram, cross, square, ridge * float(mean_square(part.gram)), units, part.worth)
+        return cls(gram, cross, square, ridge * float(mean_square(gram)), units, part.worth)
 
     def fit(self, relative: Tensor) -> tuple[float, Tensor]:
         """Return the least error with a ridge for ``(U,)`` factors, and minus its derivative by each of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -27,8 +27,9 @@ from infoprune.network.coupled_groups import CoupledGroup, in_passes
 from infoprune.network.equivalence import copied
 from infoprune.network.layer_io import Reading, Watch, is_convolution_without_window
 from infoprune.progress import Progress
+from infoprune.regression.few_samples import FewSamples, Samples, are_few
 from infoprune.regression.layer_fit import add_positions, norm_scale, positions_of
-from infoprune.regression.normal_equations import NormalEquations
+from infoprune.regression.normal_equations import Equations, NormalEquations
 from infoprune.regression.patches import as_matrix, features_of, weight_of
 from infoprune.regression.portions import Portions
 from infoprune.regression.products import Products
@@ -46,11 +47,13 @@ class ReaderPart:
     """One group of channels of one layer that reads a coupled group.
 
     Args:
-        gram: ``(F, F)`` float64, the covariance of its features; zero for those that never change.
+        gram: ``(F, F)`` float64, the covariance of its features; zero for those that never change. ``None`` where
+            there are few samples.
         count: Of how many positions.
         weights: ``(F, O)`` float64, the weights times the scale of the norm that follows.
         rows: By unit of the coupled group, which of the F features are its own.
         worth: The variance of what the layer's result becomes part of, by which squared errors are divided.
+        samples: ``(n, F)`` float64, the features about their means, where there are few samples.
 
     Example:
         >>> eye = torch.eye(2, dtype=torch.float64)
@@ -58,11 +61,19 @@ class ReaderPart:
         9
     """
 
-    gram: Tensor
+    gram: Tensor | None
     count: int
     weights: Tensor
     rows: tuple[Tensor, ...]
     worth: float
+    samples: Tensor | None = None
+
+    def covariance(self) -> Tensor:
+        """Return ``(F, F)``, the covariance of the features."""
+        if self.samples is None:
+            assert self.gram is not None
+            return self.gram
+        return self.samples.mT @ self.samples / self.count
 
 
 Scoring = Callable[[CoupledGroup, Sequence[ReaderPart]], Importance]
@@ -112,18 +123,21 @@ class ByReaders:
             InputError: A group is read by no convolution or linear layer, or there are no images.
         """
         model = copied(model)
-        positions = positions_of(FirstImages(batches).most_images())
+        images = FirstImages(batches).most_images()
         behind = self._behind_readers(model, groups, batches)
         readers = {group.name: [layer for layer in self._readers(model, group) if layer in behind] for group in groups}
         found: dict[str, Importance] = {}
-        size = {name: _bytes_of_moments(model, layers) for name, layers in readers.items()}
+        few = {name for name, one in behind.items() if one.flat and are_few(images, _features(model, name))}
+        size = {name: sum(_bytes_of(model, layer, images if layer in few else None) for layer in layers)
+                for name, layers in readers.items()}  # fmt: skip
         passes = in_passes(groups, lambda group: size[group.name], self.memory)
         processes = current()
         for number, some in enumerate(passes):
             owners = processes.owners({group.name: float(len(group.units) * size[group.name]) for group in some})
             layers = {layer: sorted({owners[group.name] for group in some if layer in readers[group.name]})
                       for group in some for layer in readers[group.name]}  # fmt: skip
-            moments = self._moments(model, layers, batches, positions, _PassProgress(progress, number, len(passes)))
+            report = _PassProgress(progress, number, len(passes))
+            moments = self._moments(model, layers, few, batches, positions_of(images), report)
             own: dict[str, Importance] = {}
             for group in some:
                 if owners[group.name] != processes.rank:
@@ -164,19 +178,21 @@ class ByReaders:
         self,
         model: nn.Module,
         layers: Mapping[str, Sequence[int]],
+        few: Collection[str],
         batches: Batches,
         positions: int,
         report: _PassProgress,
-    ) -> dict[str, NormalEquations]:
+    ) -> dict[str, Equations]:
         """Return by layer the second moments of its features, at some positions of all images, without targets.
 
-        ``layers`` holds by layer the ranks of the processes that receive its moments.
+        ``layers`` holds by layer the ranks of the processes that receive its moments, ``few`` those whose samples are
+        kept in place of these.
         """
         shapes = {layer: (*_matrix(model.get_submodule(layer)).shape[:2], 0) for layer in layers}
         total = number_of_batches(batches)
-        found = Portions(shapes, total, device_of(model), layers)
+        found = Portions(shapes, total, device_of(model), layers, few)
         # Both are those of the present batch.
-        products: Mapping[str, Products] = {}
+        products: Mapping[str, Products | Samples] = {}
         drawn = torch.Generator()
 
         def take(layer: str, reading: Reading) -> None:
@@ -236,7 +252,17 @@ def mean_square(gram: Tensor) -> Tensor:
         >>> mean_square(torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))).item()
         2.0
     """
-    return gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
+    return mean_of(gram.diagonal())
+
+
+def mean_of(variances: Tensor) -> Tensor:
+    """Return the mean of the variances of features, above zero: the unit of a ridge.
+
+    Example:
+        >>> mean_of(torch.tensor([1.0, 3.0], dtype=torch.float64)).item()
+        2.0
+    """
+    return variances.mean().clamp_min(torch.finfo(torch.float64).tiny ** 0.25)
 
 
 def _first_images(batches: Batches, model: nn.Module) -> Tensor:
@@ -260,10 +286,14 @@ class _PassProgress:
 
 @dataclass(frozen=True)
 class _Behind:
-    """What follows a layer: its norm's scale, ``(g, 1, O)``, and the variance of what its result is part of."""
+    """What follows a layer: its norm's scale, ``(g, 1, O)``, and the variance of what its result is part of.
+
+    ``flat`` says whether the layer reads one vector of each image.
+    """
 
     scale: Tensor
     worth: float
+    flat: bool
 
 
 def _behind(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str, _Behind]:
@@ -281,7 +311,8 @@ def _behind(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str
             norm = model.get_submodule(reading.norm)
             assert isinstance(norm, _BatchNorm)
             scale = norm_scale(norm)
-        found[layer] = _Behind(scale.reshape(module.groups if isinstance(module, _ConvNd) else 1, 1, -1), worth)
+        scale = scale.reshape(module.groups if isinstance(module, _ConvNd) else 1, 1, -1)
+        found[layer] = _Behind(scale, worth, reading.window is None and reading.inputs.dim() == 2)
 
     watch = Watch(model, layers, note)
     with watch.hooks(), watch:
@@ -289,28 +320,33 @@ def _behind(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str
     return found
 
 
-def _bytes_of_moments(model: nn.Module, layers: Sequence[str]) -> int:
-    shapes = [_matrix(model.get_submodule(layer)).shape for layer in layers]
-    return sum(8 * shape[0] * shape[1] ** 2 for shape in shapes)
+def _features(model: nn.Module, layer: str) -> int:
+    return _matrix(model.get_submodule(layer)).shape[1]
 
 
-def _parts(
-    model: nn.Module, group: CoupledGroup, layer: str, moments: NormalEquations, behind: _Behind
-) -> list[ReaderPart]:
+def _bytes_of(model: nn.Module, layer: str, samples: int | None) -> int:
+    """Return the bytes of the second moments of a layer, or of that many samples."""
+    groups, features, _ = _matrix(model.get_submodule(layer)).shape
+    return 8 * groups * features * (features if samples is None else samples)
+
+
+def _parts(model: nn.Module, group: CoupledGroup, layer: str, moments: Equations, behind: _Behind) -> list[ReaderPart]:
     module = model.get_submodule(layer)
     weights = _matrix(module)
     weights = weights * behind.scale.repeat_interleave(weights.shape[2] // behind.scale.shape[2], dim=2)
     member = next(one for one in group.members if one.layer == layer and one.side == "in")
     parts = []
-    for number, (gram, mine) in enumerate(zip(_varying(moments), weights, strict=True)):
-        first = number * len(gram)
+    samples = moments.centred() if isinstance(moments, FewSamples) else None
+    grams = _varying(moments) if isinstance(moments, NormalEquations) else [None]
+    for number, (gram, mine) in enumerate(zip(grams, weights, strict=True)):
+        first = number * len(mine)
         rows = []
         for unit in group.units:
             channels = member.channels_of(unit)
             transposed = isinstance(module, _ConvTransposeNd)
             features = (torch.tensor(channels) if transposed else features_of(module, channels)) - first
-            rows.append(features[(features >= 0) & (features < len(gram))].to(gram.device))
-        parts.append(ReaderPart(gram, moments.count, mine, tuple(rows), behind.worth))
+            rows.append(features[(features >= 0) & (features < len(mine))].to(mine.device))
+        parts.append(ReaderPart(gram, moments.count, mine, tuple(rows), behind.worth, samples))
     return parts
 
 

@@ -22,12 +22,14 @@ from torch import Tensor, nn
 
 from infoprune.criteria.base import Importance
 from infoprune.criteria.reader_moments import MEMORY, ByReaders, ReaderPart, mean_square
+from infoprune.criteria.sampled_share import SampledShare
 from infoprune.criteria.whole_network import register_network_criterion
 from infoprune.data.batches import Batches
 from infoprune.entropy.ties import first_least, rounding
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup
 from infoprune.progress import Progress, silent
+from infoprune.regression.shrinkage import shrinkage
 
 RIDGE = 1e-4
 # Columns of change to P that are put off: one product with all of them takes hardly longer than one with each.
@@ -151,7 +153,7 @@ def _among(matrix: Tensor, places: Tensor) -> Tensor:
     return matrix.index_select(0, places).index_select(1, places)
 
 
-def eliminate(shares: Sequence[Share], units: int) -> Iterator[tuple[int, float]]:
+def eliminate(shares: Sequence[Share | SampledShare], units: int) -> Iterator[tuple[int, float]]:
     """Yield the units in the order in which they go, each with what it costs at that moment; of ties the last.
 
     Costs tie within what they may be out by: the rounding of the features, single precision, as a share of the least,
@@ -214,11 +216,16 @@ def reconstruction(
     """
 
     def eliminated(group: CoupledGroup, parts: Sequence[ReaderPart]) -> Importance:
-        shares = [Share(inverse_of(one.gram, one.count, ridge), one.weights, one.rows, one.worth) for one in parts]
-        return _importance(group, eliminate(shares, len(group.units)))
+        return _importance(group, eliminate([_share_of(part, ridge) for part in parts], len(group.units)))
 
     of = ByReaders("reconstruction", "backward elimination", memory)
     return of.score(model, groups, batches, eliminated, progress)
+
+
+def _share_of(part: ReaderPart, ridge: float) -> Share | SampledShare:
+    if part.samples is not None:
+        return SampledShare(part.samples, part.weights, part.rows, part.worth, ridge=ridge)
+    return Share(inverse_of(part.covariance(), part.count, ridge), part.weights, part.rows, part.worth)
 
 
 def _importance(group: CoupledGroup, gone: Iterable[tuple[int, float]]) -> Importance:
@@ -236,10 +243,9 @@ def _importance(group: CoupledGroup, gone: Iterable[tuple[int, float]]) -> Impor
 def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
     """Return the inverse of ``(F, F)`` second moments of ``count`` samples, drawn towards a multiple of the identity.
 
-    By as much as so few samples ask for (oracle approximating shrinkage, Chen et al. 2010, equation 23), and by
-    ``ridge``, relative to the mean diagonal. Where features outnumber samples, each could be computed exactly from the
-    others on those samples, and all of them would look free to go. The ridge grows by tens where rounding makes the
-    matrix indefinite, as for maps that hardly depend on the image.
+    By as much as so few samples ask for (:func:`~infoprune.regression.shrinkage.shrinkage`), and by ``ridge``, relative
+    to the mean diagonal. The ridge grows by tens where rounding makes the matrix indefinite, as for maps that hardly
+    depend on the image.
 
     Raises:
         InputError: The moments are not finite.
@@ -249,9 +255,7 @@ def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
         [[1.0, 0.0], [0.0, 1.0]]
     """
     features, size = len(gram), mean_square(gram)
-    spread = gram.square().mean()
-    apart = (count + 1) * (spread - size.square() / features)
-    drawn = min(1.0, float((spread + size.square()) / apart)) if apart > 0 else 1.0
+    drawn = shrinkage(features, float(size), float(gram.square().mean()), count)
     added = (drawn + ridge) * size
     for _ in range(30):
         ridged = (1 - drawn) * gram

@@ -19,7 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from infoprune.device import device_of
 from infoprune.errors import InputError
 from infoprune.network.layer_io import Window
-from infoprune.regression.normal_equations import NormalEquations, Solution, every_output_for_trials
+from infoprune.regression.few_samples import Samples
+from infoprune.regression.normal_equations import Equations, Solution, every_output_for_trials
 from infoprune.regression.patches import (
     as_matrix,
     from_matrix,
@@ -59,6 +60,7 @@ class Site:
         norm: The batch norm that follows it there, if one does.
         outputs: ``(O,)``, the kept outputs of the original layer.
         window: How a convolution moves over its inputs; ``None`` for a linear layer.
+        flat: Whether it reads one vector of each image.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -72,6 +74,7 @@ class Site:
     norm: _BatchNorm | None
     outputs: Tensor
     window: Window | None
+    flat: bool = False
 
     def has_constant(self) -> bool:
         """Return whether the layer or its norm has a bias; a new one would change the architecture."""
@@ -137,7 +140,7 @@ def positions_of(images: int) -> int:
 
 
 def add_positions(
-    products: Products,
+    products: Products | Samples,
     window: Window | None,
     inputs: Tensor,
     targets: Targets | None,
@@ -171,17 +174,18 @@ def add_positions(
     size = max(1, _CHUNK_VALUES // (groups * features * min(_positions(window, inputs), most)))
     for some in torch.split(images, size):
         places = some_positions(_positions(window, inputs), most, drawn, inputs.device)
-        if products.about is None and not products.exact:
+        if isinstance(products, Products) and products.about is None and not products.exact:
             _set_middle(products, window, inputs[some[:8]])
         channels = None if products.about is None else _by_channel(window, products.about)
         if window is not None and places is None and not products.exact and can_be_shifted(window):
+            assert isinstance(products, Products)  # the others are exact
             _add_maps(products, window, _full(inputs[some]), channels, targets, some)
             continue
         found = _full(patches(window, inputs, places, some, about=channels))
         products.add(found, found[:, :0] if targets is None else _centred(products, targets, places, some))
 
 
-def _centred(products: Products, targets: Targets, places: Tensor | None, images: Tensor) -> Tensor:
+def _centred(products: Products | Samples, targets: Targets, places: Tensor | None, images: Tensor) -> Tensor:
     """Return ``(g, O, P)`` targets minus their mean of the first images, where the products are not exact."""
     wanted = grouped(targets.at(places, images), products.shape[0])
     if products.targets_about is None and not products.exact:
@@ -228,8 +232,8 @@ def _positions(window: Window | None, inputs: Tensor) -> int:
 
 def best_solution(
     site: Site,
-    fit: NormalEquations,
-    held_out: NormalEquations,
+    fit: Equations,
+    held_out: Equations,
     rows: Tensor | None = None,
     near: float = RIDGES[len(RIDGES) // 2],
 ) -> Solution | None:
@@ -259,7 +263,7 @@ def best_solution(
     constant = site.has_constant()
     if not fit.count or not held_out.count:
         return (fit + held_out).solve(start, _USUAL_RIDGE, constant=constant)
-    step = every_output_for_trials(fit)
+    step = every_output_for_trials(*fit.shape)
     problem = fit.of_every(step).about(start[:, :, ::step], constant=constant)
     judge = held_out.of_every(step)
 

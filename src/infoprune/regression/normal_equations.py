@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +38,59 @@ class Solution:
     ridge: float = 0.0
 
 
+class Regularised(Protocol):
+    """A least squares problem with weights regularised towards a start.
+
+    Example:
+        >>> start = torch.ones(1, 1, 1, dtype=torch.float64)
+        >>> problem: Regularised = NormalEquations.of(start).about(start, constant=False)
+        >>> problem.solve(float("inf")).weights.item()
+        1.0
+    """
+
+    def solve(self, ridge: float, *, roughly: bool = False) -> Solution:
+        """Return the weights and the constant for a ridge."""
+
+
+class Equations(Protocol):
+    """What a layer is fitted by: second moments, or the samples themselves where they are few.
+
+    Example:
+        >>> equations: Equations = NormalEquations.of(torch.zeros(1, 3, 2))
+        >>> equations.shape, equations.count
+        ((3, 2), 0)
+    """
+
+    @property
+    def count(self) -> int:
+        """Number of positions."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of features and of outputs."""
+
+    def __add__(self, other: Any, /) -> Equations:
+        """Return those of both."""
+
+    def of_every(self, step: int, /) -> Equations:
+        """Return those of every ``step``-th output only."""
+
+    def among(self, rows: Tensor, /) -> Equations:
+        """Return those of some of the features."""
+
+    def moments(self, *, centred: bool) -> Tensor:
+        """Return the mean of x x^T, or the covariance of the features."""
+
+    def about(self, start: Tensor, /, *, constant: bool) -> Regularised:
+        """Return the problem with weights regularised towards a start."""
+
+    def solve(self, start: Tensor, ridge: float, /, *, constant: bool) -> Solution:
+        """Return the solution, regularised towards a start."""
+
+    def error(self, found: Solution, /) -> float:
+        """Return the mean squared error over positions, summed over outputs."""
+
+
 @dataclass
 class NormalEquations:
     """Second moments of features and targets, g groups of F features and O targets, float64.
@@ -68,6 +122,11 @@ class NormalEquations:
     squares: Tensor
     noise: Tensor
     count: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the numbers of features and of outputs."""
+        return self.cross.shape[1], self.cross.shape[2]
 
     @classmethod
     def of(cls, start: Tensor) -> NormalEquations:
@@ -206,20 +265,18 @@ class Problem:
             half = roughly and self.gram.shape[1] >= _MANY and ridge >= _LEAST_FLOAT32_RIDGE
             dtype = torch.float32 if half else torch.float64
             added = (ridge * known.scale()).maximum(known.rounding())
-            weights = weights + _spd_solve(self.gram, self.right, added, dtype)
+            weights = weights + solve_definite(self.gram, self.right, added, dtype)
         offset = (known.targets - (weights.mT @ known.features[..., None])[..., 0]) / max(1, known.count)
         return Solution(weights, offset if self.constant else torch.zeros_like(offset), ridge)
 
 
-def every_output_for_trials(equations: NormalEquations) -> int:
+def every_output_for_trials(features: int, outputs: int) -> int:
     """Return the step between the outputs on which a ridge is tried: 1 for few features, about 64 outputs for many.
 
     Example:
-        >>> equations = NormalEquations.of(torch.zeros(1, 600, 256))
-        >>> every_output_for_trials(equations)
+        >>> every_output_for_trials(600, 256)
         4
     """
-    features, outputs = equations.cross.shape[1:]
     return max(1, outputs // _SOME_OUTPUTS) if features >= _MANY else 1
 
 
@@ -241,8 +298,23 @@ def symmetric_product(x: Tensor) -> Tensor:
     return found
 
 
-def _spd_solve(gram: Tensor, right: Tensor, ridge: Tensor, dtype: torch.dtype) -> Tensor:
-    """Solve with a ridge, a larger one where rounding makes the matrix indefinite."""
+def solve_definite(gram: Tensor, right: Tensor, ridge: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``(g, F, O)``, the solution of ``(gram + ridge I) W = right``.
+
+    Args:
+        gram: ``(g, F, F)``, symmetric.
+        right: ``(g, F, O)``.
+        ridge: ``(g, 1, 1)``; a larger one where rounding makes the matrix indefinite.
+        dtype: Of the factorisation.
+
+    Raises:
+        InputError: No ridge helps: the values are not finite.
+
+    Example:
+        >>> one = torch.ones(1, 1, 1)
+        >>> round(solve_definite(one, one, one, torch.float64).item(), 6)
+        0.5
+    """
     # Features that are all zero still need a pivot.
     ridge = ridge.clamp_min(torch.finfo(gram.dtype).tiny ** 0.5)
     for _ in range(30):

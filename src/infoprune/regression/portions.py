@@ -8,12 +8,13 @@ rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from infoprune.regression.normal_equations import NormalEquations
+from infoprune.regression.few_samples import Samples
+from infoprune.regression.normal_equations import Equations, NormalEquations
 from infoprune.regression.products import Products
 from infoprune.runs.together import Message, current
 
@@ -30,6 +31,7 @@ class Portions:
         batches: Number of batches, 0 where it is not known.
         device: Where the sums are.
         receivers: By name the ranks that need the sum; by default the first.
+        few: Names with so few samples that these are kept in place of sums.
 
     Example:
         >>> portions = Portions({"fc": (1, 2, 1)}, batches=2)
@@ -45,9 +47,11 @@ class Portions:
         batches: int,
         device: torch.device | None = None,
         receivers: Mapping[str, Sequence[int]] | None = None,
+        few: Collection[str] = (),
     ) -> None:
         self.processes = current()
-        self._shapes = dict(shapes)
+        self._shapes = {name: shape for name, shape in shapes.items() if name not in few}
+        self._samples = {name: Samples(*shapes[name][1:], device) for name in shapes if name in few}
         self._device = device
         self._receivers = dict.fromkeys(shapes, (0,)) if receivers is None else receivers
         self._portion_of = portion_of(batches, self.processes.world)
@@ -63,22 +67,29 @@ class Portions:
         """Which batches this process reads, by their numbers; ``None`` for all."""
         return (lambda batch: self.processes.reads(self._portion_of(batch))) if self.processes.several else None
 
-    def products(self, batch: int) -> Mapping[str, Products]:
+    def products(self, batch: int) -> Mapping[str, Products | Samples]:
         """Return the sums that a batch is added to; this process reads it, and batches come in their order."""
         wanted = self._portion_of(batch) // self.processes.world
         while self._round < wanted:
             self._finish_round()
         if self._products is None:
             self._products = {name: Products(*shape, self._device) for name, shape in self._shapes.items()}
-        return self._products
+        for samples in self._samples.values():
+            samples.batch = batch
+        return {**self._products, **self._samples}
 
-    def equations(self) -> dict[str, NormalEquations]:
+    def equations(self) -> dict[str, Equations]:
         """Return the sums over all batches of all processes, by the names that this process receives."""
         while self._finish_round():
             pass
         self._sent()
-        mine = [name for name, ranks in self._receivers.items() if self.processes.rank in ranks]
-        return {name: self._sums.get(name) or _nothing(self._shapes[name], self._device) for name in mine}
+        rank = self.processes.rank
+        kept = {name: one.together(self._receivers[name]) for name, one in self._samples.items()}
+        found: dict[str, Equations] = {}
+        for name in (name for name, ranks in self._receivers.items() if rank in ranks):
+            sums = self._sums.get(name)
+            found[name] = kept[name][rank] if name in kept else sums or _nothing(self._shapes[name], self._device)
+        return found
 
     def _finish_round(self) -> bool:
         """Bring the portions of one round, one of each process, to those that receive them; return if there was one."""
@@ -87,7 +98,8 @@ class Portions:
         senders = self._senders(own is not None)
         self._round += 1
         self._sent()
-        for name, ranks in self._receivers.items():
+        for name in self._shapes:
+            ranks = self._receivers[name]
             for sender in senders:
                 if sender == self.processes.rank:
                     found = _nothing(self._shapes[name], self._device) if own is None else own[name]

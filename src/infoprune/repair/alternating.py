@@ -16,7 +16,6 @@ derivative of one ReLU in each couple.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -88,17 +87,9 @@ class _Maps:
 
     def bring_together(self) -> None:
         """Bring what all processes hold to the first one, in the order of the batches."""
-        self.inputs = _brought({number: inputs for number, (inputs, _) in self._own.items()})
-        self.targets = _brought({number: targets for number, (_, targets) in self._own.items()})
+        self.inputs = current().gathered({number: inputs for number, (inputs, _) in self._own.items()}, 0)
+        self.targets = current().gathered({number: targets for number, (_, targets) in self._own.items()}, 0)
         self._own = {}
-
-
-def _brought(own: dict[int, Tensor]) -> list[Tensor]:
-    """Return the tensors of all processes in the order of their numbers; none in another process than the first."""
-    processes = current()
-    names = {str(number): 0 for number in sorted(itertools.chain(*processes.exchanged(list(own))))}
-    moved = processes.pass_on({str(number): one for number, one in own.items()}, names)
-    return [one for name in names for one in moved.get(name, ())] if processes.is_first else []
 
 
 @torch.no_grad()

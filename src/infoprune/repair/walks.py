@@ -22,6 +22,7 @@ from infoprune.network.layer_io import Reading, calls, is_convolution_without_wi
 from infoprune.network.layers import is_producer
 from infoprune.network.spill import Spill
 from infoprune.network.stepwise import ForwardPasses
+from infoprune.regression.few_samples import are_few
 from infoprune.regression.layer_fit import (
     HELD_OUT_EVERY,
     Site,
@@ -31,7 +32,7 @@ from infoprune.regression.layer_fit import (
     positions_of,
     write_solution,
 )
-from infoprune.regression.normal_equations import NormalEquations
+from infoprune.regression.normal_equations import Equations
 from infoprune.regression.patches import as_matrix, weight_of
 from infoprune.regression.portions import Portions
 from infoprune.repair.base import Pair
@@ -299,7 +300,8 @@ def site_of(pair: Pair, small: nn.Module, layer: str, reading: Reading) -> Site:
     assert norm is None or isinstance(norm, _BatchNorm)
     whole = len(weight_of(pair.original.get_submodule(layer)))
     outputs = torch.tensor(pair.kept(layer, "out", whole), device=reading.result.device)
-    return Site(layer, small.get_submodule(layer), norm, outputs, reading.window)
+    flat = reading.window is None and reading.inputs.dim() == 2
+    return Site(layer, small.get_submodule(layer), norm, outputs, reading.window, flat)
 
 
 def _warn(layer: str, why: str) -> None:
@@ -329,7 +331,7 @@ class Moments:
 
     Example:
         >>> layer = nn.Linear(2, 1)
-        >>> moments = Moments.of(Site("fc", layer, norm=None, outputs=torch.arange(1), window=None), batches=1)
+        >>> moments = Moments.of(Site("fc", layer, None, torch.arange(1), window=None), batches=1, images=10)
         >>> reading = Reading(torch.rand(10, 2), torch.rand(10, 1), norm="", added=None, window=None)
         >>> moments.add(0, 0, reading, Targets([(reading.result, 1, None)], linear=True), torch.Generator(), 64)
         >>> [equations.count for equations in moments.equations()]
@@ -340,11 +342,12 @@ class Moments:
     portions: Portions
 
     @classmethod
-    def of(cls, site: Site, batches: int) -> Moments:
-        """Return those of no images, of a number of batches."""
+    def of(cls, site: Site, batches: int, images: int) -> Moments:
+        """Return those of no images yet, for a number of batches and of readings of one image."""
         groups, features, outputs = as_matrix(site.small).shape
         shapes = dict.fromkeys(("fit", "held out"), (groups, features, outputs))
-        return cls(site, Portions(shapes, batches, site.outputs.device))
+        few = shapes if site.flat and are_few(images, features) else ()
+        return cls(site, Portions(shapes, batches, site.outputs.device, few=few))
 
     def add(
         self, number: int, seen: int, mine: Reading, targets: Targets, drawn: torch.Generator, positions: int
@@ -365,7 +368,7 @@ class Moments:
             images = chosen.nonzero().flatten().to(mine.inputs.device)
             add_positions(products[name], mine.window, mine.inputs, targets, images, drawn, positions)
 
-    def equations(self) -> tuple[NormalEquations, NormalEquations] | None:
+    def equations(self) -> tuple[Equations, Equations] | None:
         """Return the sums over the images of all processes, in the first one; ``None`` in the others."""
         found = self.portions.equations()
         return (found["fit"], found["held out"]) if found else None
@@ -373,7 +376,7 @@ class Moments:
 
 def moments_of(
     walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None] | None = None
-) -> tuple[NormalEquations, NormalEquations] | None:
+) -> tuple[Equations, Equations] | None:
     """Return the normal equations of the fitted images and of the held-out images, which choose the ridge.
 
     They are sums over the images of all processes; the first process alone receives them.
@@ -394,7 +397,7 @@ def moments_of(
         >>> fit.count, held_out.count
         (16, 4)
     """
-    moments = Moments.of(site, len(walks.sizes))
+    moments = Moments.of(site, len(walks.sizes), sum(walks.sizes))
     for number, mine, theirs in walks.towards(site.name):
         targets = targets_of(site, mine, theirs)
         if keep is not None:

@@ -135,6 +135,21 @@ class Processes:
             dist.broadcast(packed, 0, group=self.words)
         return value if self.is_first else self._unpacked(packed)
 
+    def gathered(self, own: Mapping[int, Tensor], owner: int) -> list[Tensor]:
+        """Bring the tensors of all processes to one of them. All of them must call this.
+
+        Args:
+            own: By number the tensors of this process.
+            owner: The rank that receives them.
+
+        Returns:
+            The tensors in the order of their numbers; none in another process.
+        """
+        numbers = sorted(number for some in self.exchanged(list(own)) for number in some)
+        names = {str(number): owner for number in numbers}
+        moved = self.pass_on({str(number): one for number, one in own.items()}, names)
+        return [one for name in names for one in moved.get(name, ())] if self.rank == owner else []
+
     def in_order(self, own: Sequence[Value]) -> list[Value]:
         """Return what all processes found for their batches, in the order of the batches; see ``share``."""
         parts = self.exchanged(list(own))

@@ -23,7 +23,7 @@ from infoprune.network.removal import Removal
 from infoprune.plan import LayerDecision, Plan
 from infoprune.progress import Progress, silent
 from infoprune.regression.layer_fit import Site, best_solution, norm_scale_of, write_solution
-from infoprune.regression.normal_equations import NormalEquations, Solution
+from infoprune.regression.normal_equations import Equations, Solution
 from infoprune.regression.patches import as_matrix, features_of
 from infoprune.repair.base import Pair
 from infoprune.repair.walks import MEMORY, Walks, layers_to_refit, moments_of, refit, sites_of
@@ -153,7 +153,7 @@ class _Features:
 
 
 def _chosen(
-    pair: Pair, site: Site, group: CoupledGroup, equations: tuple[NormalEquations, NormalEquations], count: int
+    pair: Pair, site: Site, group: CoupledGroup, equations: tuple[Equations, Equations], count: int
 ) -> tuple[tuple[int, ...], Solution]:
     """Return the filters that stay, and the refitted layer that reads them as if the others were gone."""
     fit, held_out = equations
@@ -181,7 +181,7 @@ def _chosen(
     return stay, Solution(kept, constant)
 
 
-def _constant(site: Site, equations: NormalEquations, weights: Tensor) -> Tensor:
+def _constant(site: Site, equations: Equations, weights: Tensor) -> Tensor:
     return equations.solve(weights, float("inf"), constant=site.has_constant()).constant
 
 
