@@ -49,9 +49,9 @@ class SampledShare:
         self.worth, self.units = worth, len(rows)
         count, features = samples.shape
         inner = samples @ samples.mT / count
-        size = mean_of(samples.square().sum(dim=0) / count)
-        drawn = shrinkage(features, float(size), float(inner.square().sum()) / features**2, count)
-        self.added = float((drawn + ridge) * size)
+        variance = float(mean_of(samples.square().sum(dim=0) / count))
+        drawn = shrinkage(features, variance, float(inner.square().sum()) / features**2, count)
+        self.added = (drawn + ridge) * variance
         inner = (1 - drawn) * inner
         inner.diagonal().add_(self.added)
         factor, failed = torch.linalg.cholesky_ex(inner)
@@ -60,16 +60,16 @@ class SampledShare:
         self.inner = torch.cholesky_inverse(factor)
         self._arrange(((1 - drawn) / count) ** 0.5 * samples, weights, [(u, mine) for u, mine in enumerate(rows)])
         self.blocks: dict[int, Tensor] = {}
-        for features_each, places in self.alike.items():
-            mine = self.samples[:, places].movedim(0, 1)  # (units, n, f)
-            self.blocks[features_each] = mine.mT @ (self.inner @ mine)
+        for size in self.members:
+            mine = self._of_each(self.samples.mT, size)
+            self.blocks[size] = mine @ (self.inner @ mine.mT)
 
     def costs(self) -> Tensor:
         """Return ``(U,)``: what each unit costs now, zero for units without features here."""
         found = torch.zeros(self.units, dtype=torch.float64)
-        for size, places in self.alike.items():
-            weights = self.weights[places]
-            inverse = (torch.eye(size, dtype=torch.float64, device=places.device) - self.blocks[size]) / self.added
+        for size in self.members:
+            weights = self._of_each(self.weights, size)
+            inverse = (torch.eye(size, dtype=torch.float64, device=weights.device) - self.blocks[size]) / self.added
             spent = torch.linalg.solve(inverse, weights @ weights.mT).diagonal(dim1=1, dim2=2).sum(dim=1)
             found[self.members[size]] = (spent / self.worth).cpu()
         return found
@@ -85,16 +85,21 @@ class SampledShare:
         root = torch.linalg.cholesky(left)
         step = torch.linalg.solve_triangular(root, through.mT, upper=False)
         taken = torch.linalg.solve_triangular(root, self.weights[rows], upper=False)
-        across = step @ self.samples
-        self.weights.addmm_(across.mT, taken)
+        across = (step @ self.samples).mT
+        self.weights.addmm_(across, taken)
         self.weights[rows] = 0
         self.inner.addmm_(step.mT, step)
-        for size, places in self.alike.items():
-            each = across[:, places].movedim(0, 1)
-            self.blocks[size].baddbmm_(each.mT, each)
+        for size in self.members:
+            each = self._of_each(across, size)
+            self.blocks[size].baddbmm_(each, each.mT)
             self.blocks[size][self.members[size] == unit] = 0
         if sum(map(len, self.rows.values())) <= (1 - _SPARSE) * len(self.weights):
             self._leave_out()
+
+    def _of_each(self, values: Tensor, size: int) -> Tensor:
+        """Return ``(units, size, ...)``, the rows of every unit with so many features, without a copy."""
+        first, units = self.first[size], len(self.members[size])
+        return values[first : first + units * size].reshape(units, size, -1)
 
     def _leave_out(self) -> None:
         """Leave out the units that were taken."""
@@ -109,11 +114,11 @@ class SampledShare:
         self.samples, self.weights = samples[:, order], weights[order]
         self.rows: dict[int, Tensor] = {}
         self.members: dict[int, Tensor] = {}
-        self.alike: dict[int, Tensor] = {}
+        self.first: dict[int, int] = {}
         first = 0
         for size, some in groupby(ordered, key=lambda one: len(one[1])):
             units = [unit for unit, _ in some]
             places = first + torch.arange(len(units) * size, device=order.device).reshape(len(units), size)
-            self.members[size], self.alike[size] = torch.tensor(units), places
+            self.members[size], self.first[size] = torch.tensor(units), first
             self.rows |= dict(zip(units, places, strict=True))
             first += len(units) * size

@@ -38,6 +38,7 @@ from infoprune.regression.layer_fit import (
     best_solution,
     norm_scale_of,
     norm_shift_of,
+    positions_of,
     write_solution,
 )
 from infoprune.regression.patches import as_matrix, from_matrix
@@ -259,40 +260,48 @@ def _alternate(first: Site, second: Site, inputs: Tensor, targets: Tensor, round
     descent = _Descent(_Solver(first, inputs[fits]))
     state = [*a.state(), *b.state()]
     best, least, found_at = copy.deepcopy(state), float("inf"), 0
+    between, ridge = a(inputs), None
     for number in range(rounds + 1):
-        between = a(inputs)
         maps = between.relu()
         if number:
-            _refit(second, maps, targets, fits)
+            ridge = _refit(second, maps, targets, fits, ridge)
         missing = targets - b(maps)
         error = float(missing[~fits].double().square().mean())
         if error < least:
             best, least, found_at = copy.deepcopy(state), error, number
         if number == rounds or number - found_at >= _PATIENCE:
             break
-        _step(a, b, inputs, missing, between > 0, fits, descent)
+        between += _step(a, b, inputs, missing, between > 0, fits, descent)
     for tensor, value in zip(state, best, strict=True):
         tensor.copy_(value)
 
 
-def _refit(second: Site, maps: Tensor, targets: Tensor, fits: Tensor) -> None:
+def _refit(second: Site, maps: Tensor, targets: Tensor, fits: Tensor, ridge: float | None) -> float | None:
+    """Refit the second layer and return the ridge, which is searched for where it is ``None``."""
     groups, features, outputs = as_matrix(second.small).shape
     fit, held_out = (Products(groups, features, outputs, maps.device) for _ in range(2))
     drawn = torch.Generator().manual_seed(0)
     wanted = Targets([(targets, 1, None)], linear=False)
     for chosen, products in ((fits, fit), (~fits, held_out)):
-        add_positions(products, second.window, maps, wanted, chosen.nonzero().flatten(), drawn)
-    write_solution(second, best_solution(second, fit.equations(), held_out.equations()))
+        images = chosen.nonzero().flatten()
+        add_positions(products, second.window, maps, wanted, images, drawn, positions_of(len(maps)))
+    if ridge is None:
+        found = best_solution(second, fit.equations(), held_out.equations())
+    else:
+        start = as_matrix(second.small) * norm_scale_of(second)[:, None, :]
+        found = (fit.equations() + held_out.equations()).solve(start, ridge, constant=second.has_constant())
+    write_solution(second, found)
+    return None if found is None else found.ridge
 
 
 def _step(
     a: _Layer, b: _Layer, inputs: Tensor, missing: Tensor, passes: Tensor, fits: Tensor, descent: _Descent
-) -> None:
-    """Update the first layer to reduce the remaining error."""
+) -> Tensor:
+    """Update the first layer to reduce the remaining error, and return the change of what it returns."""
     wanted = conv2d_input(list(passes.shape), b.weight, missing, **b.places) * passes  # type: ignore[no-untyped-call]
     weight, constant = descent.along(wanted[fits])
-    change = F.conv2d(inputs, weight, constant, **a.places) * passes
-    effect = F.conv2d(change, b.weight, None, **b.places)
+    change = F.conv2d(inputs, weight, constant, **a.places)
+    effect = F.conv2d(change * passes, b.weight, None, **b.places)
     size = float((missing * effect)[fits].double().sum()) / max(float(effect[fits].double().square().sum()), 1e-30)
     scale = norm_scale_of(a.site)[0].to(weight.dtype)
     layer = a.site.small
@@ -302,6 +311,7 @@ def _step(
         a.site.norm.bias.data.add_(constant, alpha=size)
     elif layer.bias is not None:
         layer.bias.data.add_(constant / scale, alpha=size)
+    return change.mul_(size)
 
 
 class _Solver:
@@ -315,7 +325,8 @@ class _Solver:
         self.shape = list(layer.weight.shape)
         products = Products(1, as_matrix(layer).shape[1], 0, inputs.device)
         images = torch.arange(len(inputs), device=inputs.device)
-        add_positions(products, site.window, inputs, None, images, torch.Generator().manual_seed(0))
+        drawn = torch.Generator().manual_seed(0)
+        add_positions(products, site.window, inputs, None, images, drawn, positions_of(len(inputs)))
         equations = products.equations()
         self.centred = site.has_constant()
         self.mean = equations.features[0] / max(1, equations.count)
