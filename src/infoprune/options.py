@@ -144,6 +144,9 @@ class RepairOptions:
                default="as long as it needs"),
     ] = None  # fmt: skip
     epochs: Annotated[int, Option("Epochs of the repair distil.", ge=1, unit="epochs", flag="--repair-epochs")] = 20
+    rounds: Annotated[
+        int, Option("Rounds of the repair alternating at most.", ge=1, unit="rounds", flag="--repair-rounds")
+    ] = 6
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from infoprune.automatic.descent import LEAST_SQUARES
 from infoprune.automatic.effort import allowance
 from infoprune.automatic.max_loss import prune_within
 from infoprune.automatic.parts import Parts
-from infoprune.automatic.prune import LEAST_SQUARES, prune_automatically
+from infoprune.automatic.prune import prune_automatically
 from infoprune.criteria.base import Importance
 from infoprune.cutoff import Reach
 from infoprune.data.batches import Batches, number_of_images

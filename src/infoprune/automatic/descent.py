@@ -25,6 +25,8 @@ from infoprune.selection.planning import choose_groups, plan_for
 
 # Scores filters and divides budgets: of all criteria, its networks lose least accuracy once they are repaired.
 CRITERION = "reconstruction"
+LEAST_SQUARES = "least-squares"
+ALTERNATING = "alternating"
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,10 @@ class Descent:
             settings["made_plain"] = computed
         return Level(replace(total, settings=settings), smaller)
 
-    def repair(self, level: Level, method: str = "least-squares") -> Level:
-        """Return a level with its network repaired."""
-        return self._repaired(level, self.whole.batches, RepairOptions(method))
+    def repair(self, level: Level, rounds: int = 0) -> Level:
+        """Return a level with its network repaired by least squares, or by some rounds of it for layers in turn."""
+        how = RepairOptions(ALTERNATING, rounds=rounds) if rounds else RepairOptions(LEAST_SQUARES)
+        return self._repaired(level, self.whole.batches, how)
 
     def trained(self, level: Level, minutes: float) -> Level:
         """Return a level with its network repaired by gradient, which moves and mirrors all images by itself."""

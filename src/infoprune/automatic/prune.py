@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from infoprune.automatic.descent import CRITERION, Descent, Level, scores_of, steps_to
+from infoprune.automatic.descent import ALTERNATING, CRITERION, LEAST_SQUARES, Descent, Level, scores_of, steps_to
 from infoprune.automatic.effort import Allowance
 from infoprune.automatic.parts import Parts
 from infoprune.automatic.ways import Way, nearest_way, possible_ways, without_unread
@@ -24,8 +24,6 @@ from infoprune.progress import Progress, silent
 from infoprune.runs.together import current
 from infoprune.selection.calibration import Calibration
 from infoprune.selection.planning import check_feasible, choose_groups, with_what_it_takes
-
-LEAST_SQUARES = "least-squares"
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ def prune_automatically(
 
 
 def finish(setting: Setting, levels: Mapping[int, Level], spend: Allowance, minutes: float | None) -> Automatic:
-    """Repair a cut by least squares, or the cut and by the repair that are nearest on held-out images.
+    """Repair the cut, or, of several cuts or with time for a gradient, take what is nearest on held-out images.
 
     Args:
         setting: What the run started with.
@@ -193,11 +191,11 @@ def finish(setting: Setting, levels: Mapping[int, Level], spend: Allowance, minu
     """
     descent = setting.descent
     found: dict[str, Divergence] = {}
-    if len(levels) > 1 or spend.alternating or minutes is not None:
+    if len(levels) > 1 or minutes is not None:
         best, kept, found = _nearest(setting, levels, spend, minutes)
     else:
         (level,) = levels.values()
-        best, kept = descent.repair(level), LEAST_SQUARES
+        best, kept = descent.repair(level, spend.rounds), ALTERNATING if spend.rounds else LEAST_SQUARES
     if not found:
         found = {kept: descent.divergence(best.model, setting.parts.held_out)}
     assert best.plan is not None
@@ -215,20 +213,20 @@ def _nearest(
     begun = time.perf_counter()
     descent, judges, fitting = setting.descent, setting.parts.held_out, setting.descent.holding_out()
     found: dict[str, Divergence] = {}
-    tried: dict[str, tuple[Level, str]] = {}
+    tried: dict[str, tuple[Level, int]] = {}
 
-    def attempt(name: str, level: Level, method: str) -> None:
-        tried[name] = (level, method)
-        found[name] = descent.divergence(fitting.repair(level, method).model, judges)
+    def attempt(name: str, level: Level, rounds: int = 0) -> None:
+        tried[name] = (level, rounds)
+        found[name] = descent.divergence(fitting.repair(level, rounds).model, judges)
 
     def nearest() -> str:
         return min(found, key=lambda name: found[name].value)
 
     for steps, level in levels.items():
-        attempt(LEAST_SQUARES if steps == 1 else f"{LEAST_SQUARES}, {steps} steps", level, LEAST_SQUARES)
-    if spend.alternating:
-        attempt("alternating", tried[nearest()][0], "alternating")
-    level, kept = tried[nearest()]
+        attempt(LEAST_SQUARES if steps == 1 else f"{LEAST_SQUARES}, {steps} steps", level)
+    if spend.rounds:
+        attempt(ALTERNATING, tried[nearest()][0], spend.rounds)
+    level, rounds = tried[nearest()]
     before = found[nearest()]
     # A closed form that stays the nearest is run once more, which takes no longer than all of them together.
     left = None if minutes is None else current().agreed(minutes - 2 * (time.perf_counter() - begun) / 60)
@@ -237,4 +235,4 @@ def _nearest(
         found["distil"] = descent.divergence(drawn.model, judges)
         if found["distil"].value < before.value and agrees_as_often(found["distil"], before):
             return drawn, "distil", found
-    return descent.repair(level, kept), kept, found
+    return descent.repair(level, rounds), ALTERNATING if rounds else LEAST_SQUARES, found

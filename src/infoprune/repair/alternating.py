@@ -27,8 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from infoprune.data.batches import every_nth
 from infoprune.network.equivalence import duplicate
 from infoprune.network.layer_io import Reading, read_all, tensors_in
+from infoprune.options import RepairOptions
 from infoprune.progress import Progress
 from infoprune.regression.layer_fit import (
     HELD_OUT_EVERY,
@@ -44,12 +46,11 @@ from infoprune.regression.layer_fit import (
 from infoprune.regression.patches import as_matrix, from_matrix
 from infoprune.regression.products import Products
 from infoprune.repair.base import Pair, RepairInfo, register
-from infoprune.repair.combined import normed_if_nearer
 from infoprune.repair.repeated_layer import refit_in_order
 from infoprune.repair.walks import MEMORY, Walks, refit
 from infoprune.runs.together import current
 
-ROUNDS = 12
+ROUNDS = RepairOptions.rounds
 # Rounds without a lower error on held-out images, after which a couple is finished.
 _PATIENCE = 3
 _RIDGE = 1e-2
@@ -254,10 +255,14 @@ class _Layer:
 def _alternate(first: Site, second: Site, inputs: Tensor, targets: Tensor, rounds: int) -> None:
     """Improve a couple in place."""
     a, b = _Layer(first), _Layer(second)
-    fits = torch.arange(len(inputs), device=inputs.device) % HELD_OUT_EVERY != HELD_OUT_EVERY - 1
-    if fits.all() or not fits.any():
+    held = every_nth(len(inputs), 0, HELD_OUT_EVERY)
+    if held.all() or not held.any():
         return
-    descent = _Descent(_Solver(first, inputs[fits]))
+    # Held-out images come last, so that the others are a part without a copy.
+    order = torch.cat([(~held).nonzero().flatten(), held.nonzero().flatten()]).to(inputs.device)
+    inputs, targets = (some[order].contiguous(memory_format=torch.channels_last) for some in (inputs, targets))
+    fits = int((~held).sum())
+    descent = _Descent(_Solver(first, inputs[:fits]))
     state = [*a.state(), *b.state()]
     best, least, found_at = copy.deepcopy(state), float("inf"), 0
     between, ridge = a(inputs), None
@@ -266,25 +271,25 @@ def _alternate(first: Site, second: Site, inputs: Tensor, targets: Tensor, round
         if number:
             ridge = _refit(second, maps, targets, fits, ridge)
         missing = targets - b(maps)
-        error = float(missing[~fits].double().square().mean())
+        error = float(missing[fits:].double().square().mean())
         if error < least:
             best, least, found_at = copy.deepcopy(state), error, number
         if number == rounds or number - found_at >= _PATIENCE:
             break
-        between += _step(a, b, inputs, missing, between > 0, fits, descent)
+        between += _step(a, b, inputs, missing[:fits], between > 0, descent)
     for tensor, value in zip(state, best, strict=True):
         tensor.copy_(value)
 
 
-def _refit(second: Site, maps: Tensor, targets: Tensor, fits: Tensor, ridge: float | None) -> float | None:
+def _refit(second: Site, maps: Tensor, targets: Tensor, fits: int, ridge: float | None) -> float | None:
     """Refit the second layer and return the ridge, which is searched for where it is ``None``."""
     groups, features, outputs = as_matrix(second.small).shape
     fit, held_out = (Products(groups, features, outputs, maps.device) for _ in range(2))
     drawn = torch.Generator().manual_seed(0)
     wanted = Targets([(targets, 1, None)], linear=False)
-    for chosen, products in ((fits, fit), (~fits, held_out)):
-        images = chosen.nonzero().flatten()
-        add_positions(products, second.window, maps, wanted, images, drawn, positions_of(len(maps)))
+    images = torch.arange(len(maps), device=maps.device)
+    for some, products in ((images[:fits], fit), (images[fits:], held_out)):
+        add_positions(products, second.window, maps, wanted, some, drawn, positions_of(len(maps)))
     if ridge is None:
         found = best_solution(second, fit.equations(), held_out.equations())
     else:
@@ -294,15 +299,14 @@ def _refit(second: Site, maps: Tensor, targets: Tensor, fits: Tensor, ridge: flo
     return None if found is None else found.ridge
 
 
-def _step(
-    a: _Layer, b: _Layer, inputs: Tensor, missing: Tensor, passes: Tensor, fits: Tensor, descent: _Descent
-) -> Tensor:
-    """Update the first layer to reduce the remaining error, and return the change of what it returns."""
-    wanted = conv2d_input(list(passes.shape), b.weight, missing, **b.places) * passes  # type: ignore[no-untyped-call]
-    weight, constant = descent.along(wanted[fits])
+def _step(a: _Layer, b: _Layer, inputs: Tensor, missing: Tensor, passes: Tensor, descent: _Descent) -> Tensor:
+    """Update the first layer to reduce the error of the first images, and return the change of what it returns."""
+    open_ = passes[: len(missing)]
+    wanted = conv2d_input(list(open_.shape), b.weight, missing, **b.places).mul_(open_)  # type: ignore[no-untyped-call]
+    weight, constant = descent.along(wanted)
     change = F.conv2d(inputs, weight, constant, **a.places)
-    effect = F.conv2d(change * passes, b.weight, None, **b.places)
-    size = float((missing * effect)[fits].double().sum()) / max(float(effect[fits].double().square().sum()), 1e-30)
+    effect = F.conv2d(change[: len(missing)] * open_, b.weight, None, **b.places)
+    size = _product(missing, effect) / max(_product(effect, effect), 1e-30)
     scale = norm_scale_of(a.site)[0].to(weight.dtype)
     layer = a.site.small
     assert isinstance(layer, nn.Conv2d)
@@ -312,6 +316,12 @@ def _step(
     elif layer.bias is not None:
         layer.bias.data.add_(constant / scale, alpha=size)
     return change.mul_(size)
+
+
+def _product(a: Tensor, b: Tensor) -> float:
+    """Return the inner product of two maps, image by image in single precision, then in double."""
+    a, b = (maps.movedim(1, -1).flatten(1) for maps in (a, b))
+    return float(torch.linalg.vecdot(a, b).double().sum())
 
 
 class _Solver:
@@ -380,14 +390,11 @@ class _Descent:
         return from_matrix(weights.mT[None], self.solver.site.small).to(wanted.dtype), constant.to(wanted.dtype)
 
 
-def _repair(pair: Pair, progress: Progress) -> nn.Module:
-    return normed_if_nearer(pair, alternating(pair, progress), progress)
-
-
 register(
     RepairInfo(
         "alternating",
-        _repair,
-        "alternating least squares for couples of convolutions with a ReLU between them, then batch norm if it helps",
+        lambda pair, progress: alternating(pair, progress, rounds=pair.options.rounds),
+        "least squares, and in turn for the layers of each couple of convolutions with a ReLU between them",
+        reads=("rounds",),
     )
 )
