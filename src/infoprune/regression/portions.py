@@ -86,9 +86,13 @@ class Portions:
         rank = self.processes.rank
         kept = {name: one.together(self._receivers[name]) for name, one in self._samples.items()}
         found: dict[str, Equations] = {}
-        for name in (name for name, ranks in self._receivers.items() if rank in ranks):
-            sums = self._sums.get(name)
-            found[name] = kept[name][rank] if name in kept else sums or _nothing(self._shapes[name], self._device)
+        for name, ranks in self._receivers.items():
+            if rank not in ranks:
+                continue
+            if name in kept:
+                found[name] = kept[name][rank]
+            else:
+                found[name] = self._sums.get(name) or _nothing(self._shapes[name], self._device)
         return found
 
     def _finish_round(self) -> bool:

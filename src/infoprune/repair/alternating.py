@@ -296,7 +296,7 @@ def _refit(second: Site, maps: Tensor, targets: Tensor, fits: int, ridge: float 
         start = as_matrix(second.small) * norm_scale_of(second)[:, None, :]
         found = (fit.equations() + held_out.equations()).solve(start, ridge, constant=second.has_constant())
     write_solution(second, found)
-    return None if found is None else found.ridge
+    return found.ridge if found is not None and found.ridge < float("inf") else None
 
 
 def _step(a: _Layer, b: _Layer, inputs: Tensor, missing: Tensor, passes: Tensor, descent: _Descent) -> Tensor:
@@ -320,7 +320,7 @@ def _step(a: _Layer, b: _Layer, inputs: Tensor, missing: Tensor, passes: Tensor,
 
 def _product(a: Tensor, b: Tensor) -> float:
     """Return the inner product of two maps, image by image in single precision, then in double."""
-    a, b = (maps.movedim(1, -1).flatten(1) for maps in (a, b))
+    a, b = (maps.movedim(1, -1).flatten(1).float() for maps in (a, b))
     return float(torch.linalg.vecdot(a, b).double().sum())
 
 
