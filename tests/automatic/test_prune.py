@@ -105,9 +105,10 @@ def test_what_was_compared_and_chosen_is_recorded(residual):
     # The way that was chosen, first in the list, is the one that the plan follows.
     whole = set(normal["ways"][0]["whole_layers"])
     assert not whole & {name for name, one in results["normal"].plan.decisions.items() if one.removed}
-    for result in results.values():
-        assert result.repair == result.automatic["repair"] == "least-squares"
-        assert result.automatic["repairs"]["least-squares"]["images"] == 12  # every fifth of 60 judges
+    for effort, repair in (("quick", "least-squares"), ("normal", "alternating")):
+        result = results[effort]
+        assert result.repair == result.automatic["repair"] == repair
+        assert result.automatic["repairs"][repair]["images"] == 12  # every fifth of 60 judges
         assert json.loads(json.dumps(result.record()))["automatic"] == result.automatic
 
 

@@ -404,7 +404,7 @@ def test_a_repaired_network_is_recorded_beside_the_cut_one(infoprune, base, fold
     assert done.code == 0, done.err
     record = record_of(folder / "out.json")
     assert record["pruned"]["loss"] < record["as_cut"]["loss"]
-    assert record["settings"]["repair"] == {"method": "bn", "images": 300, "epochs": 20}
+    assert record["settings"]["repair"] == {"method": "bn", "images": 300, "epochs": 20, "rounds": 6}
     assert record["seconds"]["repair"] > 0
     assert "as cut" in done.out
     stored = infoprune("evaluate", folder / "small.safetensors", *DIGITS, "--json", "again.json")
