@@ -1,5 +1,6 @@
 """Signals end a command by an exception, after the import in whose middle they come."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -7,8 +8,9 @@ import time
 
 import pytest
 
-from infoprune.cli import signals
+from infoprune.cli import app, signals
 from infoprune.cli.signals import TerminatedError, ended_by_signals
+from infoprune.errors import InputError
 
 BUSY = """
 import os, signal, time
@@ -74,3 +76,19 @@ def test_a_second_signal_does_not_break_the_cleaning_up():
     with pytest.raises(TerminatedError):
         interrupted()
     assert cleaned
+
+
+@pytest.mark.parametrize(("comes", "code", "said"), [(True, 143, "Interrupted: "), (False, 2, "Error: 'a' cannot be")])
+def test_a_signal_inside_a_compiled_module_ends_the_command_as_elsewhere(monkeypatch, capsys, comes, code, said):
+    def reads(**_):
+        with contextlib.suppress(TerminatedError):  # as a module does that raises an error of its own
+            if comes:
+                os.kill(os.getpid(), signal.SIGTERM)
+                waits()
+        raise InputError("'a' cannot be read")
+
+    monkeypatch.setattr(app, "app", reads)
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith(said)

@@ -120,22 +120,28 @@ def main() -> None:
     with ended_by_signals() as terminated:
         try:
             code = app(standalone_mode=False, prog_name="infoprune")
-        except InputError as error:
-            _fail(f"Error: {error}", 2)
-        except TyperException as error:
-            _fail(f"Error: {error.format_message()}", 2)
         except TerminatedError:
             code = TERMINATED
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
-        except Exception:
-            # SIGTERM can break off a very long import, which ends in any error of the module that was being imported.
+        except Exception as error:
+            # SIGTERM can break off a very long import, or come inside of a compiled module, which turns it into an
+            # error of its own: that of a file that is read, for example.
             if not terminated.is_set():
-                raise
+                _explain(error)
             code = TERMINATED
     if code in (INTERRUPTED, TERMINATED):  # typer turns some interrupts into this code by itself
         _fail("Interrupted: no half-written file is left; the same command resumes where its state was kept.", code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> NoReturn:
+    """End with the sentence of a user's mistake; raise any other error again."""
+    if isinstance(error, InputError):
+        _fail(f"Error: {error}", 2)
+    if isinstance(error, TyperException):
+        _fail(f"Error: {error.format_message()}", 2)
+    raise error
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
