@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from infoprune.cli import app, signals
+from infoprune.cli import main, signals
 from infoprune.cli.signals import TerminatedError, ended_by_signals
 from infoprune.errors import InputError
 
@@ -87,8 +87,8 @@ def test_a_signal_inside_a_compiled_module_ends_the_command_as_elsewhere(monkeyp
                 waits()
         raise InputError("'a' cannot be read")
 
-    monkeypatch.setattr(app, "app", reads)
+    monkeypatch.setattr(sys.modules["infoprune.cli.app"], "app", reads)
     with pytest.raises(SystemExit) as ended:
-        app.main()
+        main()
     assert ended.value.code == code
     assert capsys.readouterr().err.startswith(said)
