@@ -6,8 +6,8 @@ from torch import nn
 
 import infoprune
 from infoprune.criteria import reader_moments
+from infoprune.criteria.inverses import SampledInverse
 from infoprune.criteria.reconstruction import Share, eliminate, inverse_of
-from infoprune.criteria.sampled_share import SampledShare
 from infoprune.regression import few_samples
 from infoprune.regression.few_samples import FewSamples
 from infoprune.regression.normal_equations import NormalEquations
@@ -59,7 +59,7 @@ def test_filters_go_in_the_order_and_at_the_cost_of_the_inverse(ridge):
     rows = [torch.arange(first, first + size) for first, size in [*((6 * n, 6) for n in range(8)), (48, 3), (51, 3)]]
     inverse = inverse_of(centred.mT @ centred / len(x), len(x), ridge)
     wanted = list(eliminate([Share(inverse, start[0].clone(), rows, worth=2.0)], len(rows)))
-    found = list(eliminate([SampledShare(centred, start[0], rows, 2.0, ridge=ridge)], len(rows)))
+    found = list(eliminate([Share(SampledInverse(centred, ridge=ridge), start[0], rows, worth=2.0)], len(rows)))
     assert [unit for unit, _ in found] == [unit for unit, _ in wanted]
     assert [cost for _, cost in found] == pytest.approx([cost for _, cost in wanted], rel=1e-6)
 

@@ -26,7 +26,6 @@ from infoprune.selection.planning import choose_groups, plan_for
 # Scores filters and divides budgets: of all criteria, its networks lose least accuracy once they are repaired.
 CRITERION = "reconstruction"
 LEAST_SQUARES = "least-squares"
-ALTERNATING = "alternating"
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class Descent:
 
     def repair(self, level: Level, rounds: int = 0) -> Level:
         """Return a level with its network repaired by least squares, or by some rounds of it for layers in turn."""
-        how = RepairOptions(ALTERNATING, rounds=rounds) if rounds else RepairOptions(LEAST_SQUARES)
+        how = RepairOptions(repair_of(rounds), rounds=rounds or RepairOptions.rounds)
         return self._repaired(level, self.whole.batches, how)
 
     def trained(self, level: Level, minutes: float) -> Level:
@@ -176,6 +175,16 @@ def scores_of(
     chosen = choose_groups(calibration.model, calibration.groups, choice)
     some = [group for group in chosen if group.name not in kept_whole]
     return score(calibration.model, some, calibration.batches, criteria.find(CRITERION), progress=progress)
+
+
+def repair_of(rounds: int) -> str:
+    """Return the name of the repair: least squares, with some rounds alternating.
+
+    Example:
+        >>> repair_of(0), repair_of(2)
+        ('least-squares', 'alternating')
+    """
+    return "alternating" if rounds else LEAST_SQUARES
 
 
 def steps_to(budget: Budget | None, choice: PruneOptions, steps: int) -> tuple[Budget | None, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from infoprune.automatic.descent import ALTERNATING, CRITERION, LEAST_SQUARES, Descent, Level, scores_of, steps_to
+from infoprune.automatic.descent import CRITERION, LEAST_SQUARES, Descent, Level, repair_of, scores_of, steps_to
 from infoprune.automatic.effort import Allowance
 from infoprune.automatic.parts import Parts
 from infoprune.automatic.ways import Way, nearest_way, possible_ways, without_unread
@@ -190,13 +190,11 @@ def finish(setting: Setting, levels: Mapping[int, Level], spend: Allowance, minu
         'least-squares'
     """
     descent = setting.descent
-    found: dict[str, Divergence] = {}
     if len(levels) > 1 or minutes is not None:
         best, kept, found = _nearest(setting, levels, spend, minutes)
     else:
         (level,) = levels.values()
-        best, kept = descent.repair(level, spend.rounds), ALTERNATING if spend.rounds else LEAST_SQUARES
-    if not found:
+        best, kept = descent.repair(level, spend.rounds), repair_of(spend.rounds)
         found = {kept: descent.divergence(best.model, setting.parts.held_out)}
     assert best.plan is not None
     importances = setting.start.importances or {}
@@ -225,7 +223,7 @@ def _nearest(
     for steps, level in levels.items():
         attempt(LEAST_SQUARES if steps == 1 else f"{LEAST_SQUARES}, {steps} steps", level)
     if spend.rounds:
-        attempt(ALTERNATING, tried[nearest()][0], spend.rounds)
+        attempt(repair_of(spend.rounds), tried[nearest()][0], spend.rounds)
     level, rounds = tried[nearest()]
     before = found[nearest()]
     # A closed form that stays the nearest is run once more, which takes no longer than all of them together.
@@ -235,4 +233,4 @@ def _nearest(
         found["distil"] = descent.divergence(drawn.model, judges)
         if found["distil"].value < before.value and agrees_as_often(found["distil"], before):
             return drawn, "distil", found
-    return descent.repair(level, rounds), ALTERNATING if rounds else LEAST_SQUARES, found
+    return descent.repair(level, rounds), repair_of(rounds), found

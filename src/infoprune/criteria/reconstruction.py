@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from infoprune.criteria.base import Importance
+from infoprune.criteria.inverses import DenseInverse, SampledInverse
 from infoprune.criteria.reader_moments import MEMORY, ByReaders, ReaderPart, mean_square
-from infoprune.criteria.sampled_share import SampledShare
 from infoprune.criteria.whole_network import register_network_criterion
 from infoprune.data.batches import Batches
 from infoprune.entropy.ties import first_least, rounding
@@ -32,8 +32,6 @@ from infoprune.progress import Progress, silent
 from infoprune.regression.shrinkage import shrinkage
 
 RIDGE = 1e-4
-# Columns of change to P that are put off: one product with all of them takes hardly longer than one with each.
-_LATE = 128
 # Share of the features that must be gone before the others are copied together.
 _SPARSE = 0.2
 
@@ -66,7 +64,7 @@ class Share:
     """One group of channels of one reading layer: the error that each unit of a coupled group causes there.
 
     Args:
-        inverse: ``(F, F)`` float64, P. It is overwritten.
+        inverse: P, or the ``(F, F)`` float64 matrix, which is overwritten.
         weights: ``(F, O)`` float64, Z.
         rows: By unit, which of the F features are its own.
         worth: By which squared errors are divided.
@@ -78,11 +76,10 @@ class Share:
         [4.0, 1.0]
     """
 
-    def __init__(self, inverse: Tensor, weights: Tensor, rows: Sequence[Tensor], worth: float) -> None:
+    def __init__(self, inverse: Tensor | SampledInverse, weights: Tensor, rows: Sequence[Tensor], worth: float) -> None:
         self.worth, self.units = worth, len(rows)
-        # Columns of `late` that P does not have yet.
-        self.waiting = 0
-        self._arrange(inverse, weights, [(unit, mine) for unit, mine in enumerate(rows) if len(mine)])
+        self.inverse = DenseInverse(inverse) if isinstance(inverse, Tensor) else inverse
+        self._arrange(weights, [(unit, mine) for unit, mine in enumerate(rows) if len(mine)])
 
     def costs(self) -> Tensor:
         """Return ``(U,)``: what each unit costs now, zero for units without features here."""
@@ -98,10 +95,7 @@ class Share:
         if unit not in self.rows:
             return
         rows = self.rows.pop(unit)
-        late = self.late[:, : self.waiting]
-        across = self.inverse[rows] - late[rows] @ late.mT
-        root = torch.linalg.cholesky(across[:, rows])
-        step = torch.linalg.solve_triangular(root, across, upper=False).mT
+        root, step = self.inverse.take(rows)
         taken = torch.linalg.solve_triangular(root, self.weights[rows], upper=False)
         self.weights.addmm_(step, taken, alpha=-1)
         self.weights[rows] = 0
@@ -110,50 +104,35 @@ class Share:
             some.blocks.baddbmm_(each, each.mT, alpha=-1)
             # What is left of its own block is rounding; its weights are zero, so it costs nothing.
             some.blocks[some.units == unit] = torch.eye(some.blocks.shape[1], dtype=step.dtype, device=step.device)
-        self.late[:, self.waiting : self.waiting + step.shape[1]] = step
-        self.waiting += step.shape[1]
-        if self.waiting >= _LATE:
-            self._settle()
+        if self.inverse.is_settled():
+            self._leave_out()
 
-    def _settle(self) -> None:
-        """Bring P up to date, and leave out the units that were taken once there are many."""
-        late, self.waiting = self.late[:, : self.waiting], 0
-        self.inverse.addmm_(late, late.mT, alpha=-1)
-        kept = list(self.rows.items())
-        left = sum(rows.stop - rows.start for _, rows in kept)
-        if not kept or left > (1 - _SPARSE) * len(self.inverse):
-            return
-        places = torch.cat([torch.arange(rows.start, rows.stop) for _, rows in kept]).to(self.weights.device)
-        ends = torch.tensor([rows.stop - rows.start for _, rows in kept]).cumsum(0)[:-1]
-        mine = torch.arange(len(places), device=places.device).tensor_split(ends)
-        units = [unit for unit, _ in kept]
-        self._arrange(_among(self.inverse, places), self.weights[places], list(zip(units, mine, strict=True)))
+    def _leave_out(self) -> None:
+        """Leave out the units that were taken, once there are many."""
+        left = sum(rows.stop - rows.start for rows in self.rows.values())
+        if 0 < left <= (1 - _SPARSE) * len(self.weights):
+            device = self.weights.device
+            mine = [torch.arange(rows.start, rows.stop, device=device) for rows in self.rows.values()]
+            self._arrange(self.weights, list(zip(self.rows, mine, strict=True)))
 
-    def _arrange(self, inverse: Tensor, weights: Tensor, rows: Sequence[tuple[int, Tensor]]) -> None:
+    def _arrange(self, weights: Tensor, rows: Sequence[tuple[int, Tensor]]) -> None:
         """Order the features by unit, units with equally many features together; those of no unit are left out."""
         ordered = sorted(rows, key=lambda one: len(one[1]))
         order = torch.cat([mine for _, mine in ordered]) if ordered else torch.arange(0, device=weights.device)
-        if not torch.equal(order, torch.arange(len(inverse), device=order.device)):
-            inverse, weights = _among(inverse, order), weights[order]
-        self.inverse, self.weights = inverse, weights.clone()
-        self.late = inverse.new_empty(len(order), _LATE + max((len(mine) for _, mine in rows), default=0))
+        self.weights = weights[order]
+        self.inverse.keep(order, widest=max((len(mine) for _, mine in rows), default=0))
         self.rows: dict[int, slice] = {}
         self.alike: list[_Alike] = []
         first = 0
         for size, some in groupby(ordered, key=lambda one: len(one[1])):
             units = [unit for unit, _ in some]
             places = first + torch.arange(len(units) * size, device=order.device).reshape(len(units), size)
-            blocks = self.inverse[places[:, :, None], places[:, None, :]]
-            self.alike.append(_Alike(torch.tensor(units), first, blocks))
+            self.alike.append(_Alike(torch.tensor(units), first, self.inverse.blocks(places)))
             self.rows |= {unit: slice(first + n * size, first + (n + 1) * size) for n, unit in enumerate(units)}
             first += len(units) * size
 
 
-def _among(matrix: Tensor, places: Tensor) -> Tensor:
-    return matrix.index_select(0, places).index_select(1, places)
-
-
-def eliminate(shares: Sequence[Share | SampledShare], units: int) -> Iterator[tuple[int, float]]:
+def eliminate(shares: Sequence[Share], units: int) -> Iterator[tuple[int, float]]:
     """Yield the units in the order in which they go, each with what it costs at that moment; of ties the last.
 
     Costs tie within what they may be out by: the rounding of the features, single precision, as a share of the least,
@@ -222,10 +201,13 @@ def reconstruction(
     return of.score(model, groups, batches, eliminated, progress)
 
 
-def _share_of(part: ReaderPart, ridge: float) -> Share | SampledShare:
-    if part.samples is not None:
-        return SampledShare(part.samples, part.weights, part.rows, part.worth, ridge=ridge)
-    return Share(inverse_of(part.covariance(), part.count, ridge), part.weights, part.rows, part.worth)
+def _share_of(part: ReaderPart, ridge: float) -> Share:
+    inverse = (
+        inverse_of(part.covariance(), part.count, ridge)
+        if part.samples is None
+        else SampledInverse(part.samples, ridge=ridge)
+    )
+    return Share(inverse, part.weights, part.rows, part.worth)
 
 
 def _importance(group: CoupledGroup, gone: Iterable[tuple[int, float]]) -> Importance:

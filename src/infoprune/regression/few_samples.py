@@ -23,12 +23,12 @@ from infoprune.runs.together import current
 
 # Of fewer features the second moments are small.
 _MANY_FEATURES = 4096
-# The samples save memory and time where there are at least as many times more features.
+# The samples save memory and time where the features are this number of times more.
 _TIMES = 2
 
 
 def are_few(samples: int, features: int) -> bool:
-    """Return whether so few samples of so many features are kept in place of their second moments.
+    """Return whether the samples of a layer are kept in place of the second moments of its features.
 
     Example:
         >>> are_few(1000, 25_088), are_few(1000, 512), are_few(100_000, 25_088)
@@ -134,6 +134,13 @@ class SampledProblem:
         return self.x @ self.x.mT
 
     @cached_property
+    def units(self) -> tuple[Tensor, Tensor]:
+        """The unit of a ridge, the mean variance of the features times the samples, and the least ridge."""
+        x = self.samples.x.double()
+        scale = (x - x.mean(dim=0)).square().sum() / x.shape[1]
+        return scale, 10 * torch.finfo(torch.float64).eps * x.square().sum()
+
+    @cached_property
     def residual(self) -> Tensor:
         """``(n, O)``, what the start leaves of the targets."""
         t = self.samples.t.double()
@@ -146,14 +153,13 @@ class SampledProblem:
             ridge: Infinite for the start itself.
             roughly: Not used: the matrix has as many rows as there are samples.
         """
-        known, weights = self.samples, self.start
-        x = known.x.double()
+        weights = self.start
         if ridge < float("inf"):
-            scale = (x - x.mean(dim=0)).square().sum() / x.shape[1]
-            least = 10 * torch.finfo(torch.float64).eps * x.square().sum()
+            scale, least = self.units
             added = (ridge * scale).maximum(least)[None, None, None]
             weights = weights + self.x.mT @ solve_definite(self.inner[None], self.residual[None], added, torch.float64)
-        offset = known.t.double().mean(dim=0)[None] - x.mean(dim=0) @ weights[0]
+        means = self.samples.x.mean(dim=0, dtype=torch.float64)
+        offset = self.samples.t.double().mean(dim=0)[None] - means @ weights[0]
         return Solution(weights, offset if self.constant else torch.zeros_like(offset), ridge)
 
 

@@ -31,7 +31,7 @@ class Portions:
         batches: Number of batches, 0 where it is not known.
         device: Where the sums are.
         receivers: By name the ranks that need the sum; by default the first.
-        few: Names with so few samples that these are kept in place of sums.
+        few: Names whose samples are kept in place of sums.
 
     Example:
         >>> portions = Portions({"fc": (1, 2, 1)}, batches=2)
