@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from infoprune.criteria.base import Importance
+from infoprune.criteria.base import CriterionInfo, Filters, Importance
 from infoprune.entropy.ties import ranking, snapped
 from infoprune.errors import InputError
 
@@ -94,3 +94,61 @@ class Extremes:
     def _join(self, low: Tensor, high: Tensor) -> None:
         self.low = low if self.low is None else torch.minimum(self.low, low)
         self.high = high if self.high is None else torch.maximum(self.high, high)
+
+
+class Constant:
+    """Whether a filter's map is one constant over all images and positions: scores of 0 and 1, streamed.
+
+    A filter whose map has changed once is not looked at again; without any other, the criterion has settled.
+
+    Args:
+        filters: The group.
+        seed: Not used.
+
+    Example:
+        >>> constant = Constant(Filters((torch.rand(2, 1),)))
+        >>> constant.update(torch.tensor([[[[1.0, 2.0]], [[3.0, 3.0]]]]), torch.tensor([0]))
+        >>> constant.compute().scores.tolist(), constant.settled
+        ([1.0, 0.0], False)
+    """
+
+    def __init__(self, filters: Filters, *, seed: int = 0) -> None:
+        self.name = filters.name
+        self.value: Tensor | None = None
+        self.still: Tensor | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether no filter can be constant any more."""
+        return self.still is not None and not bool(self.still.any())
+
+    def update(self, maps: Tensor, labels: Tensor) -> None:
+        """Take in ``(n, C, ...)`` maps."""
+        if self.value is None or self.still is None:
+            self.value = maps.detach().flatten(2)[0, :, 0].clone()
+            self.still = torch.ones_like(self.value, dtype=torch.bool)
+        (left,) = self.still.nonzero(as_tuple=True)
+        differs = maps.detach()[:, left].flatten(2) != self.value[left, None]
+        self.still[left] = ~differs.any(dim=2).any(dim=0)
+
+    def merge(self, other: Constant) -> None:
+        """Take in what another instance has seen."""
+        if other.value is None or other.still is None:
+            return
+        if self.value is None or self.still is None:
+            self.value, self.still = other.value, other.still
+        else:
+            self.still = self.still & other.still & (self.value == other.value)
+
+    def compute(self) -> Importance:
+        """Return 0 for constant filters and 1 for all others.
+
+        Raises:
+            InputError: There were no maps.
+        """
+        if self.still is None:
+            raise InputError(f"layer '{self.name}' cannot be scored: there are no feature maps")
+        return Importance((~self.still).double().cpu())
+
+
+CONSTANT = CriterionInfo("constant", Constant, "whether a map changes at all")

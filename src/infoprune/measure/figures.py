@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from infoprune import criteria
+from infoprune.criteria.dead import CONSTANT
 from infoprune.criteria.scoring import score
 from infoprune.data.batches import Batches
 from infoprune.device import device_of
@@ -113,8 +113,8 @@ def dead_filters(
     def looking(stage: str, done: int, total: int) -> None:
         progress("looking for dead filters", done, total)
 
-    variances = score(model, convolutions, batches, criteria.find("variance"), tap="activation", progress=looking)
-    return {name: set((found.scores <= 0).nonzero().flatten().tolist()) for name, found in variances.items()}
+    changes = score(model, convolutions, batches, CONSTANT, tap="activation", progress=looking)
+    return {name: set((found.scores <= 0).nonzero().flatten().tolist()) for name, found in changes.items()}
 
 
 def outputs_of(model: nn.Module, example: Tensor, quality: Quality = PLAIN) -> int | None:
