@@ -1,5 +1,7 @@
 """Couples of layers fitted in turns."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,9 +12,11 @@ from infoprune.network.layer_io import Reading
 from infoprune.regression.layer_fit import Targets
 from infoprune.repair import alternating as alternating_module
 from infoprune.repair.alternating import alternating
+from infoprune.repair.chains import chains_of
 from infoprune.repair.combined import divergence
 from infoprune.repair.least_squares import least_squares
-from nets import Plain, Residual, Separable, conv_bn, gap, images, pair_of, quiet
+from infoprune.repair.walks import sites_of
+from nets import Plain, Residual, conv_bn, gap, images, pair_of, quiet
 
 
 @pytest.fixture
@@ -78,11 +82,92 @@ def test_strides_dilations_and_biases_are_part_of_it():
     assert errors[0] < 0.9 * errors[1]
 
 
-def test_networks_without_couples_are_repaired_by_least_squares():
+class Bent(nn.Module):
+    """Layers with functions between them that mix channels or are none that is known."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = conv_bn(3, 8)[0], nn.Conv2d(8, 6, 3), nn.Conv2d(6, 4, 3)
+
+    def forward(self, x):
+        return self.third(self.second(self.first(x).softmax(1)).sin()).mean((2, 3))
+
+
+def test_networks_without_chains_are_repaired_by_least_squares():
     torch.manual_seed(4)
-    pair = pair_of(Separable(), images(), {"expand.0": range(6)})
+    pair = pair_of(Bent(), images(), {"second": range(4)})
     found, plain = alternating(pair, quiet), least_squares(pair, quiet)
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), plain.parameters(), strict=True))
+
+
+class Inverted(nn.Module):
+    """Two inverted residual blocks, whose depthwise convolutions pad by themselves, one of them on one side more."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.stem = conv_bn(3, 6)
+        for block, stride in (("one", 1), ("two", 2)):
+            self.add_module(f"{block}_expand", nn.Sequential(nn.Conv2d(6, 16, 1, bias=False), nn.BatchNorm2d(16)))
+            self.add_module(f"{block}_depthwise", nn.Conv2d(16, 16, 3, stride=stride, groups=16))
+            self.add_module(f"{block}_project", nn.Conv2d(16, 6, 1))
+            # Values on both sides of every bend.
+            nn.init.constant_(self.get_submodule(f"{block}_expand")[1].weight, 4.0)
+            nn.init.normal_(self.get_submodule(f"{block}_depthwise").weight)
+
+    def block(self, name, x, padding):
+        x = self.function(self.get_submodule(f"{name}_expand")(x))
+        x = self.function(self.get_submodule(f"{name}_depthwise")(F.pad(x, padding)))
+        return self.get_submodule(f"{name}_project")(x)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.block("one", x, (1, 1, 1, 1))
+        return self.block("two", x, (0, 1, 0, 1))
+
+
+@pytest.mark.parametrize("function", [F.relu6, F.silu, F.hardswish, partial(F.leaky_relu, negative_slope=0.1)])
+@torch.no_grad()
+def test_inverted_residual_blocks_come_nearer_too(function):
+    torch.manual_seed(5)
+    pair = pair_of(Inverted(function), images(300, 8, 3), {"one_expand.0": range(9), "two_expand.0": range(9)})
+    found, plain = alternating(pair, quiet), least_squares(pair, quiet)
+    fresh = torch.cat(images(900, 8, 9)[3:])
+    wanted = pair.original(fresh)
+    errors = [float((net(fresh) - wanted).square().mean()) for net in (found, plain)]
+    assert errors[0] < 0.9 * errors[1]
+    assert not torch.equal(found.two_depthwise.weight, plain.two_depthwise.weight)
+
+
+@torch.no_grad()
+def test_a_chain_whose_bound_two_images_do_not_reach_is_not_taken_for_another():
+    torch.manual_seed(6)
+    pair = pair_of(Inverted(F.relu6), images(40, 8, 2), {"one_expand.0": range(9)})
+    small = pair.small
+    small.one_expand[1].weight.fill_(0.1)
+    sites = sites_of(pair, small, ["one_expand.0", "one_depthwise", "one_project"])
+    (chain,) = chains_of(small, sites, next(pair.images())[:2])
+    assert [link.function for link in chain.links] == [F.relu6, F.relu6]
+    assert [link.padding for link in chain.links] == [(1, 1, 1, 1), ()]
+
+
+class Branching(nn.Module):
+    """What the first layer returns is also read by another, so that the pair is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.side = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        maps = self.first(x)
+        return self.second(maps.relu()).mean((2, 3)) + self.side(maps).mean((2, 3))
+
+
+@torch.no_grad()
+def test_layers_whose_maps_are_read_elsewhere_are_no_chain():
+    torch.manual_seed(8)
+    pair = pair_of(Branching(), images(), {"first": range(5)})
+    assert not chains_of(pair.small, sites_of(pair, pair.small, ["first", "second"]), next(pair.images())[:2])
 
 
 def test_as_a_repair_it_leaves_both_networks_as_they_were(cut):
@@ -109,13 +194,13 @@ def test_in_a_chain_every_layer_reads_what_the_changed_ones_give(monkeypatch):
     kept = {f"convs.{i}.0": range(6) for i in range(3)}
     pair = pair_of(Chain(), images(200, 8, 2), kept)
     fed = []
-    improve = alternating_module._alternate
+    improve = alternating_module.alternate
 
-    def watched(first, second, inputs, targets, rounds):
-        fed.append((first.name, inputs))
-        improve(first, second, inputs, targets, rounds)
+    def watched(chain, inputs, targets, rounds):
+        fed.append((chain.first, inputs))
+        improve(chain, inputs, targets, rounds)
 
-    monkeypatch.setattr(alternating_module, "_alternate", watched)
+    monkeypatch.setattr(alternating_module, "alternate", watched)
     found = alternating(pair, quiet)
     assert [name for name, _ in fed] == ["convs.0.0", "convs.1.0", "convs.2.0"]
     whole = torch.cat(list(pair.batches))

@@ -137,7 +137,7 @@ class ByReaders:
             layers = {layer: sorted({owners[group.name] for group in some if layer in readers[group.name]})
                       for group in some for layer in readers[group.name]}  # fmt: skip
             report = _PassProgress(progress, number, len(passes))
-            moments = self._moments(model, layers, few, batches, positions_of(images), report)
+            moments = self._moments(model, layers, few, batches, images, report)
             own: dict[str, Importance] = {}
             for group in some:
                 if owners[group.name] != processes.rank:
@@ -180,7 +180,7 @@ class ByReaders:
         layers: Mapping[str, Sequence[int]],
         few: Collection[str],
         batches: Batches,
-        positions: int,
+        images: int,
         report: _PassProgress,
     ) -> dict[str, Equations]:
         """Return by layer the second moments of its features, at some positions of all images, without targets.
@@ -197,10 +197,11 @@ class ByReaders:
 
         def take(layer: str, reading: Reading) -> None:
             self._check(model, layer, reading)
-            images, inputs = torch.arange(len(reading.inputs), device=reading.inputs.device), reading.inputs
+            every, inputs = torch.arange(len(reading.inputs), device=reading.inputs.device), reading.inputs
             if isinstance(model.get_submodule(layer), _ConvTransposeNd):
                 inputs = inputs.movedim(1, -1)
-            add_positions(products[layer], reading.window, inputs, None, images, drawn, positions)
+            most = positions_of(images, shapes[layer][1])
+            add_positions(products[layer], reading.window, inputs, None, every, drawn, most)
 
         watch = Watch(model, list(layers), take)
         with watch.hooks():

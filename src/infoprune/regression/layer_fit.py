@@ -44,6 +44,8 @@ _FEWEST_POSITIONS = 16
 # Positions in all images together: few images use more positions each, very many images fewer.
 _LEAST_TOGETHER = 1 << 15
 _MOST_TOGETHER = 1 << 19
+# A depthwise convolution has nine features, and more positions of all images than these say nothing new.
+_FOR_A_FEATURE = 1 << 10
 # Values of patches processed at a time: 32 MiB as float32.
 _CHUNK_VALUES = 1 << 23
 # Below this share of the usual scale a norm's own scale is too small to divide by.
@@ -75,6 +77,11 @@ class Site:
     outputs: Tensor
     window: Window | None
     flat: bool = False
+
+    @property
+    def features(self) -> int:
+        """Number of features of each group of channels."""
+        return weight_of(self.small)[0].numel()
 
     def has_constant(self) -> bool:
         """Return whether the layer or its norm has a bias; a new one would change the architecture."""
@@ -126,17 +133,20 @@ class Targets:
         return total.transpose(0, 1).flatten(1)
 
 
-def positions_of(images: int) -> int:
-    """Return the number of positions sampled from each image, for a number of images.
+def positions_of(images: int, features: int | None = None) -> int:
+    """Return the number of positions sampled from each image, for a number of images and of features.
 
     Example:
         >>> from infoprune.regression.layer_fit import positions_of
         >>> [positions_of(images) for images in (50, 200, 1000, 10_000, 1_000_000)]
         [256, 163, 64, 52, 16]
+        >>> [positions_of(500, features) for features in (9, 27, 576)]
+        [18, 55, 65]
     """
     images = max(1, images)
     wanted = max(_ENOUGH_POSITIONS, min(POSITIONS, _LEAST_TOGETHER // images))
-    return max(_FEWEST_POSITIONS, min(wanted, _MOST_TOGETHER // images))
+    enough = _MOST_TOGETHER if features is None else _FOR_A_FEATURE * features
+    return max(_FEWEST_POSITIONS, min(wanted, _MOST_TOGETHER // images, enough // images))
 
 
 def add_positions(

@@ -54,7 +54,7 @@ def refit_repeated(pair: Pair, small: nn.Module, layer: str) -> None:
         return
     site, calls = found
     sizes = [len(batch) for batch in images]
-    most, moments = positions_of(sum(sizes) * calls), Moments.of(site, len(images), sum(sizes) * calls)
+    most, moments = positions_of(sum(sizes) * calls, site.features), Moments.of(site, len(images), sum(sizes) * calls)
     for number, batch in some_batches(images, moments.portions.share):
         add = partial(_add, moments, number, sum(sizes[:number]), iter(_readings(pair.original, layer, batch)),
                       torch.Generator().manual_seed(number), most)  # fmt: skip

@@ -59,7 +59,7 @@ class Walks:
         original: The passes of the original network.
         sizes: Number of images of each batch, those of other processes included.
         mine: Numbers of the batches of this process.
-        positions: Number of positions sampled from an image.
+        images: Number of images that the next layer is fitted to.
         spill: Keeps the maps of waiting passes.
         late: Whether batches whose maps do not fit into memory start at a later layer, where maps are smaller: the
             layers before are fitted to the other batches.
@@ -81,7 +81,7 @@ class Walks:
     original: ForwardPasses
     sizes: tuple[int, ...]
     mine: tuple[int, ...]
-    positions: int
+    images: int
     spill: Spill
     late: bool = False
     ridge: float = _RIDGE
@@ -112,8 +112,7 @@ class Walks:
             numbers, some = tuple(share), list(share.values())
             mine = stack.enter_context(ForwardPasses(small, names, some, spill, refitted=True))
             theirs = stack.enter_context(ForwardPasses(pair.original, names, some, spill))
-            positions = positions_of(sum(sizes))
-            return cls(pair, sites, mine, theirs, sizes, numbers, positions, spill, late, _open=stack.pop_all())
+            return cls(pair, sites, mine, theirs, sizes, numbers, sum(sizes), spill, late, _open=stack.pop_all())
         raise AssertionError("unreachable")
 
     def towards(self, layer: str) -> Iterator[tuple[int, Reading, Reading]]:
@@ -398,14 +397,15 @@ def moments_of(
         (16, 4)
     """
     moments = Moments.of(site, len(walks.sizes), sum(walks.sizes))
+    positions = positions_of(walks.images, site.features)
     for number, mine, theirs in walks.towards(site.name):
         targets = targets_of(site, mine, theirs)
         if keep is not None:
             keep(number, mine, targets)
         drawn = torch.Generator().manual_seed(number)
-        moments.add(number, sum(walks.sizes[:number]), mine, targets, drawn, walks.positions)
+        moments.add(number, sum(walks.sizes[:number]), mine, targets, drawn, positions)
     found = moments.equations()
-    walks.positions = positions_of(sum(current().exchanged(walks.seen)))
+    walks.images = sum(current().exchanged(walks.seen))
     return found
 
 
