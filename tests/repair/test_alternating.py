@@ -151,6 +151,27 @@ def test_a_chain_whose_bound_two_images_do_not_reach_is_not_taken_for_another():
     assert [link.padding for link in chain.links] == [(1, 1, 1, 1), ()]
 
 
+class Words(nn.Module):
+    """Reads numbers of words, which have no larger values."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(20, 6)
+        self.first, self.second, self.fc = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(self.second(self.first(self.words(x)[:, None]).relu()).mean((2, 3)))
+
+
+@torch.no_grad()
+def test_inputs_that_are_whole_numbers_are_read_as_they_are():
+    torch.manual_seed(9)
+    pair = pair_of(Words(), list(torch.randint(0, 20, (40, 7)).split(20)), {"first": range(5)})
+    sites = sites_of(pair, pair.small, ["first", "second"])
+    (chain,) = chains_of(pair.small, sites, next(pair.images())[:2])
+    assert chain.first == "first"
+
+
 class Branching(nn.Module):
     """What the first layer returns is also read by another, so that the pair is none."""
 

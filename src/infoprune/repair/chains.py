@@ -36,7 +36,7 @@ FUNCTIONS: tuple[Function, ...] = (
     partial(F.leaky_relu, negative_slope=0.1),
     partial(F.leaky_relu, negative_slope=0.2),
 )
-_PROBES = (1, 1000, -1000)
+_PROBES = (1000, -1000)
 
 
 @dataclass(frozen=True)
@@ -211,15 +211,17 @@ def chains_of(small: nn.Module, sites: Sequence[Site], images: Tensor) -> list[C
         >>> [[site.name for site in chain.sites] for chain in chains_of(net, sites, images)]
         [['0', '2', '4']]
     """
-    # Larger values tell functions apart that are alike up to a bound.
-    probes = torch.cat([images * factor for factor in _PROBES])
-    readings = read_all(small, [site.name for site in sites], probes)
+    names = [site.name for site in sites]
+    natural = read_all(small, names, images)
+    # Functions that are alike up to a bound differ on larger values.
+    probes = torch.cat([images * factor for factor in _PROBES]) if images.is_floating_point() else images
+    large = read_all(small, names, probes)
     found = []
     for start, site in enumerate(sites):
         row, links = [site], list[Link]()
         for following in sites[start + 1 :] if _is_plain(site) else ():
-            returned, fed = readings[row[-1].name].result, readings[following.name].inputs
-            link = _link_between(returned, fed) if _is_convolution(following) else None
+            pairs = [(seen[row[-1].name].result, seen[following.name].inputs) for seen in (natural, large)]
+            link = _link_between(*pairs) if _is_convolution(following) else None
             # The last layer reads what the network may read elsewhere too, without zeros around it.
             if link is None or (_is_plain(following) and any(link.padding)):
                 break
@@ -233,8 +235,14 @@ def chains_of(small: nn.Module, sites: Sequence[Site], images: Tensor) -> list[C
     return found
 
 
-def _link_between(returned: Tensor, fed: Tensor) -> Link | None:
-    """Return what turns the output of a layer into the input of another, if one of the known functions does."""
+def _link_between(natural: tuple[Tensor, Tensor], large: tuple[Tensor, Tensor]) -> Link | None:
+    """Return what turns the output of a layer into the input of another, if one of the known functions does.
+
+    Args:
+        natural: What the one returns and the other reads, for images.
+        large: The same for large values, which decide where several functions would do.
+    """
+    returned, fed = natural
     if returned.dim() != 4 or returned.shape[:2] != fed.shape[:2]:
         return None
     missing = [wide - narrow for wide, narrow in zip(fed.shape[:1:-1], returned.shape[:1:-1], strict=True)]
@@ -244,12 +252,9 @@ def _link_between(returned: Tensor, fed: Tensor) -> Link | None:
     sides = product(*({width // 2, width - width // 2} for width in missing))
     paddings = [tuple(part for before, width in zip(some, missing, strict=True) for part in (before, width - before))
                 for some in sides]  # fmt: skip
-    for function in FUNCTIONS:
-        for padding in paddings:
-            link = Link(function, padding if any(padding) else ())
-            if torch.allclose(link(returned), fed):
-                return link
-    return None
+    links = [Link(function, padding if any(padding) else ()) for function in FUNCTIONS for padding in paddings]
+    found = [link for link in links if torch.allclose(link(returned), fed)]
+    return next((link for link in found if torch.allclose(link(large[0]), large[1])), next(iter(found), None))
 
 
 def _is_convolution(site: Site) -> bool:
