@@ -80,16 +80,21 @@ class _Maps:
 
     @classmethod
     def of(cls, chain: Chain, inputs: Tensor) -> _Maps:
-        found = cls([inputs], [])
-        found.go_on(chain, 0)
+        found = cls([inputs], [chain.layers[0](inputs)])
+        found._follow(chain)
         return found
 
-    def go_on(self, chain: Chain, start: int) -> None:
-        """Compute what follows a layer, from what it reads."""
-        del self.read[start + 1 :], self.returned[start:]
-        for layer, link in list(zip(chain.layers, chain.links, strict=False))[start:]:
-            self.returned.append(layer(self.read[-1]))
+    def go_on(self, chain: Chain, change: Tensor) -> None:
+        """Add a change to what the first layer returns, and compute what follows."""
+        del self.read[1:], self.returned[1:]
+        self.returned[0] += change
+        self._follow(chain)
+
+    def _follow(self, chain: Chain) -> None:
+        for layer, link in zip(chain.layers[1:], chain.links, strict=True):
             self.read.append(link(self.returned[-1]))
+            if len(self.read) < len(chain.sites):
+                self.returned.append(layer(self.read[-1]))
 
 
 def _step(chain: Chain, maps: _Maps, missing: Tensor, descents: list[_Descent]) -> None:
@@ -100,25 +105,23 @@ def _step(chain: Chain, maps: _Maps, missing: Tensor, descents: list[_Descent]) 
     for after, link, slope, read in zip(layers[:0:-1], links[::-1], slopes[::-1], maps.read[:0:-1], strict=True):
         back = link.back(after.transposed(back, read.shape[2:]), slope)
         wanted.insert(0, back)
-    directions, changes, effects = [], [], []
+    directions, effects, first = [], [], missing
     for number, descent in enumerate(descents):
         read = maps.read[number]
-        weight, constant = descent.along(read[:count], wanted[number])
-        # What the first layer reads stays: all of what it returns is known from the change.
+        weight, constant = descent.along(read[:count], wanted.pop(0))
         change = F.conv2d(read if not number else read[:count], weight, constant, **layers[number].places)
         effect = change[:count]
+        # What the first layer reads stays, so that this is the whole change of what it returns.
+        first = change if not number else first
         for after, link, slope in zip(layers[number + 1 :], links[number:], slopes[number:], strict=True):
             effect = after.linear(link.onwards(effect, slope))
         directions.append((weight, constant))
-        changes.append(change)
         effects.append(effect)
     sizes = _sizes(missing, effects)
     for layer, (weight, constant), size in zip(layers, directions, sizes, strict=False):
         _add(layer.site, weight, constant, size)
-    maps.returned[0] += changes[0].mul_(sizes[0])
-    first = maps.returned[0]
-    maps.read[1:], maps.returned[1:] = [links[0](first)], []
-    maps.go_on(chain, 1)
+    del slopes, change, effect
+    maps.go_on(chain, first.mul_(sizes[0]))
 
 
 def _sizes(missing: Tensor, effects: list[Tensor]) -> list[float]:
