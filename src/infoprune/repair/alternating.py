@@ -151,7 +151,8 @@ def _improve(walks: Walks, chain: Chain, before: _Maps, maps: _Maps, rounds: int
         mine.copy_(found)
     if all(torch.equal(a, b) for a, b in zip(unchanged, state, strict=True)):
         return
-    maps.inputs = [chain.onwards(inputs) for inputs in before.inputs]
+    if maps.begins:
+        maps.inputs = [chain.onwards(inputs) for inputs in before.inputs]
     fed = before.fed
 
     def change(number: int, reading: Reading) -> None:
