@@ -93,8 +93,8 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
         rounds: Largest number of updates of the layers of a chain before the last, three times as many where a
             convolution of groups lies between two others. The round with the lowest error on every fifth image is
             kept; the plain least squares solution is round 0.
-        memory: Bytes of feature maps that are kept in memory between layers; the rest is written to files. The maps of
-            chains take up to 1 GiB more.
+        memory: Bytes of feature maps that are kept in memory. The maps of chains take up to 1 GiB, the rest is for what
+            waits between layers; what does not fit is written to files.
 
     Example:
         >>> import infoprune
@@ -109,7 +109,7 @@ def alternating(pair: Pair, progress: Progress, *, rounds: int = ROUNDS, memory:
     small = duplicate(pair.small)
 
     def walked(layers: list[str], step: Callable[[], None]) -> None:
-        with Walks.of(pair, small, layers, memory) as walks:
+        with Walks.of(pair, small, layers, max(0, memory - _HELD)) as walks:
             _refit_in_chains(walks, small, rounds, step)
 
     refit_in_order(pair, small, "alternating least squares", progress, walked)
