@@ -139,16 +139,41 @@ def test_inverted_residual_blocks_come_nearer_too(function):
     assert not torch.equal(found.two_depthwise.weight, plain.two_depthwise.weight)
 
 
+@pytest.mark.parametrize("inplace", [False, True])
 @torch.no_grad()
-def test_a_chain_whose_bound_two_images_do_not_reach_is_not_taken_for_another():
+def test_a_chain_whose_bound_two_images_do_not_reach_is_not_taken_for_another(inplace):
     torch.manual_seed(6)
-    pair = pair_of(Inverted(F.relu6), images(40, 8, 2), {"one_expand.0": range(9)})
+    pair = pair_of(Inverted(partial(F.relu6, inplace=inplace)), images(40, 8, 2), {"one_expand.0": range(9)})
     small = pair.small
     small.one_expand[1].weight.fill_(0.1)
     sites = sites_of(pair, small, ["one_expand.0", "one_depthwise", "one_project"])
     (chain,) = chains_of(small, sites, next(pair.images())[:2])
     assert [link.function for link in chain.links] == [F.relu6, F.relu6]
     assert [link.padding for link in chain.links] == [(1, 1, 1, 1), ()]
+
+
+class Summed(nn.Module):
+    """A shortcut is added in place to what the second layer returns, and the third reads the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first, self.second = (nn.Conv2d(3 if not n else 8, 8, 3, padding=1) for n in range(3))
+        self.third = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.second(self.first(x).relu_())
+        y += x
+        return self.third(y.relu_()).mean((2, 3))
+
+
+@torch.no_grad()
+def test_a_sum_in_place_ends_a_chain():
+    torch.manual_seed(10)
+    pair = pair_of(Summed(), images(), {"first": range(5)})
+    sites = sites_of(pair, pair.small, ["stem", "first", "second", "third"])
+    chains = chains_of(pair.small, sites, next(pair.images())[:2])
+    assert [(chain.first, chain.last) for chain in chains] == [("first", "second")]
 
 
 class Words(nn.Module):
