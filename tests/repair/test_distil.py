@@ -90,10 +90,10 @@ def test_it_ends_in_the_time_it_is_given_with_the_rate_at_its_end(monkeypatch):
     # Every look at the clock finds it a second later.
     clock = itertools.count()
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
-    told = []
-    distil(pair, lambda stage, done, total: told.append((done, total)), start=pair.small, epochs=10**6, seconds=300)
+    reported = []
+    distil(pair, lambda stage, done, total: reported.append((done, total)), start=pair.small, epochs=10**6, seconds=300)
     assert 200 < next(clock) < 600
-    assert told[-1][0] == told[-1][1] > 1
+    assert reported[-1][0] == reported[-1][1] > 1
 
 
 def test_time_enough_changes_nothing():

@@ -99,7 +99,7 @@ class Extremes:
 class Constant:
     """Whether a filter's map is one constant over all images and positions: scores of 0 and 1, streamed.
 
-    A filter whose map has changed once is not looked at again; without any other, the criterion has settled.
+    Once every map has changed, the criterion has settled.
 
     Args:
         filters: The group.
@@ -113,32 +113,20 @@ class Constant:
     """
 
     def __init__(self, filters: Filters, *, seed: int = 0) -> None:
-        self.name = filters.name
-        self.value: Tensor | None = None
-        self.still: Tensor | None = None
+        self.extremes = Extremes(filters.name)
 
     @property
     def settled(self) -> bool:
         """Whether no filter can be constant any more."""
-        return self.still is not None and not bool(self.still.any())
+        return self.extremes.low is not None and not bool(self.extremes.dead().any())
 
     def update(self, maps: Tensor, labels: Tensor) -> None:
         """Take in ``(n, C, ...)`` maps."""
-        if self.value is None or self.still is None:
-            self.value = maps.detach().flatten(2)[0, :, 0].clone()
-            self.still = torch.ones_like(self.value, dtype=torch.bool)
-        (left,) = self.still.nonzero(as_tuple=True)
-        differs = maps.detach()[:, left].flatten(2) != self.value[left, None]
-        self.still[left] = ~differs.any(dim=2).any(dim=0)
+        self.extremes.note(maps)
 
     def merge(self, other: Constant) -> None:
         """Take in what another instance has seen."""
-        if other.value is None or other.still is None:
-            return
-        if self.value is None or self.still is None:
-            self.value, self.still = other.value, other.still
-        else:
-            self.still = self.still & other.still & (self.value == other.value)
+        self.extremes.merge(other.extremes)
 
     def compute(self) -> Importance:
         """Return 0 for constant filters and 1 for all others.
@@ -146,9 +134,7 @@ class Constant:
         Raises:
             InputError: There were no maps.
         """
-        if self.still is None:
-            raise InputError(f"layer '{self.name}' cannot be scored: there are no feature maps")
-        return Importance((~self.still).double().cpu())
+        return Importance((~self.extremes.dead()).double())
 
 
 CONSTANT = CriterionInfo("constant", Constant, "whether a map changes at all")

@@ -22,7 +22,7 @@ from infoprune.regression.layer_fit import (
     positions_of,
     write_solution,
 )
-from infoprune.regression.patches import as_matrix, from_matrix, grouped
+from infoprune.regression.patches import as_matrix, from_matrix, grouped, groups_of
 from infoprune.regression.products import Products
 from infoprune.repair.chains import Affine, Chain
 
@@ -55,7 +55,7 @@ def alternate(chain: Chain, inputs: Tensor, targets: Tensor, rounds: int) -> Non
     descents = [_Descent(site) for site in chain.sites[:-1]]
     state = chain.state()
     best, least = copy.deepcopy(state), [float("inf")] * 2
-    maps, ridge = _Maps.of(chain, inputs), None
+    maps, ridge = _Run.of(chain, inputs), None
     for number in range(rounds + 1):
         if number:
             ridge = _refit(chain.sites[-1], maps.read[-1], targets, fits, ridge)
@@ -72,14 +72,14 @@ def alternate(chain: Chain, inputs: Tensor, targets: Tensor, rounds: int) -> Non
 
 
 @dataclass
-class _Maps:
+class _Run:
     """What every layer of a chain reads, and what all but the last return."""
 
     read: list[Tensor]
     returned: list[Tensor]
 
     @classmethod
-    def of(cls, chain: Chain, inputs: Tensor) -> _Maps:
+    def of(cls, chain: Chain, inputs: Tensor) -> _Run:
         found = cls([inputs], [chain.layers[0](inputs)])
         found._follow(chain)
         return found
@@ -97,7 +97,7 @@ class _Maps:
                 self.returned.append(layer(self.read[-1]))
 
 
-def _step(chain: Chain, maps: _Maps, missing: Tensor, descents: list[_Descent]) -> None:
+def _step(chain: Chain, maps: _Run, missing: Tensor, descents: list[_Descent]) -> None:
     """Update all layers but the last to reduce the error of the first images, and what the layers read."""
     count, layers, links = len(missing), chain.layers, chain.links
     slopes = [link.slope(returned[:count]) for link, returned in zip(links, maps.returned, strict=True)]
@@ -105,22 +105,21 @@ def _step(chain: Chain, maps: _Maps, missing: Tensor, descents: list[_Descent]) 
     for after, link, slope, read in zip(layers[:0:-1], links[::-1], slopes[::-1], maps.read[:0:-1], strict=True):
         back = link.back(after.transposed(back, read.shape[2:]), slope)
         wanted.insert(0, back)
-    directions, effects, first = [], [], missing
-    for number, descent in enumerate(descents):
-        read = maps.read[number]
-        weight, constant = descent.along(read[:count], wanted.pop(0))
-        change = F.conv2d(read if not number else read[:count], weight, constant, **layers[number].places)
-        effect = change[:count]
-        # What the first layer reads stays, so that this is the whole change of what it returns.
-        first = change if not number else first
+    # Each is freed once its direction is known.
+    directions = [descent.along(read[:count], wanted.pop(0))
+                  for descent, read in zip(descents, maps.read, strict=False)]  # fmt: skip
+    # What the first layer reads stays, so that this is the whole change of what it returns.
+    first, effects = F.conv2d(maps.read[0], *directions[0], **layers[0].places), []
+    for number, direction in enumerate(directions):
+        read = maps.read[number][:count]
+        effect = F.conv2d(read, *direction, **layers[number].places) if number else first[:count]
         for after, link, slope in zip(layers[number + 1 :], links[number:], slopes[number:], strict=True):
             effect = after.linear(link.onwards(effect, slope))
-        directions.append((weight, constant))
         effects.append(effect)
     sizes = _sizes(missing, effects)
     for layer, (weight, constant), size in zip(layers, directions, sizes, strict=False):
         _add(layer.site, weight, constant, size)
-    del slopes, change, effect
+    del slopes, effect
     maps.go_on(chain, first.mul_(sizes[0]))
 
 
@@ -181,11 +180,11 @@ class _Solver:
         assert isinstance(layer, nn.Conv2d)
         self.site = site
         self.shape = list(layer.weight.shape)
-        self.groups, features, _ = as_matrix(layer).shape
-        products = Products(self.groups, features, 0, inputs.device)
+        self.groups = groups_of(layer)
+        products = Products(self.groups, site.features, 0, inputs.device)
         images = torch.arange(len(inputs), device=inputs.device)
         drawn = torch.Generator().manual_seed(0)
-        most = positions_of(len(inputs), features)
+        most = positions_of(len(inputs), site.features)
         add_positions(products, site.window, inputs, None, images, drawn, most)
         equations = products.equations()
         self.centred = site.has_constant()

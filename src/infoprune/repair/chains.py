@@ -6,7 +6,7 @@ of channels, as the depthwise one of an inverted residual block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infoprune.network.equivalence import duplicate
-from infoprune.network.layer_io import read_all, tensors_in
+from infoprune.network.layer_io import Reading, read_all, tensors_in
 from infoprune.regression.layer_fit import Site, norm_scale_of, norm_shift_of
 
 Function = Callable[[Tensor], Tensor]
@@ -45,7 +45,7 @@ class Link:
 
     Args:
         function: Of each element.
-        padding: Zeros around the maps, as ``F.pad`` takes them.
+        padding: Zeros around the maps, as ``F.pad`` takes them; empty where there are none.
 
     Example:
         >>> link = Link(F.relu6, (1, 0, 1, 0))
@@ -78,11 +78,10 @@ class Link:
 
     def back(self, change: Tensor, slope: Tensor) -> Tensor:
         """Return the wanted change of the maps, for one of what the next layer reads."""
-        inside = F.pad(change, [-width for width in self.padding]) if any(self.padding) else change
-        return inside * slope
+        return self._padded(change, sign=-1) * slope
 
-    def _padded(self, maps: Tensor) -> Tensor:
-        return F.pad(maps, self.padding) if any(self.padding) else maps
+    def _padded(self, maps: Tensor, sign: int = 1) -> Tensor:
+        return F.pad(maps, [sign * width for width in self.padding]) if self.padding else maps
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,7 @@ class Affine:
         # The transposed convolution of PyTorch takes a third of the time of the gradient of a convolution.
         steps = zip(size, change.shape[2:], window.stride, window.padding, window.dilation, window.kernel, strict=True)
         left = [n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, s, p, d, k in steps]
-        return F.conv_transpose2d(change, self.weight, None, window.stride, window.padding, left, window.groups,
-                                  window.dilation)  # fmt: skip
+        return F.conv_transpose2d(change, self.weight, None, output_padding=left, **self.places)
 
     def state(self) -> list[Tensor]:
         """Return the parameters of layer and norm, which may be changed in place."""
@@ -216,25 +214,31 @@ def chains_of(small: nn.Module, sites: Sequence[Site], images: Tensor) -> list[C
     # Functions that are alike up to a bound differ on larger values.
     probes = torch.cat([images * factor for factor in _PROBES]) if images.is_floating_point() else images
     large = read_all(small, names, probes)
-    found = []
-    for start, site in enumerate(sites):
-        row, links = [site], list[Link]()
-        for following in sites[start + 1 :] if _is_plain(site) else ():
-            # What a reading has of the output may have been changed in place since.
-            pairs = [(Affine(row[-1])(seen[row[-1].name].inputs), seen[following.name].inputs)
-                     for seen in (natural, large)]  # fmt: skip
-            link = _link_between(*pairs) if _is_convolution(following) else None
-            # The last layer reads what the network may read elsewhere too, without zeros around it.
-            if link is None or (_is_plain(following) and any(link.padding)):
-                break
-            row.append(following)
-            links.append(link)
-            if _is_plain(following):
-                found.append(Chain(tuple(row), tuple(links)))
-                break
+    begun = (_chain_at(sites[start:], natural, large) for start in range(len(sites)))
+    found = [chain for chain in begun if chain is not None]
     if found and not _can_be_put_in(small, found, images):
         return [chain for chain in found if _can_be_put_in(small, [chain], images)]
     return found
+
+
+def _chain_at(sites: Sequence[Site], natural: Mapping[str, Reading], large: Mapping[str, Reading]) -> Chain | None:
+    """Return the chain that begins with the first of some layers, if one does."""
+    row, links = [sites[0]], list[Link]()
+    for following in sites[1:] if _is_plain(sites[0]) else ():
+        if not _is_convolution(following):
+            return None
+        # What a reading has of the output may have been changed in place since.
+        before = row[-1]
+        pairs = [(Affine(before)(seen[before.name].inputs), seen[following.name].inputs) for seen in (natural, large)]
+        link = _link_between(*pairs)
+        # The last layer reads what the network may read elsewhere too, without zeros around it.
+        if link is None or (_is_plain(following) and link.padding):
+            return None
+        row.append(following)
+        links.append(link)
+        if _is_plain(following):
+            return Chain(tuple(row), tuple(links))
+    return None
 
 
 def _link_between(natural: tuple[Tensor, Tensor], large: tuple[Tensor, Tensor]) -> Link | None:
