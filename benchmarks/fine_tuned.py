@@ -7,8 +7,8 @@ The first measures the stored networks in minutes. ``--retrain`` makes one of th
 ``reconstruction``, repaired by least squares, then trained on all 50,000 training images. ``TEACHERS`` names whose mean
 of logits is the soft target. The last epoch is kept: no held-out image and no test image chooses anything. ``--go-on``
 trains the stored network on, ``--lr`` sets the largest rate. Every training image has six forms (``few_crops``), so
-the answers of the teacher are kept in ``--state`` and computed once for all trainings. A training that was interrupted
-resumes.
+the answers and attention maps of the teacher are kept in ``--state`` and computed once for all trainings. A training
+that was interrupted resumes.
 
 On a GPU, where images and teachers are held on the device, this makes all of them with as many epochs as fit:
 
@@ -20,6 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +47,8 @@ from infoprune.measure.record import removed
 from infoprune.network.cost import Cost, count
 from infoprune.pipeline import Result
 from infoprune.storage import checkpoint
+from infoprune.training.activation_maps import ActivationMaps
+from infoprune.training.attention_maps import attention
 from infoprune.training.duration import epochs_within
 from infoprune.training.teachers import Teachers
 from infoprune.training.train import make_fabric
@@ -128,50 +132,92 @@ POINTS = {
 }
 
 
-class Remembered(nn.Module):
-    """A teacher whose answer to every image is kept in a file, by what the image is: 16 bytes and the logits.
+class Remembered:
+    """What a function returns for every image, kept in a file by what the image is: 16 bytes and the values.
 
     Args:
-        teacher: Returns logits.
-        file: Holds them.
-        shown: A network that runs for every image all the same, so that its feature maps are seen.
-        classes: Number of logits.
+        ask: Returns ``(n, k)`` for images.
+        file: Holds them, in half precision.
     """
 
-    def __init__(self, teacher: nn.Module, file: Path, shown: nn.Module | None = None, classes: int = 10) -> None:
-        super().__init__()
-        self.teacher, self.file, self.shown = teacher, file, shown
-        self.record = np.dtype([("image", "V16"), ("answer", np.float16, (classes,))])
+    def __init__(self, ask: Callable[[Tensor], Tensor], file: Path) -> None:
+        self.ask, self.file = ask, file
         self.known: dict[bytes, Any] = {}
         self.read = 0
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return ``(n, classes)`` logits."""
-        if self.shown is not None:
-            self.shown(images)
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return ``(n, k)`` values."""
         names = [_name(image) for image in images.cpu().contiguous().numpy()]
+        if not self.known:
+            self._ask(images, names)
         if any(name not in self.known for name in names):
             self._read()
         new = [row for row, name in enumerate(names) if name not in self.known]
         if new:
             self._ask(images[new], [names[row] for row in new])
-        answers = np.stack([self.known[name] for name in names])
-        return torch.from_numpy(answers).to(images.device).float()
+        return torch.from_numpy(np.stack([self.known[name] for name in names])).to(images.device).float()
 
     def _read(self) -> None:
         """Read what this process and others have written since the last time."""
-        records = np.fromfile(self.file, self.record, offset=self.read)
-        self.read += len(records) * self.record.itemsize
-        self.known.update((record["image"].tobytes(), record["answer"]) for record in records)
+        records = np.fromfile(self.file, self._record(len(next(iter(self.known.values())))), offset=self.read)
+        self.read += records.nbytes
+        self.known.update((record["image"].tobytes(), record["values"]) for record in records)
 
     def _ask(self, images: Tensor, names: list[bytes]) -> None:
-        answers = self.teacher(images).cpu().to(torch.float16).numpy()
-        records = np.array([(np.void(name), answer) for name, answer in zip(names, answers, strict=True)], self.record)
+        answers = self.ask(images).cpu().to(torch.float16).numpy()
+        pairs = [(np.void(name), answer) for name, answer in zip(names, answers, strict=True)]
         with self.file.open("ab") as end:
-            end.write(records.tobytes())
+            end.write(np.array(pairs, self._record(answers.shape[1])).tobytes())
         self.known.update(zip(names, answers, strict=True))
+
+    def _record(self, values: int) -> np.dtype[Any]:
+        return np.dtype([("image", "V16"), ("values", np.float16, (values,))])
+
+
+class RememberedTeacher(nn.Module):
+    """A teacher whose answers, and what the attention maps of one network are, are computed once for every image.
+
+    Args:
+        teacher: Returns logits.
+        file: Holds them.
+        shown: A network whose attention maps are learnt, and which therefore has to run for the same images.
+    """
+
+    def __init__(self, teacher: nn.Module, file: Path, shown: nn.Module | None = None) -> None:
+        super().__init__()
+        self.teacher, self.shown = teacher, shown
+        self.answers = Remembered(self.teacher, file)
+        self.maps = Remembered(self._maps, file.with_name(f"{file.stem}-maps.bin"))
+        self.sizes: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return ``(n, classes)`` logits."""
+        if self.shown is not None:
+            if not self.sizes:
+                self.sizes = [one.shape[1] for one in self._layers(images[:2])]
+            for roots in torch.split(self.maps(images), self.sizes, dim=1):
+                # Maps of one channel that have the same attention map.
+                F.relu(roots[:, None])
+        return self.answers(images)
+
+    def _maps(self, images: Tensor) -> Tensor:
+        return torch.cat(self._layers(images), dim=1).sqrt()
+
+    def _layers(self, images: Tensor) -> list[Tensor]:
+        """Return the attention maps of all layers, unseen by who collects maps in this thread."""
+        precise = not torch.is_autocast_enabled(images.device.type)
+
+        def run() -> list[Tensor]:
+            half = torch.autocast(images.device.type, torch.bfloat16, enabled=not precise)
+            with torch.no_grad(), half, ActivationMaps(attention) as found:
+                assert self.shown is not None
+                self.shown(images)
+            return found
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(run).result()
 
 
 def _name(image: Any) -> bytes:
@@ -249,7 +295,7 @@ def retrain(
     teachers: nn.Module = Teachers(networks, preprocessing, [preprocessing_of(network) for network in networks])
     if device.type == "cpu":
         shown = networks[0] if recipe.attention else None
-        teachers = Remembered(teachers, state / f"answers-{'-'.join(names)}.bin", shown)
+        teachers = RememberedTeacher(teachers, state / f"answers-{'-'.join(names)}.bin", shown)
     train = open_source("cifar10", data_dir).train
     assert isinstance(train, StoredImages)
     # A GPU trains faster than a processor core normalises images.

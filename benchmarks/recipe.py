@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import nn
 
 import infoprune
-from fine_tuned import POINTS, RECIPE, Remembered, base_of, few_crops, pruned
+from fine_tuned import POINTS, RECIPE, RememberedTeacher, base_of, few_crops, pruned
 from infoprune.data import balanced_sample, held_out_split, loader, open_source
 from infoprune.experiment.network import preprocessing_of
 from infoprune.files import write_text
@@ -110,7 +110,7 @@ def held_out_accuracy(
         both = Teachers(named, preprocessing, [preprocessing_of(one) for one in named])
         # Mixed images are new in every epoch, and answers alone have no maps.
         asked_anew = variant.recipe.keys() & {"mixing", "attention"}
-        teacher = both if asked_anew else Remembered(both, state / f"{'-'.join(variant.teachers)}.bin")
+        teacher = both if asked_anew else RememberedTeacher(both, state / f"{'-'.join(variant.teachers)}.bin")
         teacher.eval()
     recipe = replace(BASE, epochs=epochs, seed=seed, **variant.recipe)
     batches = loader(train, preprocessing, batch_size=variant.batch_size, shuffle=True)

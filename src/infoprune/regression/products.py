@@ -99,7 +99,7 @@ class Products:
     def _multiply(self) -> None:
         if not self._waiting:
             return
-        x, t = (torch.cat([pair[which] for pair in self._waiting], dim=2) for which in (0, 1))
+        x, t = (_joined([pair[which] for pair in self._waiting]) for which in (0, 1))
         self._waiting = []
         if self.exact:
             self._sums.add(x, t)
@@ -115,3 +115,7 @@ class Products:
         sums.squares += t.square().double().sum(dim=2)
         sums.noise += torch.finfo(x.dtype).eps * gram.diagonal(dim1=1, dim2=2).double().sum(dim=1) / x.shape[1] ** 0.5
         sums.count += x.shape[2]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)

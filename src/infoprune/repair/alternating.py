@@ -15,7 +15,7 @@ network. Unlike plain least squares it does use the derivatives of the functions
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +26,7 @@ from infoprune.network.layer_io import Reading
 from infoprune.options import RepairOptions
 from infoprune.progress import Progress
 from infoprune.regression.layer_fit import HELD_OUT_EVERY, Targets
+from infoprune.regression.normal_equations import NormalEquations
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.chain_descent import alternate
 from infoprune.repair.chains import Chain, chains_of
@@ -122,22 +123,29 @@ def _refit_in_chains(walks: Walks, small: nn.Module, rounds: int, step: Callable
     starts, ends = {chain.first for chain in chains}, {chain.last: chain for chain in chains}
     copies = {name: _COPIES * len(chain.links) for chain in chains for name in (chain.last, chain.first)}
     held: dict[str, _Maps] = {}
+    equations: dict[str, NormalEquations] = {}
+    before_last = {site.name for chain in chains for site in chain.sites[:-1]}
     for site in walks.sites:
         if site.name in copies:
             held[site.name] = _Maps(walks.sizes, copies[site.name], site.name in starts)
-        refit(walks, site, held.get(site.name))
+        found = refit(walks, site, held.get(site.name))
+        if site.name in before_last and isinstance(found, NormalEquations):
+            equations[site.name] = found
         walks.small.before_next(None)
         if site.name in held:
             held[site.name].bring_together()
         if site.name in ends:
             chain = ends[site.name]
-            _improve(walks, chain, held.pop(chain.first), held[site.name], rounds)
+            known = [equations.pop(inner.name) for inner in chain.sites[:-1] if inner.name in equations]
+            _improve(walks, chain, held.pop(chain.first), held[site.name], rounds, known)
         if site.name not in starts:
             held.pop(site.name, None)
         step()
 
 
-def _improve(walks: Walks, chain: Chain, before: _Maps, maps: _Maps, rounds: int) -> None:
+def _improve(
+    walks: Walks, chain: Chain, before: _Maps, maps: _Maps, rounds: int, equations: Sequence[NormalEquations]
+) -> None:
     """Improve a chain, in the first process, and continue the passes with what its last layer reads now."""
     processes, state = current(), chain.state()
     unchanged = [tensor.clone() for tensor in state]
@@ -145,7 +153,7 @@ def _improve(walks: Walks, chain: Chain, before: _Maps, maps: _Maps, rounds: int
         images = min(sum(map(len, before.inputs)), sum(map(len, maps.targets)))
         inputs, targets = (_together(some, images) for some in (before.inputs, maps.targets))
         times = 1 if len(chain.links) == 1 else _TIMES_IN_LONG_CHAINS
-        alternate(chain, inputs, targets, times * rounds)
+        alternate(chain, inputs, targets, times * rounds, equations)
         before.inputs = [inputs]
     for mine, found in zip(state, processes.agreed(state), strict=True):
         mine.copy_(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
@@ -22,6 +23,7 @@ from infoprune.regression.layer_fit import (
     positions_of,
     write_solution,
 )
+from infoprune.regression.normal_equations import NormalEquations
 from infoprune.regression.patches import as_matrix, from_matrix, grouped, groups_of
 from infoprune.regression.products import Products
 from infoprune.repair.chains import Affine, Chain
@@ -31,7 +33,7 @@ _LEAST_GAIN = 0.005
 _RIDGE = 1e-2
 
 
-def alternate(chain: Chain, inputs: Tensor, targets: Tensor, rounds: int) -> None:
+def alternate(chain: Chain, inputs: Tensor, targets: Tensor, rounds: int, equations: Sequence[NormalEquations]) -> None:
     """Improve a chain in place; the round with the lowest error on every fifth image is kept.
 
     Args:
@@ -39,10 +41,11 @@ def alternate(chain: Chain, inputs: Tensor, targets: Tensor, rounds: int) -> Non
         inputs: ``(n, C, H, W)``, what the first layer reads.
         targets: ``(n, O, H, W)``, what the last layer should return.
         rounds: Largest number of updates.
+        equations: Of every layer but the last, from what it read when it was fitted.
 
     Example:
         >>> chain, images = Chain((), ()), torch.rand(1, 1, 4, 4)
-        >>> alternate(chain, images, images, rounds=2)  # no image can be held out: nothing is done
+        >>> alternate(chain, images, images, rounds=2, equations=[])  # no image can be held out: nothing is done
     """
     held = every_nth(len(inputs), 0, HELD_OUT_EVERY)
     if held.all() or not held.any():
@@ -52,7 +55,8 @@ def alternate(chain: Chain, inputs: Tensor, targets: Tensor, rounds: int) -> Non
     inputs, targets = (some[order].contiguous(memory_format=torch.channels_last) for some in (inputs, targets))
     fits = int((~held).sum())
     last = Affine(chain.sites[-1])
-    descents = [_Descent(site) for site in chain.sites[:-1]]
+    # What a layer reads changes little from round to round, and a step is exact in any direction.
+    descents = [_Descent(_Solver(*both)) for both in zip(chain.sites[:-1], equations, strict=True)]
     state = chain.state()
     best, least = copy.deepcopy(state), [float("inf")] * 2
     maps, ridge = _Run.of(chain, inputs), None
@@ -173,20 +177,14 @@ def _product(a: Tensor, b: Tensor) -> float:
 
 
 class _Solver:
-    """Least squares from what a layer reads."""
+    """Least squares from the second moments of what a layer reads."""
 
-    def __init__(self, site: Site, inputs: Tensor) -> None:
+    def __init__(self, site: Site, equations: NormalEquations) -> None:
         layer = site.small
         assert isinstance(layer, nn.Conv2d)
         self.site = site
         self.shape = list(layer.weight.shape)
         self.groups = groups_of(layer)
-        products = Products(self.groups, site.features, 0, inputs.device)
-        images = torch.arange(len(inputs), device=inputs.device)
-        drawn = torch.Generator().manual_seed(0)
-        most = positions_of(len(inputs), site.features)
-        add_positions(products, site.window, inputs, None, images, drawn, most)
-        equations = products.equations()
         self.centred = site.has_constant()
         self.mean = equations.features / max(1, equations.count)
         gram = equations.moments(centred=self.centred)
@@ -223,15 +221,11 @@ class _Round:
 class _Descent:
     """Conjugate directions (Polak and Ribiere 1969, never backwards) in which a layer changes, round by round."""
 
-    site: Site
-    solver: _Solver | None = None
+    solver: _Solver
     last: _Round | None = None
 
     def along(self, inputs: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Return the direction of weights and constants for a wanted change of what the layer returns."""
-        # What a layer reads changes little from round to round, and a step is exact in any direction.
-        if self.solver is None:
-            self.solver = _Solver(self.site, inputs)
         moments = self.solver.moments(inputs, wanted)
         nearest = direction = self.solver.towards(moments)
         if self.last is not None:
@@ -244,4 +238,4 @@ class _Descent:
         weights, constant = direction[..., :-1], direction[..., -1]
         if self.solver.centred:
             constant = constant - (weights @ self.solver.mean[..., None])[..., 0]
-        return from_matrix(weights.mT, self.site.small).to(wanted.dtype), constant.flatten().to(wanted.dtype)
+        return from_matrix(weights.mT, self.solver.site.small).to(wanted.dtype), constant.flatten().to(wanted.dtype)

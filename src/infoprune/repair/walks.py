@@ -44,7 +44,7 @@ _FEWEST_IMAGES = 64
 # Images of one batch at most: its temporary memory is needed in addition to the memory for the maps of all batches.
 _MOST_IMAGES = 128
 # Smaller batches are put together: one image at a time takes six times as long.
-_SMALL_BATCH = 32
+_SMALL_BATCH = 64
 _RIDGE = 1e-4
 
 
@@ -153,8 +153,10 @@ def rebatched(pair: Pair) -> list[Tensor]:
     return list(regrouped(pair.images(), lambda images: min(_MOST_IMAGES, at_a_time(images)), _SMALL_BATCH))
 
 
-def refit(walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None] | None = None) -> None:
-    """Advance to a layer and refit it. The search for the next layer's ridge starts at this one's.
+def refit(walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None] | None = None) -> Equations | None:
+    """Advance to a layer, refit it and return its equations of the fitted images, in the first process.
+
+    The search for the next layer's ridge starts at this one's.
 
     Example:
         >>> import infoprune
@@ -164,7 +166,7 @@ def refit(walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None
         >>> pair = Pair.of(whole, plan, [images])
         >>> before = pair.small.features[3].weight.clone()
         >>> with torch.no_grad(), Walks.of(pair, pair.small, ["features.3"]) as walks:
-        ...     refit(walks, walks.sites[0])
+        ...     equations = refit(walks, walks.sites[0])
         >>> torch.equal(before, pair.small.features[3].weight)
         False
     """
@@ -173,6 +175,7 @@ def refit(walks: Walks, site: Site, keep: Callable[[int, Reading, Targets], None
     if found is not None and found.ridge < float("inf"):
         walks.ridge = found.ridge
     write_solution(site, found)
+    return None if moments is None else moments[0]
 
 
 def layers_to_refit(pair: Pair, small: nn.Module, every: bool) -> list[str]:
