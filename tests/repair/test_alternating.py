@@ -275,6 +275,17 @@ def test_small_maps_are_held_of_more_images():
         assert len(torch.cat(maps.targets)) == wanted
 
 
+@pytest.mark.parametrize(("enough", "wanted"), [(16 * 64, 16), (64, 7), (1 << 19, 23)])
+def test_layers_with_few_features_hold_fewer_images(monkeypatch, enough, wanted):
+    monkeypatch.setattr(alternating_module, "_FEWEST_IMAGES", 7)
+    batches = list(images(23, 8, 3))
+    maps = alternating_module._Maps(tuple(map(len, batches)), enough=enough)
+    for number, some in enumerate(batches):
+        maps(number, Reading(some, some[:, :1], "", None, None), Targets([(some[:, :1], 1, None)], linear=False))
+    maps.bring_together()
+    assert torch.equal(torch.cat(maps.inputs), torch.cat(batches)[:wanted])
+
+
 class Linear(nn.Module):
     """A ReLU that never closes between two layers of one position each."""
 

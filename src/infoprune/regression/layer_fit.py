@@ -45,7 +45,7 @@ _FEWEST_POSITIONS = 16
 _LEAST_TOGETHER = 1 << 15
 _MOST_TOGETHER = 1 << 19
 # A depthwise convolution has nine features, and more positions of all images than these say nothing new.
-_FOR_A_FEATURE = 1 << 10
+POSITIONS_OF_A_FEATURE = 1 << 10
 # Values of patches processed at a time: 32 MiB as float32.
 _CHUNK_VALUES = 1 << 23
 # Below this share of the usual scale a norm's own scale is too small to divide by.
@@ -145,7 +145,7 @@ def positions_of(images: int, features: int | None = None) -> int:
     """
     images = max(1, images)
     wanted = max(_ENOUGH_POSITIONS, min(POSITIONS, _LEAST_TOGETHER // images))
-    enough = _MOST_TOGETHER if features is None else _FOR_A_FEATURE * features
+    enough = _MOST_TOGETHER if features is None else POSITIONS_OF_A_FEATURE * features
     return max(_FEWEST_POSITIONS, min(wanted, _MOST_TOGETHER // images, enough // images))
 
 

@@ -15,7 +15,7 @@ network. Unlike plain least squares it does use the derivatives of the functions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +25,7 @@ from infoprune.network.equivalence import duplicate
 from infoprune.network.layer_io import Reading
 from infoprune.options import RepairOptions
 from infoprune.progress import Progress
-from infoprune.regression.layer_fit import HELD_OUT_EVERY, Targets
+from infoprune.regression.layer_fit import HELD_OUT_EVERY, POSITIONS_OF_A_FEATURE, Targets
 from infoprune.regression.normal_equations import NormalEquations
 from infoprune.repair.base import Pair, RepairInfo, register
 from infoprune.repair.chain_descent import alternate
@@ -35,8 +35,10 @@ from infoprune.repair.walks import MEMORY, Walks, refit
 from infoprune.runs.together import current
 
 ROUNDS = RepairOptions.rounds
-# Positions of the maps of a chain that are kept in memory.
+# Positions of the maps of a chain that are kept in memory at most; of layers with few features fewer say as much, of
+# this number of images at least.
 _POSITIONS = 1 << 19
+_FEWEST_IMAGES = 64
 # Memory for the maps of a chain, inputs and targets, in bytes.
 _HELD = 1 << 30
 # Maps of the size of its output that one changed layer takes.
@@ -51,8 +53,9 @@ class _Maps:
     """Inputs and targets of a layer for the first images, up to a limit of memory and of positions.
 
     ``sizes`` are the numbers of images of all batches, ``copies`` how many maps of its output's size are needed. The
-    limit counts positions: a layer with small maps needs more images than one with large maps. Where a chain ``begins``
-    with the layer, what it reads stays in memory for all images, since what the last layer reads changes.
+    limit counts positions: a layer with small maps needs more images than one with large maps, and ``enough`` is less
+    where all layers have few features. Where a chain ``begins`` with the layer, what it reads stays in memory for all
+    images, since what the last layer reads changes.
     """
 
     sizes: tuple[int, ...]
@@ -60,6 +63,7 @@ class _Maps:
     begins: bool = True
     room: int = _HELD
     positions: int = _POSITIONS
+    enough: int = _POSITIONS
     inputs: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
     fed: list[Tensor] = field(default_factory=list)
@@ -72,7 +76,8 @@ class _Maps:
         inputs, wanted = reading.inputs, targets.terms[0][0]
         each = 4 * (inputs[0].numel() + self.copies * reading.result[0].numel())
         positions, before = wanted[0, 0].numel(), sum(self.sizes[:number])
-        count = min(len(inputs), self.room // each - before, self.positions // positions - before)
+        most = min(self.positions // positions, max(self.enough // positions, _FEWEST_IMAGES), self.room // each)
+        count = min(len(inputs), most - before)
         if count > 0 or not number:
             count = max(count, HELD_OUT_EVERY)
             self._own[number] = inputs[:count].clone(), targets.whole()[:count]
@@ -122,12 +127,14 @@ def _refit_in_chains(walks: Walks, small: nn.Module, rounds: int, step: Callable
     chains = chains_of(small, walks.sites, next(walks.pair.images())[:2])
     starts, ends = {chain.first for chain in chains}, {chain.last: chain for chain in chains}
     copies = {name: _COPIES * len(chain.links) for chain in chains for name in (chain.last, chain.first)}
+    features = _most_features(chains)
     held: dict[str, _Maps] = {}
     equations: dict[str, NormalEquations] = {}
     before_last = {site.name for chain in chains for site in chain.sites[:-1]}
     for site in walks.sites:
         if site.name in copies:
-            held[site.name] = _Maps(walks.sizes, copies[site.name], site.name in starts)
+            enough = POSITIONS_OF_A_FEATURE * features[site.name]
+            held[site.name] = _Maps(walks.sizes, copies[site.name], site.name in starts, enough=enough)
         found = refit(walks, site, held.get(site.name))
         if site.name in before_last and isinstance(found, NormalEquations):
             equations[site.name] = found
@@ -141,6 +148,15 @@ def _refit_in_chains(walks: Walks, small: nn.Module, rounds: int, step: Callable
         if site.name not in starts:
             held.pop(site.name, None)
         step()
+
+
+def _most_features(chains: Iterable[Chain]) -> dict[str, int]:
+    """Return the most features of a layer of the chain, or of both chains, that a layer begins or ends."""
+    found: dict[str, int] = {}
+    for chain in chains:
+        most = max(site.features for site in chain.sites)
+        found |= {name: max(most, found.get(name, 0)) for name in (chain.first, chain.last)}
+    return found
 
 
 def _improve(
