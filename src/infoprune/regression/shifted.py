@@ -92,16 +92,15 @@ class ShiftedProducts:
         self.rounding = torch.finfo(maps.dtype).eps
         self.maps += seen.by_position()
         for part in self.wanted:
-            product = seen.rows(_first(part)).mT @ seen.rows(_second(part))
+            found = seen.rows(_first(part)).mT @ seen.rows(_second(part))
             if part in self.products:
-                self.products[part] += product
+                self.products[part] += found
             else:
-                self.products[part] = product.double()
+                self.products[part] = found.double()
         if targets.shape[1]:
             wanted = _Rectangles.of(targets.to(maps.dtype))
-            for tap, pair in enumerate(self._own()):
-                if _positions(pair):
-                    self.cross[tap] += seen.rows(_first(pair)).mT @ wanted.rows(self._outputs_of(tap))
+            for tap, pair in self._own().items():
+                self.cross[tap] += seen.rows(_first(pair)).mT @ wanted.rows(self._outputs_of(tap))
             self.targets += wanted.by_position()
             self.squares += targets.double().square().sum(dim=(0, *range(2, targets.dim())))
         self.images += len(maps)
@@ -124,22 +123,22 @@ class ShiftedProducts:
                 known, turned = _canonical(pair)
                 blocks[s, :, t] += whole[known].mT if turned else whole[known]
         wanted = _Rectangles(self.targets[:, None])
-        for tap, pair in enumerate(self._own()):
-            if _positions(pair):
-                own = sums.rows(_first(pair)).sum(dim=0) + self.images * _positions(pair) * about
-                seen = wanted.rows(self._outputs_of(tap)).sum(dim=0)
-                features[tap] += own
-                cross[tap] += self.cross[tap] + about[:, None] * seen + own[:, None] * targets_about
-                spread = torch.stack([self.products[part].diagonal().sum() for part in self.parts[pair]]).sum()
-                equations.noise += self.rounding * spread / (channels * taps) ** 0.5
+        for tap, pair in self._own().items():
+            own = sums.rows(_first(pair)).sum(dim=0) + self.images * _positions(pair) * about
+            seen = wanted.rows(self._outputs_of(tap)).sum(dim=0)
+            features[tap] += own
+            cross[tap] += self.cross[tap] + about[:, None] * seen + own[:, None] * targets_about
+            spread = torch.stack([self.products[part].diagonal().sum() for part in self.parts[pair]]).sum()
+            equations.noise += self.rounding * spread / (channels * taps) ** 0.5
         count, targets = self.images * prod(self.outputs), self.targets.flatten(0, -2).sum(dim=0)
         equations.squares[0] += self.squares + targets_about * (2 * targets + count * targets_about)
         equations.targets[0] += targets + count * targets_about
         equations.count += count
 
-    def _own(self) -> list[Overlap]:
-        """Return, for each tap, what it sees of a map."""
-        return [self.pairs[tap, tap] for tap in range(len(self.offsets))]
+    def _own(self) -> dict[int, Overlap]:
+        """Return what each tap sees of a map, without those that lie outside at every position."""
+        own = {tap: self.pairs[tap, tap] for tap in range(len(self.offsets))}
+        return {tap: pair for tap, pair in own.items() if _positions(pair)}
 
     def _product(self, pair: Overlap) -> Tensor:
         """Return the product of a pair of taps, of the maps as they were added."""
