@@ -136,22 +136,33 @@ class Remembered:
     """What a function returns for every image, kept in a file by what the image is: 16 bytes and the values.
 
     Args:
-        ask: Returns ``(n, k)`` for images.
+        ask: Returns ``(n, values)`` for images.
+        values: Number of values of an image.
         file: Holds them, in half precision.
+
+    Example:
+        >>> import tempfile
+        >>> asked = []
+        >>> def sums(images):
+        ...     asked.append(len(images))
+        ...     return images.flatten(1).sum(dim=1, keepdim=True)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     known = Remembered(sums, 1, Path(folder) / "sums.bin")
+        ...     known(torch.ones(1, 2)).tolist(), known(torch.tensor([[1.0, 1.0], [0.0, 3.0]])).tolist(), asked
+        ([[2.0]], [[2.0], [3.0]], [1, 1])
     """
 
-    def __init__(self, ask: Callable[[Tensor], Tensor], file: Path) -> None:
+    def __init__(self, ask: Callable[[Tensor], Tensor], values: int, file: Path) -> None:
         self.ask, self.file = ask, file
+        self.record = np.dtype([("image", "V16"), ("values", np.float16, (values,))])
         self.known: dict[bytes, Any] = {}
         self.read = 0
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return ``(n, k)`` values."""
+        """Return ``(n, values)``."""
         names = [_name(image) for image in images.cpu().contiguous().numpy()]
-        if not self.known:
-            self._ask(images, names)
         if any(name not in self.known for name in names):
             self._read()
         new = [row for row, name in enumerate(names) if name not in self.known]
@@ -161,19 +172,16 @@ class Remembered:
 
     def _read(self) -> None:
         """Read what this process and others have written since the last time."""
-        records = np.fromfile(self.file, self._record(len(next(iter(self.known.values())))), offset=self.read)
+        records = np.fromfile(self.file, self.record, offset=self.read)
         self.read += records.nbytes
         self.known.update((record["image"].tobytes(), record["values"]) for record in records)
 
     def _ask(self, images: Tensor, names: list[bytes]) -> None:
-        answers = self.ask(images).cpu().to(torch.float16).numpy()
-        pairs = [(np.void(name), answer) for name, answer in zip(names, answers, strict=True)]
+        found = self.ask(images).cpu().to(torch.float16).numpy()
+        records = np.array([(np.void(name), values) for name, values in zip(names, found, strict=True)], self.record)
         with self.file.open("ab") as end:
-            end.write(np.array(pairs, self._record(answers.shape[1])).tobytes())
-        self.known.update(zip(names, answers, strict=True))
-
-    def _record(self, values: int) -> np.dtype[Any]:
-        return np.dtype([("image", "V16"), ("values", np.float16, (values,))])
+            end.write(records.tobytes())
+        self.known.update(zip(names, found, strict=True))
 
 
 class RememberedTeacher(nn.Module):
@@ -181,43 +189,58 @@ class RememberedTeacher(nn.Module):
 
     Args:
         teacher: Returns logits.
-        file: Holds them.
-        shown: A network whose attention maps are learnt, and which therefore has to run for the same images.
+        file: Holds them; the attention maps are in a file beside it.
+        shown: A network whose attention maps are learnt.
+        classes: Number of logits.
+
+    Example:
+        >>> import tempfile
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)).eval()
+        >>> images = torch.rand(2, 1, 8, 8)
+        >>> with tempfile.TemporaryDirectory() as folder, torch.no_grad(), ActivationMaps(attention) as found:
+        ...     answers = RememberedTeacher(net, Path(folder) / "answers.bin", net)(images)
+        >>> tuple(found[0].shape), tuple(answers.shape)
+        ((2, 36), (2, 10))
     """
 
-    def __init__(self, teacher: nn.Module, file: Path, shown: nn.Module | None = None) -> None:
+    def __init__(self, teacher: nn.Module, file: Path, shown: nn.Module | None = None, classes: int = 10) -> None:
         super().__init__()
-        self.teacher, self.shown = teacher, shown
-        self.answers = Remembered(self.teacher, file)
-        self.maps = Remembered(self._maps, file.with_name(f"{file.stem}-maps.bin"))
+        self.teacher, self.file, self.shown = teacher, file, shown
+        self.answers = Remembered(self.teacher, classes, file)
+        self.maps: Remembered | None = None
         self.sizes: list[int] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Return ``(n, classes)`` logits."""
         if self.shown is not None:
-            if not self.sizes:
-                self.sizes = [one.shape[1] for one in self._layers(images[:2])]
-            for roots in torch.split(self.maps(images), self.sizes, dim=1):
-                # Maps of one channel that have the same attention map.
-                F.relu(roots[:, None])
+            self._show(self.shown, images)
         return self.answers(images)
 
-    def _maps(self, images: Tensor) -> Tensor:
-        return torch.cat(self._layers(images), dim=1).sqrt()
+    def _show(self, network: nn.Module, images: Tensor) -> None:
+        """Run activation functions on maps of one channel that have the attention maps of the network."""
+        if self.maps is None:
+            self.sizes = [one.shape[1] for one in _attention_maps(network, images[:1])]
+            self.maps = Remembered(
+                lambda some: torch.cat(_attention_maps(network, some), dim=1).sqrt(),
+                sum(self.sizes),
+                self.file.with_name(f"{self.file.stem}-maps.bin"),
+            )
+        for roots in torch.split(self.maps(images), self.sizes, dim=1):
+            F.relu(roots[:, None])
 
-    def _layers(self, images: Tensor) -> list[Tensor]:
-        """Return the attention maps of all layers, unseen by who collects maps in this thread."""
-        precise = not torch.is_autocast_enabled(images.device.type)
 
-        def run() -> list[Tensor]:
-            half = torch.autocast(images.device.type, torch.bfloat16, enabled=not precise)
-            with torch.no_grad(), half, ActivationMaps(attention) as found:
-                assert self.shown is not None
-                self.shown(images)
-            return found
+def _attention_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """Return the attention maps of all layers, unseen by who collects maps in this thread."""
+    half = torch.is_autocast_enabled(images.device.type)
 
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(run).result()
+    def run() -> list[Tensor]:
+        precision = torch.autocast(images.device.type, torch.bfloat16, enabled=half)
+        with torch.no_grad(), precision, ActivationMaps(attention) as found:
+            network(images)
+        return found
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()
 
 
 def _name(image: Any) -> bytes:

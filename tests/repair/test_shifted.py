@@ -1,5 +1,7 @@
 """Products of shifted maps are those of the patches themselves, borders included."""
 
+from math import prod
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -86,3 +88,8 @@ def test_pairs_of_taps_that_see_the_same_are_multiplied_once():
     products = shifted.ShiftedProducts(window, (2, 8, 8), 0, torch.device("cpu"))
     assert len(products.pairs) == 81
     assert len(products.wanted) == 29
+    # Together they are as large as one product of whole maps for each distance.
+    distances = {tuple(delta for _, _, delta in part) for part in products.wanted}
+    whole = sum((8 - abs(down)) * (8 - abs(right)) for down, right in distances)
+    assert len(distances) == 13
+    assert sum(prod(length for _, length, _ in part) for part in products.wanted) == whole

@@ -10,6 +10,7 @@ none of them multiplies the padding.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise, product
@@ -58,26 +59,18 @@ class ShiftedProducts:
     """
 
     def __init__(self, window: Window, shape: tuple[int, ...], outputs: int, device: torch.device) -> None:
-        channels, self.size = shape[0], shape[1:]
-        self.outputs = window.outputs(self.size)
-        self.offsets = [tuple(t * d - p for t, d, p in zip(tap, window.dilation, window.padding, strict=True))
-                        for tap in product(*map(range, window.kernel))]  # fmt: skip
-        self.pairs = {
-            (s, t): tuple(map(_overlap, one, other, self.size, self.outputs))
-            for s, one in enumerate(self.offsets)
-            for t, other in enumerate(self.offsets)
-        }
+        channels, size = shape[0], shape[1:]
+        taps = _Taps.of(window, size)
+        self.pairs, self.parts, self.wanted, self.own = taps.pairs, taps.parts, taps.wanted, taps.own
 
         def zeros(*sizes: int) -> Tensor:
             return torch.zeros(*sizes, dtype=torch.float64, device=device)
 
-        self.parts = _parts_of(frozenset(_canonical(pair)[0] for pair in self.pairs.values() if _positions(pair)))
-        self.wanted = sorted({part for parts in self.parts.values() for part in parts})
         # Made when they are first added to: new memory is cleared by the system, which takes as long as a product.
         self.products: dict[Overlap, Tensor] = {}
         # By position: all images together.
-        self.maps, self.targets = zeros(*self.size, channels), zeros(*self.outputs, outputs)
-        self.cross = zeros(len(self.offsets), channels, outputs)
+        self.maps, self.targets = zeros(*size, channels), zeros(*window.outputs(size), outputs)
+        self.cross = zeros(prod(window.kernel), channels, outputs)
         self.squares = zeros(outputs)
         self.images, self.rounding = 0, 0.0
 
@@ -99,8 +92,8 @@ class ShiftedProducts:
                 self.products[part] = found.double()
         if targets.shape[1]:
             wanted = _Rectangles.of(targets.to(maps.dtype))
-            for tap, pair in self._own().items():
-                self.cross[tap] += seen.rows(_first(pair)).mT @ wanted.rows(self._outputs_of(tap))
+            for tap, (own, outputs) in self.own.items():
+                self.cross[tap] += seen.rows(own).mT @ wanted.rows(outputs)
             self.targets += wanted.by_position()
             self.squares += targets.double().square().sum(dim=(0, *range(2, targets.dim())))
         self.images += len(maps)
@@ -113,51 +106,67 @@ class ShiftedProducts:
             about: ``(C,)`` float64, what was subtracted from the maps; the padding is zero all the same.
             targets_about: ``(O,)`` float64, what was subtracted from the targets.
         """
-        taps, channels = len(self.offsets), len(about)
+        taps, channels = len(self.cross), len(about)
         blocks = equations.gram[0].view(taps, channels, taps, channels)
         features, cross = equations.features[0].view(taps, channels), equations.cross[0].view(taps, channels, -1)
-        sums = _Rectangles(self.maps[:, None])
+        sums, wanted = _Rectangles(self.maps[:, None]), _Rectangles(self.targets[:, None])
         whole = {pair: self._whole(pair, sums, about) for pair in self.parts}
-        for (s, t), pair in self.pairs.items():
-            if _positions(pair):
-                known, turned = _canonical(pair)
-                blocks[s, :, t] += whole[known].mT if turned else whole[known]
-        wanted = _Rectangles(self.targets[:, None])
-        for tap, pair in self._own().items():
-            own = sums.rows(_first(pair)).sum(dim=0) + self.images * _positions(pair) * about
-            seen = wanted.rows(self._outputs_of(tap)).sum(dim=0)
-            features[tap] += own
-            cross[tap] += self.cross[tap] + about[:, None] * seen + own[:, None] * targets_about
-            spread = torch.stack([self.products[part].diagonal().sum() for part in self.parts[pair]]).sum()
+        for (s, t), (pair, turned) in self.pairs.items():
+            blocks[s, :, t] += whole[pair].mT if turned else whole[pair]
+        for tap, (own, outputs) in self.own.items():
+            sum_of_tap = sums.rows(own).sum(dim=0) + self.images * prod(length for _, length in own) * about
+            seen = wanted.rows(outputs).sum(dim=0)
+            features[tap] += sum_of_tap
+            cross[tap] += self.cross[tap] + about[:, None] * seen + sum_of_tap[:, None] * targets_about
+            parts = self.parts[self.pairs[tap, tap][0]]
+            spread = torch.stack([self.products[part].diagonal().sum() for part in parts]).sum()
             equations.noise += self.rounding * spread / (channels * taps) ** 0.5
-        count, targets = self.images * prod(self.outputs), self.targets.flatten(0, -2).sum(dim=0)
+        count, targets = self.images * prod(self.targets.shape[:-1]), self.targets.flatten(0, -2).sum(dim=0)
         equations.squares[0] += self.squares + targets_about * (2 * targets + count * targets_about)
         equations.targets[0] += targets + count * targets_about
         equations.count += count
 
-    def _own(self) -> dict[int, Overlap]:
-        """Return what each tap sees of a map, without those that lie outside at every position."""
-        own = {tap: self.pairs[tap, tap] for tap in range(len(self.offsets))}
-        return {tap: pair for tap, pair in own.items() if _positions(pair)}
-
-    def _product(self, pair: Overlap) -> Tensor:
-        """Return the product of a pair of taps, of the maps as they were added."""
+    def _whole(self, pair: Overlap, sums: _Rectangles, about: Tensor) -> Tensor:
+        """Return the product of a pair of taps, of the maps as they were before a constant was subtracted."""
         first, *others = self.parts[pair]
         total = self.products[first].clone()
         for part in others:
             total += self.products[part]
-        return total
-
-    def _whole(self, pair: Overlap, sums: _Rectangles, about: Tensor) -> Tensor:
-        """Return the product of a pair of taps, of the maps as they were before a constant was subtracted."""
         one, other = (sums.rows(some).sum(dim=0) for some in (_first(pair), _second(pair)))
         constant = about[:, None] * (other + self.images * _positions(pair) * about)
-        return self._product(pair) + one[:, None] * about + constant
+        return total + one[:, None] * about + constant
 
-    def _outputs_of(self, tap: int) -> Rectangle:
-        """Return the outputs at whose positions a tap lies inside of the map."""
-        own = zip(self.pairs[tap, tap], self.offsets[tap], strict=True)
-        return tuple((first - offset, length) for (first, length, _), offset in own)
+
+@dataclass(frozen=True)
+class _Taps:
+    """What the taps of a kernel see of maps of one size.
+
+    ``pairs`` has, for two taps that see something at once, the pair with its distance forward, and whether the two were
+    exchanged for that; ``parts`` the rectangles that are multiplied and put together for such a pair, ``wanted`` all of
+    them; ``own``, for each tap that sees something, what it sees, and the outputs at which it does.
+    """
+
+    pairs: Mapping[tuple[int, int], tuple[Overlap, bool]]
+    parts: Mapping[Overlap, list[Overlap]]
+    wanted: tuple[Overlap, ...]
+    own: Mapping[int, tuple[Rectangle, Rectangle]]
+
+    @classmethod
+    @lru_cache
+    def of(cls, window: Window, size: tuple[int, ...]) -> _Taps:
+        """Return those of a window on maps of a size, once for all layers and batches."""
+        taps = [tuple(t * d - p for t, d, p in zip(tap, window.dilation, window.padding, strict=True))
+                for tap in product(*map(range, window.kernel))]  # fmt: skip
+        outputs = window.outputs(size)
+        overlaps = {(s, t): tuple(map(_overlap, one, other, size, outputs))
+                    for s, one in enumerate(taps) for t, other in enumerate(taps)}  # fmt: skip
+        pairs = {both: _canonical(pair) for both, pair in overlaps.items() if _positions(pair)}
+        own = {tap: (_first(pair), tuple((first - offset, length) for (first, length, _), offset in
+                                         zip(pair, taps[tap], strict=True)))
+               for (tap, other), (pair, _) in pairs.items() if tap == other}  # fmt: skip
+        parts = _parts_of({pair for pair, _ in pairs.values()})
+        wanted = sorted({part for some in parts.values() for part in some})
+        return cls(pairs, parts, tuple(wanted), own)
 
 
 @dataclass
@@ -196,28 +205,28 @@ def _overlap(one: int, other: int, length: int, outputs: int) -> tuple[int, int,
 
 def _canonical(pair: Overlap) -> tuple[Overlap, bool]:
     """Return a pair of taps with its distance forward, and whether the two were exchanged for that."""
-    distance = tuple(delta for _, _, delta in pair)
-    if distance >= (0,) * len(distance):
+    if _distance(pair) >= (0,) * len(pair):
         return pair, False
     return tuple((first + delta, length, -delta) for first, length, delta in pair), True
 
 
-@lru_cache
-def _parts_of(pairs: frozenset[Overlap]) -> dict[Overlap, list[Overlap]]:
+def _parts_of(pairs: set[Overlap]) -> dict[Overlap, list[Overlap]]:
     """Return the parts of every rectangle: each begins or ends, along an axis, where one with its distance does."""
     ends: dict[tuple[tuple[int, ...], int], set[int]] = {}
     for pair in pairs:
-        distance = tuple(delta for _, _, delta in pair)
         for axis, (first, length, _) in enumerate(pair):
-            ends.setdefault((distance, axis), set()).update((first, first + length))
+            ends.setdefault((_distance(pair), axis), set()).update((first, first + length))
 
     def along(pair: Overlap, axis: int) -> list[tuple[int, int, int]]:
         first, length, delta = pair[axis]
-        cuts = sorted(ends[tuple(delta for _, _, delta in pair), axis])
-        inside = [cut for cut in cuts if first <= cut <= first + length]
+        inside = sorted(cut for cut in ends[_distance(pair), axis] if first <= cut <= first + length)
         return [(start, stop - start, delta) for start, stop in pairwise(inside)]
 
     return {pair: list(product(*(along(pair, axis) for axis in range(len(pair))))) for pair in pairs}
+
+
+def _distance(pair: Overlap) -> tuple[int, ...]:
+    return tuple(delta for _, _, delta in pair)
 
 
 def _positions(pair: Overlap) -> int:
