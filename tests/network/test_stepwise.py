@@ -40,6 +40,73 @@ def test_files_change_nothing(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), spilled.parameters(), strict=True))
 
 
+@torch.library.custom_op("infoprune_tests::doubled", mutates_args=())
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    computed_in.add(threading.get_ident())
+    if x.shape[0] > 2:
+        raise ValueError("no more than two at a time")
+    return 2 * x
+
+
+computed_in: set[int] = set()
+
+
+class Doubled(Residual):
+    def forward(self, x):
+        return super().forward(doubled(x))
+
+
+def test_operations_of_all_passes_run_in_the_thread_that_waits():
+    computed_in.clear()
+    with Spill(0) as spill, ForwardPasses(Doubled().eval(), ["stem.0"], images(8, 8, 4), spill) as passes:
+        for number in range(4):
+            passes.advance(number, "stem.0")
+    assert computed_in == {threading.get_ident()}
+
+
+def test_a_network_may_clear_up_when_its_pass_is_closed():
+    class Finally(Residual):
+        def forward(self, x):
+            try:
+                return super().forward(x)
+            finally:
+                cleared.append(float((x * 0).sum()))
+
+    cleared, before = [], threading.active_count()
+    with Spill(0) as spill, ForwardPasses(Finally().eval(), ["stem.0"], images(4, 8, 2), spill) as passes:
+        passes.advance(0, "stem.0")
+        passes.advance(1, "stem.0")
+    assert cleared == [0.0, 0.0]
+    assert threading.active_count() == before
+
+
+def test_what_the_caller_has_set_in_its_thread_does_not_count():
+    model, some = Residual().eval(), images(4, 8, 1)
+    with Spill(0) as spill, ForwardPasses(model, ["stem.0"], some, spill) as passes:
+        wanted = passes.advance(0, "stem.0").result.clone()
+    half = torch.autocast("cpu", torch.bfloat16)
+    with torch.inference_mode(), half, Spill(0) as spill, ForwardPasses(model, ["stem.0"], some, spill) as passes:
+        found = passes.advance(0, "stem.0").result
+    assert torch.equal(found, wanted)
+    assert not found.is_inference()
+
+
+def test_an_error_of_an_operation_is_raised_where_the_network_runs():
+    class Caught(Doubled):
+        def forward(self, x):
+            try:
+                return super().forward(x)
+            except ValueError:
+                return Residual.forward(self, x[:2])
+
+    batches = images(3, 8, 1)
+    with Spill(0) as spill, ForwardPasses(Caught().eval(), ["stem.0"], batches, spill) as passes:
+        assert len(passes.advance(0, "stem.0").inputs) == 2
+    refused = pytest.raises(ValueError, match="no more than two")
+    with Spill(0) as spill, ForwardPasses(Doubled().eval(), ["stem.0"], batches, spill) as passes, refused:
+        passes.advance(0, "stem.0")
+
+
 def test_no_thread_is_left_behind_when_something_fails():
     class Odd(Residual):
         def forward(self, x):
@@ -59,17 +126,18 @@ def test_no_thread_is_left_behind_when_something_fails():
 
 
 def test_freed_memory_is_returned_when_the_process_has_grown(monkeypatch):
+    gib = 1 << 30
     held, returned = [1000], []
 
     def give_back():
         returned.append(held[0])
-        held[0] = 1100
+        held[0] = 1100 + gib
 
     monkeypatch.setattr(spill_module, "resident", lambda: held[0])
     monkeypatch.setattr(spill_module, "return_freed", give_back)
     with Spill(900) as spill:
-        for size in (1200, 1300, 1301, 1399, 1400, 1401):
+        for size in (1301, 1000 + gib, 1001 + gib, 1399 + gib, 1400 + gib, 1401 + gib):
             held[0] = size
             spill.put_away("maps", [])
-    # When it holds a third of the limit more than at the beginning, or than after the last time.
-    assert returned == [1301, 1401]
+    # When it holds 1 GiB more than at the beginning, and a third of the limit more than after the last time.
+    assert returned == [1001 + gib, 1401 + gib]

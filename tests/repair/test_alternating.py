@@ -12,6 +12,7 @@ from infoprune.network.layer_io import Reading
 from infoprune.regression.layer_fit import Targets
 from infoprune.repair import alternating as alternating_module
 from infoprune.repair.alternating import alternating
+from infoprune.repair.chain_descent import Sample
 from infoprune.repair.chains import chains_of
 from infoprune.repair.combined import divergence
 from infoprune.repair.least_squares import least_squares
@@ -242,9 +243,9 @@ def test_in_a_chain_every_layer_reads_what_the_changed_ones_give(monkeypatch):
     fed = []
     improve = alternating_module.alternate
 
-    def watched(chain, inputs, *rest):
-        fed.append((chain.first, inputs))
-        improve(chain, inputs, *rest)
+    def watched(chain, sample, *rest):
+        fed.append((chain.first, sample.inputs))
+        improve(chain, sample, *rest)
 
     monkeypatch.setattr(alternating_module, "alternate", watched)
     found = alternating(pair, quiet)
@@ -253,12 +254,24 @@ def test_in_a_chain_every_layer_reads_what_the_changed_ones_give(monkeypatch):
     plain = least_squares(pair, quiet)
     # The first layer goes on changing while the next is read, the first two have settled once the third is.
     with torch.no_grad():
-        assert torch.equal(fed[0][1], whole)
-        assert torch.allclose(fed[1][1], found.convs[0](whole), atol=1e-5)
+        # Held-out images come last.
+        assert torch.equal(fed[0][1], torch.cat([whole[torch.arange(200) % 5 != 4], whole[4::5]]))
+        assert torch.allclose(fed[1][1], found.convs[0](fed[0][1]), atol=1e-5)
         fresh = torch.cat(images(900, 8, 3)[2:])
         wanted = pair.original.last(pair.original.convs(fresh))
         errors = [float((net.last(net.convs(fresh)) - wanted).square().mean()) for net in (found, plain)]
     assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("parts", [(23,), (9, 9, 5), (3, 20, 4)])
+def test_a_sample_has_the_images_of_both_and_the_held_out_ones_last(parts):
+    inputs, targets = torch.rand(sum(parts), 2, 4, 4), torch.rand(23, 3, 4, 4)
+    found = Sample.of(list(inputs.split(parts)), list(targets.split(10)))
+    last = torch.arange(23) % 5 == 4
+    assert found.fits == 19
+    for made, whole in ((found.inputs, inputs[:23]), (found.targets, targets)):
+        assert torch.equal(made, torch.cat([whole[~last], whole[last]]))
+        assert made.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_small_maps_are_held_of_more_images():

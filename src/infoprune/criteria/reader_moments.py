@@ -356,6 +356,7 @@ def _varying(moments: NormalEquations) -> Tensor:
 
     What centring leaves of a constant is rounding error, which is no covariance and has no inverse.
     """
-    gram, whole = moments.moments(centred=True), moments.moments(centred=False)
-    varies = gram.diagonal(dim1=1, dim2=2) > _CONSTANT * whole.diagonal(dim1=1, dim2=2)
-    return gram * (varies[:, :, None] & varies[:, None, :])
+    gram = moments.moments(centred=True)
+    mean_squares = moments.gram.diagonal(dim1=1, dim2=2) / max(1, moments.count)
+    varies = gram.diagonal(dim1=1, dim2=2) > _CONSTANT * mean_squares
+    return gram if varies.all() else gram.mul_(varies[:, :, None]).mul_(varies[:, None, :])

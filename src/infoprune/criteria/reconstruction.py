@@ -237,14 +237,15 @@ def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
         [[1.0, 0.0], [0.0, 1.0]]
     """
     features, size = len(gram), mean_square(gram)
-    drawn = shrinkage(features, float(size), float(gram.square().mean()), count)
+    drawn = shrinkage(features, float(size), float(torch.linalg.vector_norm(gram).square()) / features**2, count)
     added = (drawn + ridge) * size
     for _ in range(30):
         ridged = (1 - drawn) * gram
         ridged.diagonal().add_(added)
         factor, failed = torch.linalg.cholesky_ex(ridged)
         if not failed:
-            return torch.cholesky_inverse(factor)
+            # By rows, which are copied faster; it is symmetric.
+            return torch.cholesky_inverse(factor).mT
         added = 10 * added
     raise InputError("the filters cannot be scored: the feature maps may hold values that are not finite")
 

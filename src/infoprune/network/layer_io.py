@@ -241,6 +241,10 @@ def storage_of(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else 0
 
 
+def _here(compute: Callable[[], Any]) -> Any:
+    return compute()
+
+
 class Watch(Dispatch):
     """Follows the outputs of chosen layers, through their norms, up to the first operation that uses them.
 
@@ -249,6 +253,7 @@ class Watch(Dispatch):
         layers: Dotted names of the layers to follow; each runs at most once.
         found: Called before the operation that uses a result.
         blank: Do not compute the results: they are computed with the weights that the layer has after ``found``.
+        where: Calls a function that computes tensors, and returns what it returns; another thread may do so.
 
     Example:
         >>> net, layers = nn.Sequential(nn.Linear(2, 3), nn.ReLU()).eval(), []
@@ -266,12 +271,14 @@ class Watch(Dispatch):
         found: Callable[[str, Reading], None],
         *,
         blank: bool = False,
+        where: Callable[[Callable[[], Any]], Any] = _here,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model = model
         self.layers = layers
         self.found = found
         self.blank = blank
+        self.where = where
         self.waiting: list[LayerCall] = []
         self.running: LayerCall | None = None
         self.norming: LayerCall | None = None
@@ -329,10 +336,11 @@ class Watch(Dispatch):
             output: Any = self._convolve(func, args)
         elif self.norming is not None:
             blank = self.norming.blank and func is _BATCH_NORM
-            output = _blank_norm(args[0]) if blank else func(*args, **kwargs)
+            output = self.where(lambda: _blank_norm(args[0]) if blank else func(*args, **kwargs))
         else:
             copied = self._before(func, args, kwargs) if self.waiting else None
-            output = func(*args, **kwargs)
+            # A view takes no memory.
+            output = func(*args, **kwargs) if _is_view(func) else self.where(lambda: func(*args, **kwargs))
             if func is _aten._to_copy.default and isinstance(args[0], nn.Parameter):
                 self._cast[storage_of(output)] = args[0], weakref.ref(output)
             if copied is not None:
@@ -372,7 +380,7 @@ class Watch(Dispatch):
         call.window = Window(tuple(weight.shape[2:]), stride, padding, dilation, int(args[8]))
         call.inputs, call.blank = maps, self.blank
         shape = (*maps.shape[: maps.dim() - space - 1], len(weight), *call.window.outputs(maps.shape[-space:]))
-        made: Tensor = _empty(maps, shape) if self.blank else func(*args)
+        made: Tensor = self.where(lambda: _empty(maps, shape) if self.blank else func(*args))
         stored = [None if one is None else self._before_cast(one) for one in args[1:3]]
         types, rest = [one if one is None else one.dtype for one in args[1:3]], args[3:]
 
@@ -392,7 +400,7 @@ class Watch(Dispatch):
         written = _written(func, args)
         for call in self.waiting if written else ():
             if storage_of(call.inputs) in written:
-                call.inputs = call.inputs.clone()
+                call.inputs = self.where(call.inputs.clone)
         used = [call for call in self.waiting if not storages.isdisjoint(call.holds())]
         if not used or _is_view(func):
             return None
@@ -410,12 +418,12 @@ class Watch(Dispatch):
         for call in used:
             for other in used:
                 if other is not call and other.blank and call.added is not None:
-                    other.recompute()
+                    self.where(other.recompute)
             # What is computed of a result is not the network's: its own autocast does not apply.
             with torch.autocast(call.inputs.device.type, enabled=False):
                 self.found(call.layer, call.reading())
             if call.blank or self.blank:
-                call.recompute()
+                self.where(call.recompute)
 
     def _entering(self, layer: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:

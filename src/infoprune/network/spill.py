@@ -15,6 +15,8 @@ from torch import Tensor, UntypedStorage
 
 # Smaller tensors are not worth a file.
 _SMALLEST = 1 << 16
+# Bytes by which a process may grow before freed memory is returned.
+_GROWTH = 1 << 30
 _STATM = Path("/proc/self/statm")
 
 
@@ -45,7 +47,7 @@ class Spill:
         self._directory = tempfile.TemporaryDirectory(prefix="infoprune-", dir=directory, ignore_cleanup_errors=True)
         self._in_memory: dict[str, int] = {}
         self._in_files: dict[str, list[tuple[UntypedStorage, int]]] = {}
-        self._resident = resident()  # when freed memory was returned the last time
+        self._start = self._resident = resident()
 
     def put_away(self, owner: str, tensors: Iterable[Tensor]) -> None:
         """Store tensors until their owner needs them again: in memory if they fit, else in a file.
@@ -57,15 +59,23 @@ class Spill:
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
         size = sum(storage.nbytes() for storage in storages.values())
         self._in_memory.pop(owner, None)
-        if resident() - self._resident > self.limit // 3:
-            return_freed()
-            self._resident = resident()
+        self.return_freed()
         if sum(self._in_memory.values()) + size <= self.limit:
             self._in_memory[owner] = size
             return
         moved = [(one, one.nbytes()) for one in storages.values() if one.nbytes() >= _SMALLEST and one.resizable()]
         if moved:
             self._write(owner, moved)
+
+    def return_freed(self) -> None:
+        """Return freed memory to the system, where the process holds much more than at first and after the last time.
+
+        To clear it again takes the system as long as many a product, so that it is not done for less.
+        """
+        held = resident()
+        if held - self._start > _GROWTH and held - self._resident > self.limit // 3:
+            return_freed()
+            self._resident = resident()
 
     def room(self) -> int:
         """Return how many more bytes stay in memory."""
@@ -128,8 +138,7 @@ def resident() -> int:
 def return_freed() -> None:
     """Let the C library return the memory that was freed to the system.
 
-    Every thread frees into an arena of its own, which keeps the memory. With a pass in each thread, six times the maps
-    that are alive were held.
+    The C library keeps what is freed for smaller tensors, and asks the system again for large ones.
 
     Example:
         >>> return_freed()

@@ -3,6 +3,10 @@
 Each batch has its own forward pass, in a thread that waits before the result of a chosen layer is used. Only one
 thread runs at a time. A waiting pass keeps only the tensors that its Python frames hold. Nothing is computed twice, for
 any forward of the network, and weights may change after the layer that all passes have reached.
+
+The operations of all passes are computed by the thread that waits for them. The C library keeps what a thread frees for
+that thread: with operations in the thread of each pass, several times the maps that are alive would be held, or cleared
+by the system again and again.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +130,7 @@ class _Pass:
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self.model = deep_copy(model, dict(shared))
         self.images = images
-        self.watch = Watch(self.model, layers, self._wait, blank=refitted)
+        self.watch = Watch(self.model, layers, self._wait, blank=refitted, where=self._in_the_other_thread)
         self.layer = ""
         self.reading: Reading | None = None
         self.kept: tuple[Tensor, ...] = ()
@@ -133,6 +138,9 @@ class _Pass:
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
         self._closed = False
         self._error: BaseException | None = None
+        # What the other thread shall compute, and what that returned or raised.
+        self._asked: Callable[[], Any] | None = None
+        self._answer: tuple[Any, BaseException | None] = None, None
         self._thread = threading.Thread(target=self._forward, daemon=True)
 
     @property
@@ -149,9 +157,37 @@ class _Pass:
             self._thread.start()
         else:
             self._go.release()
-        self._stopped.acquire()
+        # As in a new thread, whatever the caller has set in its own.
+        plain = torch.autocast(self.images.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), plain:
+            self._compute_until_stopped()
         if self._error is not None:
             raise self._error
+
+    def _compute_until_stopped(self) -> None:
+        """Compute what the pass asks for, until it reaches a layer or its end."""
+        self._stopped.acquire()
+        while self._asked is not None:
+            compute, self._asked = self._asked, None
+            try:
+                self._answer = compute(), None
+            except BaseException as error:
+                self._answer = None, error
+            del compute
+            self._go.release()
+            self._stopped.acquire()
+
+    def _in_the_other_thread(self, compute: Callable[[], Any]) -> Any:
+        """Let the thread that waits for this pass compute, and return what it returns."""
+        if self._closed:  # nobody waits: the network clears up after itself
+            return compute()
+        self._asked = compute
+        self._stopped.release()
+        self._go.acquire()
+        (found, error), self._answer = self._answer, (None, None)
+        if error is not None:
+            raise error
+        return found
 
     def alive(self) -> list[Tensor]:
         """Return the tensors that this pass still needs and does not share."""

@@ -145,6 +145,13 @@ class NormalEquations:
             torch.zeros(groups, dtype=torch.float64, device=start.device),
         )
 
+    def cleared(self) -> NormalEquations:
+        """Return moments of zero positions in the memory of these."""
+        for sums in (self.gram, self.cross, self.features, self.targets, self.squares, self.noise):
+            sums.zero_()
+        self.count = 0
+        return self
+
     def add(self, features: Tensor, targets: Tensor) -> None:
         """Add ``(g, F, P)`` features and ``(g, O, P)`` targets at P positions, in float64."""
         x, t = features.double(), targets.double()
@@ -179,7 +186,8 @@ class NormalEquations:
 
     def moments(self, *, centred: bool) -> Tensor:
         """Return ``(g, F, F)``: the mean of x x^T, or the covariance of the features."""
-        return (self._centred()[0] if centred else self.gram) / max(1, self.count)
+        count = max(1, self.count)
+        return self._centred_gram().div_(count) if centred else self.gram / count
 
     def scale(self) -> Tensor:
         """Return ``(g, 1, 1)``: the mean variance of the features times their number, the unit of a ridge."""
@@ -216,8 +224,12 @@ class NormalEquations:
 
     def _centred(self) -> tuple[Tensor, Tensor]:
         mean = self.features / max(1, self.count)
-        gram = self.gram - mean[:, :, None] * self.features[:, None, :]
-        return gram, self.cross - mean[:, :, None] * self.targets[:, None, :]
+        return self._centred_gram(), self.cross - mean[:, :, None] * self.targets[:, None, :]
+
+    def _centred_gram(self) -> Tensor:
+        # In the memory of the product: matrices of wide layers take hundreds of MiB.
+        between = (self.features / max(1, self.count))[:, :, None] * self.features[:, None, :]
+        return between.neg_().add_(self.gram)
 
 
 @dataclass(frozen=True)

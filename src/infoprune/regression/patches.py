@@ -68,19 +68,19 @@ def _all_if_none(window: Window, inputs: Tensor, places: Tensor | None) -> Tenso
 def _picked(window: Window, inputs: Tensor, places: Tensor, images: Tensor | None, about: Tensor | None) -> Tensor:
     """Return ``(n P, taps, C)``."""
     at, inside = _touched(window, inputs.shape[2:], places)
+    inputs = inputs if images is None else inputs[images]
     count, channels, size = len(inputs), inputs.shape[1], prod(inputs.shape[2:])
     if at.numel() < _SPARSE * size:
-        some = inputs if images is None else inputs[images]
-        picked = some.flatten(2).index_select(2, at.flatten())
+        picked = inputs.flatten(2).index_select(2, at.flatten())
         picked = picked if inside is None else picked * inside.flatten().to(picked.dtype)
         picked = picked if about is None else picked - about[:, None]
-        return picked.reshape(len(some), channels, *at.shape).permute(0, 2, 3, 1).flatten(0, 1)
+        return picked.reshape(count, channels, *at.shape).permute(0, 2, 3, 1).flatten(0, 1)
     # The last row is the padding around the maps.
-    rows = inputs.new_zeros(count * size + 1, channels)
+    rows = inputs.new_empty(count * size + 1, channels)
+    rows[-1] = 0
     rows[:-1].reshape(count, *inputs.shape[2:], channels).copy_(inputs.movedim(1, -1))
     rows = rows if about is None else rows.sub_(about)
-    first = (torch.arange(count, device=inputs.device) if images is None else images) * size
-    index = first[:, None, None] + at
+    index = (torch.arange(count, device=inputs.device) * size)[:, None, None] + at
     index = index if inside is None else index.masked_fill(~inside, count * size)
     return rows.index_select(0, index.flatten()).reshape(-1, at.shape[1], channels)
 

@@ -58,6 +58,8 @@ class Portions:
         # Where the number of batches is known, so is the number of portions, and nobody has to be asked.
         self._portions = self._portion_of(batches - 1) + 1 if batches else None
         self._sums: dict[str, NormalEquations] = {}
+        # Those of the portion before. Their memory is used again: the system takes long to clear new memory.
+        self._spent: dict[str, NormalEquations] = {}
         self._products: dict[str, Products] | None = None
         self._sending: list[Message] = []
         self._round = 0
@@ -73,7 +75,10 @@ class Portions:
         while self._round < wanted:
             self._finish_round()
         if self._products is None:
-            self._products = {name: Products(*shape, self._device) for name, shape in self._shapes.items()}
+            self._products = {
+                name: Products(*shape, self._device, memory=self._spent.pop(name, None))
+                for name, shape in self._shapes.items()
+            }
         for samples in self._samples.values():
             samples.batch = batch
         return {**self._products, **self._samples}
@@ -147,6 +152,7 @@ class Portions:
         for mine, theirs in zip(_tensors(total), _tensors(found), strict=True):
             mine += theirs.to(mine.device)
         total.count += found.count
+        self._spent[name] = found
 
 
 def portion_of(batches: int, processes: int = 1) -> Callable[[int], int]:

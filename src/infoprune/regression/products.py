@@ -30,6 +30,7 @@ class Products:
         features: F.
         outputs: O, 0 if only the features are needed.
         device: Device of the sums.
+        memory: Sums of the same shapes that nobody needs any more, whose memory is used again.
 
     Example:
         >>> import torch
@@ -42,13 +43,21 @@ class Products:
         (50, True)
     """
 
-    def __init__(self, groups: int, features: int, outputs: int, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        groups: int,
+        features: int,
+        outputs: int,
+        device: torch.device | None = None,
+        memory: NormalEquations | None = None,
+    ) -> None:
         self.exact = features < FLOAT32_FROM
         self.shape = (groups, features, outputs)
         self.positions = max(1, min(max(features, _LEAST_POSITIONS), _MOST_VALUES // max(1, groups * features)))
         self.about: Tensor | None = None
         self.targets_about: Tensor | None = None
-        self._sums = NormalEquations.of(torch.empty(groups, features, outputs, device=device))
+        start = torch.empty(groups, features, outputs, device=device)
+        self._sums = NormalEquations.of(start) if memory is None else memory.cleared()
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._shifted: dict[tuple[Window, torch.Size], ShiftedProducts] = {}
 

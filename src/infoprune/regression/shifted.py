@@ -134,7 +134,7 @@ class ShiftedProducts:
             total += self.products[part]
         one, other = (sums.rows(some).sum(dim=0) for some in (_first(pair), _second(pair)))
         constant = about[:, None] * (other + self.images * _positions(pair) * about)
-        return total + one[:, None] * about + constant
+        return total.add_(one[:, None] * about).add_(constant)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from infoprune.progress import Progress
 from infoprune.regression.layer_fit import HELD_OUT_EVERY, POSITIONS_OF_A_FEATURE, Targets
 from infoprune.regression.normal_equations import NormalEquations
 from infoprune.repair.base import Pair, RepairInfo, register
-from infoprune.repair.chain_descent import alternate
+from infoprune.repair.chain_descent import Sample, alternate
 from infoprune.repair.chains import Chain, chains_of
 from infoprune.repair.repeated_layer import refit_in_order
 from infoprune.repair.walks import MEMORY, Walks, refit
@@ -166,28 +166,24 @@ def _improve(
     processes, state = current(), chain.state()
     unchanged = [tensor.clone() for tensor in state]
     if processes.is_first:
-        images = min(sum(map(len, before.inputs)), sum(map(len, maps.targets)))
-        inputs, targets = (_together(some, images) for some in (before.inputs, maps.targets))
-        times = 1 if len(chain.links) == 1 else _TIMES_IN_LONG_CHAINS
-        alternate(chain, inputs, targets, times * rounds, equations)
-        before.inputs = [inputs]
+        sample, times = Sample.of(before.inputs, maps.targets), 1 if len(chain.links) == 1 else _TIMES_IN_LONG_CHAINS
+        before.inputs, maps.targets = before.inputs if maps.begins else [], []
+        walks.spill.return_freed()
+        alternate(chain, sample, times * rounds, equations)
+        del sample
     for mine, found in zip(state, processes.agreed(state), strict=True):
         mine.copy_(found)
     if all(torch.equal(a, b) for a, b in zip(unchanged, state, strict=True)):
         return
     if maps.begins:
-        maps.inputs = [chain.onwards(inputs) for inputs in before.inputs]
+        both = zip(before.inputs, maps.inputs, strict=False)
+        maps.inputs = [chain.onwards(inputs[: len(mine)]) for inputs, mine in both]
     fed = before.fed
 
     def change(number: int, reading: Reading) -> None:
         reading.inputs.copy_(chain.onwards(fed[number]))
 
     walks.small.before_next(change)
-
-
-def _together(maps: list[Tensor], images: int) -> Tensor:
-    """Return the maps of the first images in the memory format that is fastest for convolutions."""
-    return torch.cat(maps)[:images].contiguous(memory_format=torch.channels_last)
 
 
 register(

@@ -33,27 +33,50 @@ _LEAST_GAIN = 0.005
 _RIDGE = 1e-2
 
 
-def alternate(chain: Chain, inputs: Tensor, targets: Tensor, rounds: int, equations: Sequence[NormalEquations]) -> None:
+@dataclass
+class Sample:
+    """What the first layer of a chain reads and the last should return; held-out images come last.
+
+    Args:
+        inputs: ``(n, C, H, W)``.
+        targets: ``(n, O, H, W)``.
+        fits: Number of images that are not held out.
+
+    Example:
+        >>> Sample.of([torch.rand(7, 1, 4, 4)], [torch.rand(6, 2, 4, 4)]).fits  # the fifth of six is held out
+        5
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    fits: int
+
+    @classmethod
+    def of(cls, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Sample:
+        """Return the sample of the images that both have, in the memory format that is fastest for convolutions."""
+        images = min(sum(map(len, inputs)), sum(map(len, targets)))
+        held = every_nth(images, 0, HELD_OUT_EVERY)
+        # The images that fit are a part without a copy.
+        places = torch.where(held, held.cumsum(0) + (~held).sum(), (~held).cumsum(0)) - 1
+        return cls(_placed(inputs, places), _placed(targets, places), int((~held).sum()))
+
+
+def alternate(chain: Chain, sample: Sample, rounds: int, equations: Sequence[NormalEquations]) -> None:
     """Improve a chain in place; the round with the lowest error on every fifth image is kept.
 
     Args:
         chain: Its last layer is fitted to the targets already.
-        inputs: ``(n, C, H, W)``, what the first layer reads.
-        targets: ``(n, O, H, W)``, what the last layer should return.
+        sample: Inputs and targets.
         rounds: Largest number of updates.
         equations: Of every layer but the last, from what it read when it was fitted.
 
     Example:
         >>> chain, images = Chain((), ()), torch.rand(1, 1, 4, 4)
-        >>> alternate(chain, images, images, rounds=2, equations=[])  # no image can be held out: nothing is done
+        >>> alternate(chain, Sample.of([images], [images]), rounds=2, equations=[])  # none is held out: nothing is done
     """
-    held = every_nth(len(inputs), 0, HELD_OUT_EVERY)
-    if held.all() or not held.any():
+    inputs, targets, fits = sample.inputs, sample.targets, sample.fits
+    if fits in (0, len(inputs)):
         return
-    # Held-out images come last, so that the others are a part without a copy.
-    order = torch.cat([(~held).nonzero().flatten(), held.nonzero().flatten()]).to(inputs.device)
-    inputs, targets = (some[order].contiguous(memory_format=torch.channels_last) for some in (inputs, targets))
-    fits = int((~held).sum())
     last = Affine(chain.sites[-1])
     # What a layer reads changes little from round to round, and a step is exact in any direction.
     descents = [_Descent(_Solver(*both)) for both in zip(chain.sites[:-1], equations, strict=True)]
@@ -73,6 +96,18 @@ def alternate(chain: Chain, inputs: Tensor, targets: Tensor, rounds: int, equati
         _step(chain, maps, missing[:fits], descents)
     for tensor, value in zip(state, best, strict=True):
         tensor.copy_(value)
+
+
+def _placed(maps: Sequence[Tensor], places: Tensor) -> Tensor:
+    """Return the first images, each in its place; all together they are copied once."""
+    start, first = maps[0], 0
+    found = torch.empty((len(places), *start.shape[1:]), dtype=start.dtype, device=start.device,
+                        memory_format=torch.channels_last)  # fmt: skip
+    for some in maps:
+        here = places[first : first + len(some)].to(start.device)
+        found[here] = some[: len(here)]
+        first += len(some)
+    return found
 
 
 @dataclass
