@@ -59,7 +59,7 @@ class Spill:
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
         size = sum(storage.nbytes() for storage in storages.values())
         self._in_memory.pop(owner, None)
-        self.return_freed()
+        self.return_if_grown()
         if sum(self._in_memory.values()) + size <= self.limit:
             self._in_memory[owner] = size
             return
@@ -67,7 +67,7 @@ class Spill:
         if moved:
             self._write(owner, moved)
 
-    def return_freed(self) -> None:
+    def return_if_grown(self) -> None:
         """Return freed memory to the system, where the process holds much more than at first and after the last time.
 
         To clear it again takes the system as long as many a product, so that it is not done for less.

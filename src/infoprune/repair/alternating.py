@@ -166,9 +166,13 @@ def _improve(
     processes, state = current(), chain.state()
     unchanged = [tensor.clone() for tensor in state]
     if processes.is_first:
-        sample, times = Sample.of(before.inputs, maps.targets), 1 if len(chain.links) == 1 else _TIMES_IN_LONG_CHAINS
-        before.inputs, maps.targets = before.inputs if maps.begins else [], []
-        walks.spill.return_freed()
+        sample = Sample.of(before.inputs, maps.targets)
+        # What nobody reads any more makes room for the maps of the rounds.
+        maps.targets = []
+        if not maps.begins:
+            before.inputs = []
+        walks.spill.return_if_grown()
+        times = 1 if len(chain.links) == 1 else _TIMES_IN_LONG_CHAINS
         alternate(chain, sample, times * rounds, equations)
         del sample
     for mine, found in zip(state, processes.agreed(state), strict=True):
