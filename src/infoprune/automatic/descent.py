@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,10 @@ from infoprune.selection.planning import choose_groups, plan_for
 # Scores filters and divides budgets: of all criteria, its networks lose least accuracy once they are repaired.
 CRITERION = "reconstruction"
 LEAST_SQUARES = "least-squares"
+# How much more an error counts in the last layer than in the first, as a logarithm. On images that neither scored nor
+# repaired, late layers lose more than was measured. 0, 0.25, 0.5 and 0.75 leave ResNet-56 0.139, 0.134, 0.133 and 0.145
+# nats from the original on other images after least squares, 0, 0.25 and 0.5 MobileNetV2 0.341, 0.260 and 0.244.
+_LATE = 0.5
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,7 @@ class Descent:
 def scores_of(
     calibration: Calibration, choice: PruneOptions, ways: Iterable[Way], progress: Progress
 ) -> dict[str, Importance]:
-    """Score every group that some of the ways may cut, once for all of them.
+    """Score every group that some of the ways may cut, once for all of them; errors of late layers count more.
 
     Example:
         >>> import torch, infoprune
@@ -174,7 +179,18 @@ def scores_of(
     kept_whole = set.intersection(*(set(way.skip) for way in ways))
     chosen = choose_groups(calibration.model, calibration.groups, choice)
     some = [group for group in chosen if group.name not in kept_whole]
-    return score(calibration.model, some, calibration.batches, criteria.find(CRITERION), progress=progress)
+    found = score(calibration.model, some, calibration.batches, criteria.find(CRITERION), progress=progress)
+    return _late_more(found)
+
+
+def _late_more(importances: Mapping[str, Importance]) -> dict[str, Importance]:
+    """Return the same with larger scores in late layers; the order within a layer stays."""
+    last = max(1, len(importances) - 1)
+    factors = [math.exp(_LATE * (place / last - 0.5)) for place in range(len(importances))]
+    return {
+        name: replace(one, scores=one.scores * factor)
+        for (name, one), factor in zip(importances.items(), factors, strict=True)
+    }
 
 
 def repair_of(rounds: int) -> str:
