@@ -80,6 +80,36 @@ def test_a_network_may_clear_up_when_its_pass_is_closed():
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("computed", range(8))
+@pytest.mark.parametrize("answered", [True, False])
+def test_an_interruption_at_any_operation_leaves_no_thread_behind(computed, answered, monkeypatch):
+    def interrupted(waiting):
+        for _ in range(computed):
+            waiting._stopped.acquire()
+            if waiting._asked is None:
+                break
+            compute, waiting._asked = waiting._asked, None
+            waiting._answer = compute(), None
+            waiting._go.release()
+        else:
+            waiting._stopped.acquire()
+            if answered and waiting._asked is not None:
+                waiting._answer, waiting._asked = (waiting._asked(), None), None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("infoprune.network.stepwise._Pass._compute_until_stopped", interrupted)
+    before = threading.active_count()
+    names = [name for name, module in Residual().named_modules() if isinstance(module, nn.Conv2d)][:2]
+    stopped = pytest.raises(KeyboardInterrupt)
+    with (
+        Spill(0) as spill,
+        stopped,
+        ForwardPasses(Residual().eval(), names, images(4, 8, 1), spill, refitted=True) as one,
+    ):
+        one.advance(0, names[0])
+    assert threading.active_count() == before
+
+
 def test_what_the_caller_has_set_in_its_thread_does_not_count():
     model, some = Residual().eval(), images(4, 8, 1)
     with Spill(0) as spill, ForwardPasses(model, ["stem.0"], some, spill) as passes:

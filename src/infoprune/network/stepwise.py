@@ -140,7 +140,7 @@ class _Pass:
         self._error: BaseException | None = None
         # What the other thread shall compute, and what that returned or raised.
         self._asked: Callable[[], Any] | None = None
-        self._answer: tuple[Any, BaseException | None] = None, None
+        self._answer: tuple[Any, BaseException | None] | None = None
         self._thread = threading.Thread(target=self._forward, daemon=True)
 
     @property
@@ -184,7 +184,10 @@ class _Pass:
         self._asked = compute
         self._stopped.release()
         self._go.acquire()
-        (found, error), self._answer = self._answer, (None, None)
+        answer, self._answer = self._answer, None
+        if answer is None:  # the other thread was interrupted before it could compute
+            raise _ClosedError
+        found, error = answer
         if error is not None:
             raise error
         return found
@@ -215,7 +218,8 @@ class _Pass:
 
     def _wait(self, layer: str, reading: Reading) -> None:
         self.layer, self.reading = layer, reading
-        self._stopped.release()
-        self._go.acquire()
+        if not self._closed:
+            self._stopped.release()
+            self._go.acquire()
         if self._closed:
             raise _ClosedError
