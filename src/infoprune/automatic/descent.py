@@ -186,10 +186,9 @@ def scores_of(
 def _late_more(importances: Mapping[str, Importance]) -> dict[str, Importance]:
     """Return the same with larger scores in late layers; the order within a layer stays."""
     last = max(1, len(importances) - 1)
-    factors = [math.exp(_LATE * (place / last - 0.5)) for place in range(len(importances))]
     return {
-        name: replace(one, scores=one.scores * factor)
-        for (name, one), factor in zip(importances.items(), factors, strict=True)
+        name: replace(one, scores=one.scores * math.exp(_LATE * (place / last - 0.5)))
+        for place, (name, one) in enumerate(importances.items())
     }
 
 

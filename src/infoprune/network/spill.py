@@ -47,6 +47,7 @@ class Spill:
         self._directory = tempfile.TemporaryDirectory(prefix="infoprune-", dir=directory, ignore_cleanup_errors=True)
         self._in_memory: dict[str, int] = {}
         self._in_files: dict[str, list[tuple[UntypedStorage, int]]] = {}
+        # At the beginning, and when freed memory was returned the last time.
         self._start = self._resident = resident()
 
     def put_away(self, owner: str, tensors: Iterable[Tensor]) -> None:

@@ -147,10 +147,14 @@ class NormalEquations:
 
     def cleared(self) -> NormalEquations:
         """Return moments of zero positions in the memory of these."""
-        for sums in (self.gram, self.cross, self.features, self.targets, self.squares, self.noise):
+        for sums in self.tensors():
             sums.zero_()
         self.count = 0
         return self
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all sums but the count."""
+        return self.gram, self.cross, self.features, self.targets, self.squares, self.noise
 
     def add(self, features: Tensor, targets: Tensor) -> None:
         """Add ``(g, F, P)`` features and ``(g, O, P)`` targets at P positions, in float64."""
@@ -223,13 +227,15 @@ class NormalEquations:
         return (exact + self.noise)[:, None, None]
 
     def _centred(self) -> tuple[Tensor, Tensor]:
-        mean = self.features / max(1, self.count)
-        return self._centred_gram(), self.cross - mean[:, :, None] * self.targets[:, None, :]
+        return self._centred_gram(), self.cross - self._mean() * self.targets[:, None, :]
 
     def _centred_gram(self) -> Tensor:
         # In the memory of the product: matrices of wide layers take hundreds of MiB.
-        between = (self.features / max(1, self.count))[:, :, None] * self.features[:, None, :]
-        return between.neg_().add_(self.gram)
+        return (self._mean() * self.features[:, None, :]).neg_().add_(self.gram)
+
+    def _mean(self) -> Tensor:
+        """Return ``(g, F, 1)``, the means of the features."""
+        return (self.features / max(1, self.count))[:, :, None]
 
 
 @dataclass(frozen=True)

@@ -136,10 +136,10 @@ class Portions:
 
     def _received(self, name: str, sender: int) -> NormalEquations:
         found = _nothing(self._shapes[name], self.processes.device)
-        sizes = [tensor.numel() for tensor in _tensors(found)]
+        sizes = [tensor.numel() for tensor in found.tensors()]
         packed = torch.empty(sum(sizes) + 1, dtype=torch.float64, device=found.gram.device)
         *parts, count = torch.split(self.processes.receive(packed, sender), [*sizes, 1])
-        for tensor, part in zip(_tensors(found), parts, strict=True):
+        for tensor, part in zip(found.tensors(), parts, strict=True):
             tensor.copy_(part.reshape(tensor.shape))
         found.count = int(count)
         return found
@@ -149,7 +149,7 @@ class Portions:
             self._sums[name] = found
             return
         total = self._sums[name]
-        for mine, theirs in zip(_tensors(total), _tensors(found), strict=True):
+        for mine, theirs in zip(total.tensors(), found.tensors(), strict=True):
             mine += theirs.to(mine.device)
         total.count += found.count
         self._spent[name] = found
@@ -178,9 +178,4 @@ def _nothing(shape: tuple[int, int, int], device: torch.device | None) -> Normal
 
 def _packed(equations: NormalEquations) -> Tensor:
     count = equations.gram.new_tensor([equations.count])
-    return torch.cat([*(tensor.reshape(-1) for tensor in _tensors(equations)), count])
-
-
-def _tensors(equations: NormalEquations) -> tuple[Tensor, ...]:
-    known = equations
-    return known.gram, known.cross, known.features, known.targets, known.squares, known.noise
+    return torch.cat([*(tensor.reshape(-1) for tensor in equations.tensors()), count])
