@@ -11,6 +11,7 @@ import infoprune
 from infoprune import zoo
 from infoprune.data import Preprocessing, loader, shift
 from infoprune.errors import InputError
+from infoprune.iterative import run_state
 from infoprune.iterative.iterate import Images, iterate
 from infoprune.iterative.published_schedules import named_schedule
 from infoprune.iterative.run_state import STATE
@@ -132,6 +133,24 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_network(network
     ]
     again = iterate(network, images, SCHEDULE, folder=tmp_path, progress=killer(0))
     assert same(again.model, whole.model)
+
+
+def test_a_kill_while_the_state_is_removed_leaves_nothing_that_a_run_fails_on(network, images, tmp_path, monkeypatch):
+    once = changed(rounds=1, criterion="l1", options={})
+    done = iterate(network, images, once, folder=tmp_path / "state")
+
+    def killed(folder):
+        (folder / "round-0.safetensors").unlink()
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_state.shutil, "rmtree", killed)
+        with pytest.raises(KilledError):
+            run_state.forget(tmp_path / "state")
+    again = iterate(network, images, once, folder=tmp_path / "state")
+    assert same(again.model, done.model)
+    run_state.forget(tmp_path / "state")
+    assert not any(tmp_path.iterdir())
 
 
 def test_points_of_the_plane_survive_kills(network, images, whole, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -24,7 +23,7 @@ from infoprune.experiment.settings import measured, paper_tap, settings_of, writ
 from infoprune.files import locked
 from infoprune.iterative.iterate import Images as RoundImages
 from infoprune.iterative.iterate import iterate as run_rounds
-from infoprune.iterative.run_state import Round
+from infoprune.iterative.run_state import Round, forget
 from infoprune.iterative.schedule import PruningSchedule
 from infoprune.measure.information_plane import InformationPlane, write_points
 from infoprune.measure.loggers import logging_to
@@ -115,7 +114,7 @@ def iterate(
         write_record(record, written, record_out)
         written.commit()
         if state is None and is_first_process():
-            shutil.rmtree(kept_in)
+            forget(kept_in)
     return record
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -237,6 +238,24 @@ class Rounds:
             )
         if self.plane is not None and (folder / PLANE).is_file():
             self.plane.points = read_points(folder / PLANE)
+
+
+def forget(folder: Path) -> None:
+    """Remove the state of a pruning in rounds. After a kill in between, what is left holds nothing to go on from.
+
+    Args:
+        folder: Where the state was kept.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> forget(folder)
+        >>> folder.exists()
+        False
+    """
+    # First what the others are read by: a state without its networks cannot go on.
+    (folder / STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
