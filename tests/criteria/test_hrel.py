@@ -133,7 +133,7 @@ def test_after_ten_batches_their_mean_width_is_the_layers_and_no_more_than_their
     most = 0
     for part, some in zip(maps.split(sizes), labels.split(sizes), strict=True):
         criterion.update(part, some)
-        most = max(most, sum(len(held) for held, _ in criterion.waiting))
+        most = max(most, sum(len(some) for _, some in [*criterion.waiting, *criterion.held]))
     found = criterion.compute()
     assert most < 60
     assert np.allclose(found.evidence["widths"].numpy(), np.mean(best), rtol=1e-9)

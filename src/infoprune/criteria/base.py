@@ -111,6 +111,7 @@ class Criterion(Protocol):
 
 
 Factory = Callable[..., Criterion]
+HeldBytes = Callable[[int, int, int, Mapping[str, Any]], int]
 NetworkScoring = Callable[..., dict[str, Importance]]
 
 
@@ -131,6 +132,8 @@ class CriterionInfo:
         by_layer: Whether the layers of a coupled group are scored one by one, each by an instance of its own that sees
             ``(n, C, H, W)`` maps, and the scores joined; for criteria that look at maps as pictures.
         held_images: Of how many images a criterion that keeps maps has them at once, at most; ``None`` for all.
+        held_bytes: What such a criterion keeps of one image, in bytes, from the number of filters, the values of one
+            map, the bytes of a value and its options by name; ``None`` for the maps as they are.
         images: How many images it receives at most, unless the user says otherwise; ``None`` for all there are.
         cost: How its time grows, in words.
         score_network: Of a criterion that sees the network: ``score_network(model, groups, batches, options,
@@ -151,6 +154,7 @@ class CriterionInfo:
     holds_maps: bool = False
     by_layer: bool = False
     held_images: int | None = None
+    held_bytes: HeldBytes | None = None
     images: int | None = None
     cost: str = ""
     score_network: NetworkScoring | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from infoprune.criteria.base import CriterionInfo, Filters, Importance, register
 from infoprune.criteria.dead import dead_last
 from infoprune.entropy import alignment_width, relevance, variables
 from infoprune.entropy.copies import Copies
+from infoprune.entropy.distances import Distances
 from infoprune.entropy.ties import rounding, snapped
 from infoprune.errors import InputError, unknown
 
@@ -22,8 +24,13 @@ WIDTHS = {
 WIDTHS_OF = ("layer", "filter")
 WidthRule: TypeAlias = Literal["average", "moving", "batch"] | float
 
-# Batches whose widths are averaged, and whose maps are held until then.
+# Batches whose widths are averaged, and which are held until then.
 HELD = 10
+BATCH = 100
+# C variables of one batch, or the distances between its images, and their labels.
+Piece: TypeAlias = tuple[Tensor | Distances, Tensor]
+# Of a distance.
+_BYTES = 8
 # Spearman correlation between the mean over n and over 2 n batches from which a ranking is stable.
 STABLE = 0.99
 
@@ -33,7 +40,8 @@ class Relevance:
 
     One kernel width serves all filters of the layer: the one whose Gram matrix of the whole layer output is best
     aligned with the labels. The images are taken in batches of ``batch`` whatever batches they came in; the remainder
-    over counts only where there is no whole batch. No more maps are held than those of ``HELD`` batches.
+    over counts only where there is no whole batch. No more than ``HELD`` batches are held, as maps or, where these are
+    smaller, as the distances between their images.
 
     Args:
         filters: The group.
@@ -65,7 +73,7 @@ class Relevance:
         filters: Filters,
         *,
         seed: int = 0,
-        batch: int = 100,
+        batch: int = BATCH,
         width: WidthRule = "average",
         width_of: Literal["layer", "filter"] = "layer",
         alpha: float = 1.0,
@@ -82,6 +90,8 @@ class Relevance:
         self.name = filters.name
         self.batch, self.rule, self.width_of, self.alpha, self.stable = batch, width, width_of, alpha, stable
         self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.held: list[Piece] = []
+        self.size: torch.Size | None = None
         self.found: list[Tensor] = []
         self.used: list[Tensor] = []
         self.scores: list[Tensor] = []
@@ -97,18 +107,22 @@ class Relevance:
         self.copies.update(variables(maps))
         self.dtype = maps.dtype
         self.classes |= set(labels.tolist())
+        self._check_size(maps.shape[1:])
         self.waiting.append((maps, labels))
-        if sum(len(some) for _, some in self.waiting) >= self.batch * (HELD if self._holds else 1):
-            self._score_whole_batches()
+        if sum(len(some) for _, some in self.waiting) >= self.batch:
+            self._hold_whole_batches()
+            if not self._holds or len(self.held) >= HELD:
+                self._score_held()
 
     def merge(self, other: Relevance) -> None:
         """Take in what another instance has seen."""
-        if other.extremes is not None:
+        if other.extremes is not None and other.size is not None:
+            self._check_size(other.size)
             self._note_extremes(*other.extremes)
             self.copies.merge(other.copies)
             self.dtype = other.dtype
         self.classes |= other.classes
-        for name in ("waiting", "found", "used", "scores"):
+        for name in ("waiting", "held", "found", "used", "scores"):
             getattr(self, name).extend(getattr(other, name))
         self._settle()
 
@@ -127,9 +141,11 @@ class Relevance:
                 f"all calibration images are of class {next(iter(self.classes))}: the criterion 'hrel' needs images of "
                 "at least two classes"
             )
-        self._score_whole_batches()
+        self._hold_whole_batches()
+        self._score_held()
         if not self.scores:
-            self._score([self._joined()])
+            maps, labels = self._joined()
+            self._score([(variables(maps), labels)])
         low, high = self.extremes
         scores = torch.stack(self.scores)
         found = self._mean(scores)
@@ -153,33 +169,41 @@ class Relevance:
             low, high = torch.minimum(low, self.extremes[0]), torch.maximum(high, self.extremes[1])
         self.extremes = low, high
 
-    def _joined(self) -> tuple[Tensor, Tensor]:
-        if len({maps.shape[1:] for maps, _ in self.waiting}) > 1:
+    def _check_size(self, size: torch.Size) -> None:
+        self.size = self.size or size
+        if size != self.size:
             raise InputError(
                 f"layer '{self.name}' has maps of several sizes, because the images have, and hrel compares maps of "
                 "one size: give images of one size, or choose 'l1', 'l2', 'bn-scale' or 'variance'"
             )
+
+    def _joined(self) -> tuple[Tensor, Tensor]:
+        if len(self.waiting) == 1:
+            return self.waiting[0]
         return torch.cat([maps for maps, _ in self.waiting]), torch.cat([labels for _, labels in self.waiting])
 
-    def _score_whole_batches(self) -> None:
+    def _hold_whole_batches(self) -> None:
         if not self.waiting:
             return
         maps, labels = self._joined()
         whole = len(maps) // self.batch * self.batch
         self.waiting = [(maps[whole:], labels[whole:])] if whole < len(maps) else []
-        if whole:
-            self._score(
-                list(zip(torch.split(maps[:whole], self.batch), torch.split(labels[:whole], self.batch), strict=True)),
-            )
+        for start in range(0, whole, self.batch):
+            x, of = variables(maps[start : start + self.batch]), labels[start : start + self.batch]
+            smaller = self._holds and _BYTES * self.batch < x.shape[2] * x.element_size()
+            self.held.append((Distances.of(x) if smaller else x, of))
 
-    def _score(self, pieces: list[tuple[Tensor, Tensor]]) -> None:
-        for (maps, labels), width in zip(pieces, self._widths(pieces), strict=True):
+    def _score_held(self) -> None:
+        pieces, self.held = self.held, []
+        if pieces:
+            self._score(pieces)
+
+    def _score(self, pieces: list[Piece]) -> None:
+        for (x, labels), width in zip(pieces, self._widths(pieces), strict=True):
             if self.settled:
                 return
-            each = width.to(maps.device) if width.ndim else float(width)
-            information = relevance(
-                variables(maps), labels, alpha=self.alpha, width=each, convention="s2", label_kernel="indicator"
-            )
+            each = width.to(x.device) if width.ndim else float(width)
+            information = relevance(x, labels, alpha=self.alpha, width=each, convention="s2", label_kernel="indicator")
             self.used.append(width)
             self.scores.append(information.cpu())
             self._settle()
@@ -193,7 +217,7 @@ class Relevance:
             half, whole = (snapped(each, self._out_by(each)) for each in (half, whole))
             self.settled = rank_correlation(half, whole) >= self.stable - 1e-12
 
-    def _widths(self, pieces: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    def _widths(self, pieces: list[Piece]) -> list[Tensor]:
         if not isinstance(self.rule, str):
             return [torch.tensor(float(self.rule), dtype=torch.float64)] * len(pieces)
         if self.rule == "average" and self.used:
@@ -201,7 +225,7 @@ class Relevance:
         known = len(self.found)
         # Only the first ones count for the average, however many come at once.
         some = pieces[:HELD] if self.rule == "average" else pieces
-        self.found += [self._best(maps, labels, first=not known + i) for i, (maps, labels) in enumerate(some)]
+        self.found += [self._best(x, labels, first=not known + i) for i, (x, labels) in enumerate(some)]
         if self.rule == "batch":
             return self.found[known:]
         if self.rule == "average":
@@ -211,12 +235,24 @@ class Relevance:
             smoothed.append(0.9 * smoothed[-1] + 0.1 * width)
         return smoothed[-len(pieces) :]
 
-    def _best(self, maps: Tensor, labels: Tensor, *, first: bool) -> Tensor:
+    def _best(self, x: Tensor | Distances, labels: Tensor, *, first: bool) -> Tensor:
         # 300 grid points at first and 100 from then on, as published.
-        x, points = variables(maps), 300 if first else 100
-        of = [x] if self.width_of == "layer" else torch.split(x, 1)
+        points = 300 if first else 100
+        of = [x] if self.width_of == "layer" else [x[i : i + 1] for i in range(len(x))]
         best = torch.tensor([alignment_width(some, labels, points=points) for some in of], dtype=torch.float64)
         return best[0] if self.width_of == "layer" else best
+
+
+def held_bytes(filters: int, values: int, size: int, options: Mapping[str, Any]) -> int:
+    """Return the bytes that are held of one image, from the values of a map, the bytes of one, and the options.
+
+    Example:
+        >>> held_bytes(filters=2, values=1024, size=4, options={}), held_bytes(2, 64, 4, {})
+        (2419, 512)
+    """
+    maps, distances = filters * values * size, filters * _BYTES * int(options.get("batch", BATCH))
+    # The maps of the batch that is not complete yet are held besides.
+    return min(maps, distances + maps // HELD)
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
@@ -240,7 +276,8 @@ INFO = register(
         paper="arXiv 2202.10716",
         needs_labels=True,
         holds_maps=True,
-        held_images=HELD * 100,
+        held_images=HELD * BATCH,
+        held_bytes=held_bytes,
         cost="eigenvalues of C matrices of 100 x 100 per layer and 100 images, until the ranking stands",
     )
 )

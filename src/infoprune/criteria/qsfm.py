@@ -12,9 +12,10 @@ a smaller one, Gaussian as in the SSIM of images, can be asked for and is used w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ from infoprune.errors import InputError
 _TIE = rounding(torch.float64, 1 << 16)
 # Values of (images, C, C) float64 worked on at a time: 2 MiB, which stay in a processor's cache.
 _CHUNK_VALUES = 1 << 18
+# Of a second moment.
+_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ class Similarity:
         self.copies.update(variables(maps))
         self.dtype = maps.dtype
         _, filters, positions = flat.shape
-        smaller = 8 * filters <= positions * maps.element_size()
+        smaller = _BYTES * filters <= positions * maps.element_size()
         windowed = self.window is not None and min(maps.shape[2:]) >= self.window
         self._join(
             [maps if windowed else moments(flat) if smaller else flat],
@@ -334,6 +337,17 @@ def _more_replaceable(i: int, j: int, totals: Tensor, magnitude: Tensor, tie: fl
     return j
 
 
+def held_bytes(filters: int, values: int, size: int, options: Mapping[str, Any]) -> int:
+    """Return the bytes that are kept of one image, from the values of a map, the bytes of one, and the options.
+
+    Example:
+        >>> held_bytes(filters=2, values=1024, size=4, options={}), held_bytes(64, 16, 4, {})
+        (48, 4096)
+    """
+    maps, moments_of_all = filters * values * size, filters * (filters + 1) * _BYTES
+    return maps if options.get("window") else min(maps, moments_of_all)
+
+
 def _info(name: str, measure: Measure, description: str) -> CriterionInfo:
     return CriterionInfo(
         name,
@@ -341,6 +355,7 @@ def _info(name: str, measure: Measure, description: str) -> CriterionInfo:
         description,
         paper="arXiv 2105.06052",
         holds_maps=True,
+        held_bytes=held_bytes,
         images=256,
         cost="one C x C matrix product per layer and image",
     )

@@ -16,7 +16,7 @@ from infoprune.data.batches import Batches, FirstImages, is_repeatable
 from infoprune.entropy.ties import default_bound
 from infoprune.errors import InputError
 from infoprune.network.coupled_groups import CoupledGroup, in_passes
-from infoprune.network.group_maps import bytes_per_image, shapes_of, weights_of
+from infoprune.network.group_maps import bytes_of_maps, bytes_per_image, shapes_of, weights_of
 from infoprune.progress import Progress, silent
 from infoprune.runs.together import current
 
@@ -94,7 +94,7 @@ def score(
     reading = Reading(model, read, info, tap or info.tap, device) if info.needs_maps else None
     passes, sizes = [list(groups)], dict.fromkeys([group.name for group in groups], 0)
     if reading is not None and groups and info.holds_maps:
-        sizes = _sizes(reading, groups)
+        sizes = _sizes(reading, groups, options or {})
         images = min(reading.images.most_images(), info.held_images or sys.maxsize)
         passes = in_passes(groups, lambda group: images * sizes[group.name], memory * current().world)
     # What scoring takes, about: maps are compared with one another, then filters in pairs.
@@ -298,11 +298,13 @@ def _importance(criterion: Criterion, group: CoupledGroup) -> Importance:
     return importance
 
 
-def _sizes(reading: Reading, groups: Sequence[CoupledGroup]) -> dict[str, int]:
-    """Return by group the bytes of the maps of one image."""
+def _sizes(reading: Reading, groups: Sequence[CoupledGroup], options: Mapping[str, Any]) -> dict[str, int]:
+    """Return by group the bytes that are held of one image."""
     if not is_repeatable(reading.images.batches):
         name = reading.info.name
         raise InputError(
             f"the criterion '{name}' reads the images several times: give a DataLoader or a list of batches"
         )
-    return bytes_per_image(reading.model, reading.images.batches, groups, reading.tap, device=reading.device)
+    held = reading.info.held_bytes
+    of = bytes_of_maps if held is None else lambda filters, values, size: held(filters, values, size, options)
+    return bytes_per_image(reading.model, reading.images.batches, groups, reading.tap, of=of, device=reading.device)

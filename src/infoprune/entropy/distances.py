@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from infoprune.entropy.precision import full_precision
+from infoprune.entropy.threads import in_chunks
 from infoprune.entropy.ties import rounding
 from infoprune.errors import InputError
 
@@ -95,8 +96,7 @@ def squared_distances(x: Tensor) -> Tensor:
         [[[0.0, 4.0], [4.0, 0.0]]]
     """
     flat = x.reshape(-1, *x.shape[-2:])
-    distances, unit = unit_distances(flat)
-    return symmetric(distances * unit[:, None, None]).reshape(*x.shape[:-1], x.shape[-2])
+    return Distances(*unit_distances(flat)).squared().reshape(*x.shape[:-1], x.shape[-2])
 
 
 def unit_distances(x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
@@ -128,6 +128,56 @@ def unit_distances(x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor,
     distances = torch.threshold_(distances, rounding(unit.dtype, x.shape[-1]), 0.0)
     distances.diagonal(dim1=-2, dim2=-1).zero_()
     return distances, torch.where(nothing, 1.0, unit)
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Squared distances between the samples of C variables, in place of the variables.
+
+    Args:
+        values: ``(C, n, n)``, as multiples of the unit of each variable.
+        unit: ``(C,)``, the largest squared norm of a sample about the mean.
+
+    Example:
+        >>> Distances.of(torch.tensor([[[0.0], [2.0]]])).squared()[0].tolist()
+        [[0.0, 4.0], [4.0, 0.0]]
+    """
+
+    values: Tensor
+    unit: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Distances:
+        """Return the distances of ``(C, n, d)`` variables, in double precision."""
+        values = torch.empty(len(x), x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+
+        def units(part: slice) -> Tensor:
+            values[part], unit = unit_distances(x[part], torch.float64)
+            return unit
+
+        return cls(values, in_chunks(units, x.shape, x.device))
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(C, n, n)``."""
+        return self.values.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.values.device
+
+    def __len__(self) -> int:
+        """Return C."""
+        return len(self.values)
+
+    def __getitem__(self, some: Which) -> Distances:
+        """Return those of some of the variables."""
+        return Distances(self.values[some], self.unit[some])
+
+    def squared(self) -> Tensor:
+        """Return ``(C, n, n)`` in the unit of the features, squared; symmetric to the bit."""
+        return symmetric(self.values * self.unit[:, None, None])
 
 
 def exponents(x: Tensor, rates: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -168,7 +218,7 @@ def exponents(x: Tensor, rates: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
     return found, trusted
 
 
-def is_wide(x: Tensor) -> bool:
+def is_wide(x: Tensor | Distances) -> bool:
     """Return whether ``(..., n, d)`` samples hold more numbers than their distances.
 
     Example:

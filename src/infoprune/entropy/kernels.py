@@ -11,6 +11,7 @@ from torch import Tensor
 
 from infoprune.entropy.distances import (
     LOWEST_EXPONENT,
+    Distances,
     Which,
     check_finite,
     check_variables,
@@ -76,7 +77,7 @@ class KernelRule:
 
 
 def gram_of(
-    x: Tensor,
+    x: Tensor | Distances,
     rule: KernelRule,
     dtype: torch.dtype = torch.float64,
     *,
@@ -87,7 +88,7 @@ def gram_of(
     """Return the function from some of the C variables ``x`` to their Gram matrices; for work in chunks.
 
     Args:
-        x: ``(C, n, d)``.
+        x: ``(C, n, d)``, or for a Gaussian kernel of fixed width the distances between the samples.
         rule: Which kernel.
         dtype: Precision of the result and of all that leads to it.
         order: ``(n,)`` permutation that the samples are brought into, chunk by chunk.
@@ -103,27 +104,25 @@ def gram_of(
         >>> gram_of(x, KernelRule(width=1.0))(slice(0, 2)).shape
         torch.Size([2, 2, 2])
     """
+    if isinstance(x, Distances):
+        return _of_distances(x, rule, dtype, order, power, logarithm=logarithm)
     check_variables(x)
 
     def samples(part: Which) -> Tensor:
         return x[part] if order is None else x[part].index_select(1, order)
 
-    if rule.kernel == "cosine":
-        if logarithm:
-            raise InputError("the geometric mean of Gram matrices needs the Gaussian kernel: a cosine can be negative")
-        return lambda part: cosine(samples(part).to(dtype)).pow(power)
     if rule.kernel != "gaussian":
-        raise unknown("kernel", str(rule.kernel), ["gaussian", "cosine"])
+        _check_cosine(rule.kernel, logarithm=logarithm)
+        return lambda part: cosine(samples(part).to(dtype)).pow(power)
     squared_widths = squared_widths_of(rule.width, x, rule.convention, rule.labels)
     scale = power * exponent_scale(rule.convention)
 
     def precisely(part: Which) -> Tensor:
         # Where there are more features than samples, it is the distances that are brought into order.
         distances, unit = unit_distances(x[part] if is_wide(x) else samples(part), torch.float64)
-        squared = squared_widths(distances, unit, part)
-        rates = torch.where(squared > 0, scale * unit / squared, 0.0)
+        rates = _rates(scale, unit, squared_widths(distances, unit, part))
         if order is not None and is_wide(x):
-            distances = distances.index_select(1, order).index_select(2, order)
+            distances = _ordered(distances, order)
         return distances.mul_(-rates[:, None, None]).to(dtype)
 
     def quickly(part: Which) -> Tensor:
@@ -140,6 +139,38 @@ def gram_of(
     if dtype == torch.float32 and not looks_at_distances(rule.width):
         return quickly if logarithm else lambda part: quickly(part).exp_()
     return precisely if logarithm else lambda part: exp_(precisely(part))
+
+
+def _of_distances(
+    x: Distances, rule: KernelRule, dtype: torch.dtype, order: Tensor | None, power: int, *, logarithm: bool
+) -> GramOf:
+    if rule.kernel != "gaussian":
+        raise InputError(f"distances between samples make no kernel '{rule.kernel}': give the variables")
+    squared_widths = squared_widths_of(rule.width, x, rule.convention, rule.labels)
+    scale = power * exponent_scale(rule.convention)
+
+    def powers(part: Which) -> Tensor:
+        some = x[part]
+        rates = _rates(scale, some.unit, squared_widths(some.values, some.unit, part))
+        distances = some.values if order is None else _ordered(some.values, order)
+        return distances.mul(-rates[:, None, None]).to(dtype)
+
+    return powers if logarithm else lambda part: exp_(powers(part))
+
+
+def _check_cosine(kernel: str, *, logarithm: bool) -> None:
+    if kernel != "cosine":
+        raise unknown("kernel", kernel, ["gaussian", "cosine"])
+    if logarithm:
+        raise InputError("the geometric mean of Gram matrices needs the Gaussian kernel: a cosine can be negative")
+
+
+def _rates(scale: float, unit: Tensor, squared_widths: Tensor) -> Tensor:
+    return torch.where(squared_widths > 0, scale * unit / squared_widths, 0.0)
+
+
+def _ordered(matrices: Tensor, order: Tensor) -> Tensor:
+    return matrices.index_select(1, order).index_select(2, order)
 
 
 def _indices(part: Which, count: int, device: torch.device) -> Tensor:

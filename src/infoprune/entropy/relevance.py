@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from infoprune.entropy.copies import distinct
-from infoprune.entropy.distances import Which, check_variables, is_wide
+from infoprune.entropy.distances import Distances, Which, check_variables, is_wide
 from infoprune.entropy.kernels import Kernel, KernelRule, cosine_factor, gram_of
 from infoprune.entropy.labels import ClassBlocks, Convention, LabelKernel, class_blocks, label_spectrum
 from infoprune.entropy.renyi import Unit, in_unit
@@ -29,7 +29,7 @@ from infoprune.errors import InputError
 
 
 def relevance(
-    maps: Tensor,
+    maps: Tensor | Distances,
     labels: Tensor,
     alpha: float = 1.01,
     width: Width = "median",
@@ -42,7 +42,8 @@ def relevance(
     """Return the information I(X_c; Y) each feature map carries about the labels.
 
     Args:
-        maps: ``(C, n, d)``; feature maps ``(n, C, H, W)`` become this by :func:`~infoprune.entropy.variables`.
+        maps: ``(C, n, d)``; feature maps ``(n, C, H, W)`` become this by :func:`~infoprune.entropy.variables`. Or,
+            for a Gaussian kernel, the distances between the samples of each map.
         labels: ``(n,)`` class indices.
         alpha: Order in (0, inf].
         width: As for :func:`~infoprune.entropy.gram`.
@@ -64,17 +65,20 @@ def relevance(
         1
     """
     check_order(alpha)
-    check_samples(maps, labels)
-    check_variables(maps)
+    values = maps.values if isinstance(maps, Distances) else maps
+    check_samples(values, labels)
+    check_variables(values)
     labels = labels.to(maps.device)
     blocks = class_blocks(labels, label_kernel, convention)
     rule = KernelRule(kernel, width, convention, labels)
-    first, of_first = distinct(maps)
+    first, of_first = distinct(maps.squared() if isinstance(maps, Distances) else maps)
     left = _left_of_maps(maps, None if len(first) == len(maps) else first, rule, blocks, alpha)
     return (label_entropy(blocks, alpha) - left[of_first]) * in_unit(unit)
 
 
-def _left_of_maps(maps: Tensor, some: Tensor | None, rule: KernelRule, blocks: ClassBlocks, alpha: float) -> Tensor:
+def _left_of_maps(
+    maps: Tensor | Distances, some: Tensor | None, rule: KernelRule, blocks: ClassBlocks, alpha: float
+) -> Tensor:
     """Equivocations in nats of some of the maps, or of all; a width that all maps decide is that of all."""
     count, n, d = maps.shape if some is None else (len(some), *maps.shape[1:])
     # Distances are taken of wide samples in pieces: it is the Gram matrices that fill the cache.
@@ -92,7 +96,7 @@ def _left_of_maps(maps: Tensor, some: Tensor | None, rule: KernelRule, blocks: C
         members = torch.empty_like(blocks.members).index_copy_(0, blocks.order, blocks.members).float()
         sums = chunked(lambda part: sums_of_squares(squares(part), members))
         return equivocation_of_sums(sums, blocks.outside)
-    if rule.kernel == "cosine" and d + 1 < n and not blocks.outside:
+    if isinstance(maps, Tensor) and rule.kernel == "cosine" and d + 1 < n and not blocks.outside:
         return chunked(lambda part: _left_by_covariance(maps[part][:, blocks.order], blocks, alpha))
     grams = gram_of(maps, rule, torch.float64, order=blocks.order)
     if is_power(alpha):

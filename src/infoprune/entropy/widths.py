@@ -9,7 +9,14 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from infoprune.entropy.distances import Which, check_variables, squared_distances, unit_distances, upper_pairs
+from infoprune.entropy.distances import (
+    Distances,
+    Which,
+    check_variables,
+    squared_distances,
+    unit_distances,
+    upper_pairs,
+)
 from infoprune.entropy.labels import Convention, exponent_scale, silverman_width
 from infoprune.entropy.threads import in_chunks
 from infoprune.entropy.ties import first_least, rounding
@@ -59,7 +66,7 @@ def median_width(x: Tensor) -> Tensor:
 
 
 def alignment_width(
-    x: Tensor,
+    x: Tensor | Distances,
     labels: Tensor,
     *,
     points: int = 300,
@@ -74,7 +81,8 @@ def alignment_width(
     narrowest. HRel takes 300 points at first and 100 later, and smooths over iterations or batches.
 
     Args:
-        x: ``(C, n, d)``: the whole layer output, taken as ONE variable of C d features; or ``(n, D)``.
+        x: ``(C, n, d)``: the whole layer output, taken as ONE variable of C d features; or ``(n, D)``; or the
+            distances between the samples of C variables.
         labels: ``(n,)`` class indices; K_Y is the same-class indicator.
         points: Number of grid points.
         smallest: The narrowest width tried.
@@ -95,7 +103,7 @@ def alignment_width(
     """
     if points < 1:
         raise InputError(f"the grid of widths has {points} points: it must have at least 1")
-    distances = _whole_output_distances(x if x.ndim == 3 else x[None])
+    distances = _whole_output_distances(x[None] if isinstance(x, Tensor) and x.ndim == 2 else x)
     if len(labels) != len(distances):
         raise InputError(f"there are {len(labels)} labels for {len(distances)} samples: there must be one for each")
     best = _best_aligned(distances, labels, points, smallest, exponent_scale(convention))
@@ -112,7 +120,7 @@ def looks_at_distances(width: Width) -> bool:
     return isinstance(width, str) and width in _OF_DISTANCES
 
 
-def squared_widths_of(width: Width, x: Tensor, convention: Convention, labels: Tensor | None) -> WidthOf:
+def squared_widths_of(width: Width, x: Tensor | Distances, convention: Convention, labels: Tensor | None) -> WidthOf:
     """Return the function from the distances of some of the variables to their squared widths.
 
     It takes the squared distances ``(B, n, n)``, the ``(B,)`` unit they are in, and which variables they are of, and
@@ -120,7 +128,7 @@ def squared_widths_of(width: Width, x: Tensor, convention: Convention, labels: T
 
     Args:
         width: A number, a ``(C,)`` tensor, or the name of a rule in ``RULES``.
-        x: ``(C, n, d)``, all the variables.
+        x: ``(C, n, d)``, all the variables, or the distances between their samples.
         convention: What the width is for.
         labels: ``(n,)``, for the rule ``"alignment"``.
 
@@ -170,8 +178,10 @@ def _mean(distances: Tensor) -> Tensor:
 _OF_DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"median": _median, "mean": _mean, "layer": _median}
 
 
-def _number(rule: str, x: Tensor, convention: Convention, labels: Tensor | None) -> float:
+def _number(rule: str, x: Tensor | Distances, convention: Convention, labels: Tensor | None) -> float:
     if rule == "silverman":
+        if isinstance(x, Distances):
+            raise InputError("the width rule 'silverman' needs the number of features: give the variables")
         return silverman_width(x.shape[1], x.shape[2])
     if rule == "output":
         squared = float(_median(_whole_output_distances(x)[None])) * exponent_scale(convention)
@@ -184,10 +194,11 @@ def _number(rule: str, x: Tensor, convention: Convention, labels: Tensor | None)
     return alignment_width(x, labels, convention=convention)
 
 
-def _whole_output_distances(x: Tensor) -> Tensor:
+def _whole_output_distances(x: Tensor | Distances) -> Tensor:
     # The squared distance of a concatenation is the sum over its parts: the layer output is never laid side by side.
     def summed(part: slice) -> Tensor:
-        return squared_distances(x[part].double()).sum(dim=0, keepdim=True)
+        each = x[part].squared() if isinstance(x, Distances) else squared_distances(x[part].double())
+        return each.sum(dim=0, keepdim=True)
 
     return in_chunks(summed, x.shape, x.device).sum(dim=0)
 

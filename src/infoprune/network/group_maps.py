@@ -123,15 +123,34 @@ def collect_maps(
     return maps, torch.cat(labels) if labels else None
 
 
+def bytes_of_maps(filters: int, values: int, size: int) -> int:
+    """Return the bytes of one image's maps, from their number, the values of each and the bytes of a value.
+
+    Example:
+        >>> bytes_of_maps(filters=16, values=64, size=4)
+        4096
+    """
+    return filters * values * size
+
+
 def bytes_per_image(
     model: nn.Module,
     batches: Batches,
     groups: Sequence[CoupledGroup],
     tap: Tap,
     *,
+    of: Callable[[int, int, int], int] = bytes_of_maps,
     device: torch.device | str | None = None,
 ) -> dict[str, int]:
     """Return the bytes of one image's maps by group, from a forward pass of the first two images.
+
+    Args:
+        model: The network; left as it is.
+        batches: Images.
+        groups: Whose maps.
+        tap: Where they are read.
+        of: From the number of filters, the values of one map and the bytes of a value to the bytes of an image.
+        device: Where the batches are moved; by default to the network's.
 
     Raises:
         InputError: As for ``capture``.
@@ -146,7 +165,7 @@ def bytes_per_image(
         {'features.0': 4096}
     """
     maps, _ = collect_maps(model, FirstImages(batches, 2), groups, tap, device=device, labelled=False)
-    return {name: found[0].numel() * found.element_size() for name, found in maps.items()}
+    return {name: of(found.shape[1], found[0, 0].numel(), found.element_size()) for name, found in maps.items()}
 
 
 def weights_of(model: nn.Module, group: CoupledGroup) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
