@@ -54,6 +54,8 @@ class ReaderPart:
         rows: By unit of the coupled group, which of the F features are its own.
         worth: The variance of what the layer's result becomes part of, by which squared errors are divided.
         samples: ``(n, F)`` float64, the features about their means, where there are few samples.
+        error: The squared Frobenius distance of the covariance from that of all images there could be, as portions of
+            the images show it; ``None`` where they cannot be compared.
 
     Example:
         >>> eye = torch.eye(2, dtype=torch.float64)
@@ -67,6 +69,7 @@ class ReaderPart:
     rows: tuple[Tensor, ...]
     worth: float
     samples: Tensor | None = None
+    error: float | None = None
 
     def covariance(self) -> Tensor:
         """Return ``(F, F)``, the covariance of the features."""
@@ -143,7 +146,7 @@ class ByReaders:
                 if owners[group.name] != processes.rank:
                     continue
                 parts = [one for layer in readers[group.name]
-                         for one in _parts(model, group, layer, moments[layer], behind[layer])]  # fmt: skip
+                         for one in _parts(model, group, layer, *moments[layer], behind[layer])]  # fmt: skip
                 own[group.name] = scoring(group, parts)
                 progress(self.stage, len(found) + len(own), len(groups))
             for part in processes.exchanged(own):
@@ -182,15 +185,15 @@ class ByReaders:
         batches: Batches,
         images: int,
         report: _PassProgress,
-    ) -> dict[str, Equations]:
-        """Return by layer the second moments of its features, at some positions of all images, without targets.
+    ) -> dict[str, tuple[Equations, Tensor | None]]:
+        """Return by layer the second moments of its features, at some positions of all images, and their error.
 
         ``layers`` holds by layer the ranks of the processes that receive its moments, ``few`` those whose samples are
         kept in place of these.
         """
         shapes = {layer: (*_matrix(model.get_submodule(layer)).shape[:2], 0) for layer in layers}
         total = number_of_batches(batches)
-        found = Portions(shapes, total, device_of(model), layers, few)
+        found = Portions(shapes, total, device_of(model), layers, few, compared=True)
         # Both are those of the present batch.
         products: Mapping[str, Products | Samples] = {}
         drawn = torch.Generator()
@@ -212,7 +215,8 @@ class ByReaders:
                         watch.finish(model(some))
                     watch.waiting = []
                 report(number + 1, max(number + 1, total))
-        return found.equations()
+        equations, errors = found.equations(), found.sampling_errors()
+        return {layer: (one, errors[layer]) for layer, one in equations.items()}
 
     def _check(self, model: nn.Module, layer: str, reading: Reading) -> None:
         module = model.get_submodule(layer)
@@ -331,7 +335,9 @@ def _bytes_of(model: nn.Module, layer: str, samples: int | None) -> int:
     return 8 * groups * features * (features if samples is None else samples)
 
 
-def _parts(model: nn.Module, group: CoupledGroup, layer: str, moments: Equations, behind: _Behind) -> list[ReaderPart]:
+def _parts(
+    model: nn.Module, group: CoupledGroup, layer: str, moments: Equations, errors: Tensor | None, behind: _Behind
+) -> list[ReaderPart]:
     module = model.get_submodule(layer)
     weights = _matrix(module)
     weights = weights * behind.scale.repeat_interleave(weights.shape[2] // behind.scale.shape[2], dim=2)
@@ -347,7 +353,8 @@ def _parts(model: nn.Module, group: CoupledGroup, layer: str, moments: Equations
             transposed = isinstance(module, _ConvTransposeNd)
             features = (torch.tensor(channels) if transposed else features_of(module, channels)) - first
             rows.append(features[(features >= 0) & (features < len(mine))].to(mine.device))
-        parts.append(ReaderPart(gram, moments.count, mine, tuple(rows), behind.worth, samples))
+        error = None if errors is None else float(errors[number])
+        parts.append(ReaderPart(gram, moments.count, mine, tuple(rows), behind.worth, samples, error))
     return parts
 
 

@@ -203,7 +203,7 @@ def reconstruction(
 
 def _share_of(part: ReaderPart, ridge: float) -> Share:
     inverse = (
-        inverse_of(part.covariance(), part.count, ridge)
+        inverse_of(part.covariance(), part.count, ridge, part.error)
         if part.samples is None
         else SampledInverse(part.samples, ridge=ridge)
     )
@@ -222,7 +222,7 @@ def _importance(group: CoupledGroup, gone: Iterable[tuple[int, float]]) -> Impor
     return Importance(scores, tuple(order))
 
 
-def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
+def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE, error: float | None = None) -> Tensor:
     """Return the inverse of ``(F, F)`` second moments of ``count`` samples, drawn towards a multiple of the identity.
 
     By as much as so few samples ask for (:func:`~infoprune.regression.shrinkage.shrinkage`), and by ``ridge``, relative
@@ -237,7 +237,7 @@ def inverse_of(gram: Tensor, count: int, ridge: float = RIDGE) -> Tensor:
         [[1.0, 0.0], [0.0, 1.0]]
     """
     features, size = len(gram), mean_square(gram)
-    drawn = shrinkage(features, float(size), float(torch.linalg.vector_norm(gram).square()) / features**2, count)
+    drawn = shrinkage(features, float(size), float(torch.linalg.vector_norm(gram).square()) / features**2, count, error)
     added = (drawn + ridge) * size
     for _ in range(30):
         ridged = (1 - drawn) * gram

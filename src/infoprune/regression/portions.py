@@ -16,6 +16,7 @@ from torch import Tensor
 from infoprune.regression.few_samples import Samples
 from infoprune.regression.normal_equations import Equations, NormalEquations
 from infoprune.regression.products import Products
+from infoprune.regression.sampling import PortionMoments, sampling_errors
 from infoprune.runs.together import Message, current
 
 PORTIONS = 16
@@ -32,6 +33,7 @@ class Portions:
         device: Where the sums are.
         receivers: By name the ranks that need the sum; by default the first.
         few: Names whose samples are kept in place of sums.
+        compared: Whether portions are compared, for :meth:`sampling_errors`.
 
     Example:
         >>> portions = Portions({"fc": (1, 2, 1)}, batches=2)
@@ -48,6 +50,8 @@ class Portions:
         device: torch.device | None = None,
         receivers: Mapping[str, Sequence[int]] | None = None,
         few: Collection[str] = (),
+        *,
+        compared: bool = False,
     ) -> None:
         self.processes = current()
         self._shapes = {name: shape for name, shape in shapes.items() if name not in few}
@@ -58,6 +62,7 @@ class Portions:
         # Where the number of batches is known, so is the number of portions, and nobody has to be asked.
         self._portions = self._portion_of(batches - 1) + 1 if batches else None
         self._sums: dict[str, NormalEquations] = {}
+        self._compared: dict[str, list[PortionMoments]] | None = {} if compared else None
         # Those of the portion before. Their memory is used again: the system takes long to clear new memory.
         self._spent: dict[str, NormalEquations] = {}
         self._products: dict[str, Products] | None = None
@@ -99,6 +104,14 @@ class Portions:
             else:
                 found[name] = self._sums.get(name) or _nothing(self._shapes[name], self._device)
         return found
+
+    def sampling_errors(self) -> dict[str, Tensor | None]:
+        """Return how far the covariances are from those of all images, after :meth:`equations`, by the same names.
+
+        ``(g,)``, squared; ``None`` where there is one portion, or where samples are kept.
+        """
+        compared = self._compared or {}
+        return {name: sampling_errors(compared.get(name, ())) for name in self._receivers}
 
     def _finish_round(self) -> bool:
         """Bring the portions of one round, one of each process, to those that receive them; return if there was one."""
@@ -145,6 +158,8 @@ class Portions:
         return found
 
     def _add(self, name: str, found: NormalEquations) -> None:
+        if self._compared is not None:
+            self._compared.setdefault(name, []).append(PortionMoments.of(found))
         if name not in self._sums:
             self._sums[name] = found
             return
