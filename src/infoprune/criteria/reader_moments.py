@@ -17,6 +17,7 @@ from infoprune.data.batches import (
     FirstImages,
     examples_of,
     images_of,
+    in_smaller,
     number_of_batches,
     parse,
     some_batches,
@@ -38,6 +39,8 @@ from infoprune.runs.together import current
 # Share of the mean square below which a variance is rounding error of float64.
 _CONSTANT = 1e-12
 MEMORY = 1 << 30
+# Images of a batch: of a few large batches, portions could not be compared.
+_AT_A_TIME = 64
 # Images on which the variance of a layer's result is measured.
 _PROBE = 16
 
@@ -126,6 +129,7 @@ class ByReaders:
             InputError: A group is read by no convolution or linear layer, or there are no images.
         """
         model = copied(model)
+        batches = in_smaller(batches, lambda _: _AT_A_TIME, _AT_A_TIME)
         images = FirstImages(batches).most_images()
         behind = self._behind_readers(model, groups, batches)
         readers = {group.name: [layer for layer in self._readers(model, group) if layer in behind] for group in groups}
@@ -210,7 +214,7 @@ class ByReaders:
         with watch.hooks():
             for number, batch in some_batches(batches, found.share):
                 products, drawn = found.products(number), torch.Generator().manual_seed(number)
-                for some in torch.split(parse(batch).placed(*place_of(model)), 64):
+                for some in torch.split(parse(batch).placed(*place_of(model)), _AT_A_TIME):
                     with watch:
                         watch.finish(model(some))
                     watch.waiting = []

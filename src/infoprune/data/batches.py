@@ -248,9 +248,6 @@ def in_parts(images: Tensor) -> tuple[Tensor, ...]:
 def for_processor(batches: Batches, example: Tensor) -> Batches:
     """Return batches that a processor passes fast: large images in parts.
 
-    Lists are divided, and loaders that choose their images by number read fewer at a time; anything else, as a stream,
-    is returned as it is.
-
     Args:
         batches: The batches.
         example: ``(n, ...)`` some of their images.
@@ -262,19 +259,38 @@ def for_processor(batches: Batches, example: Tensor) -> Batches:
         >>> for_processor(small, small[0]) is small
         True
     """
+    return in_smaller(batches, lambda images: max(map(len, in_parts(images)), default=1), at_a_time(example))
+
+
+def in_smaller(batches: Batches, most: Callable[[Tensor], int], most_of_loader: int) -> Batches:
+    """Return batches of fewer images.
+
+    Lists are divided, and loaders that choose their images by number read fewer at a time; anything else, as a stream,
+    is returned as it is.
+
+    Args:
+        batches: The batches.
+        most: From the images of a batch of a list to the number of them in one batch at most.
+        most_of_loader: The same of a loader.
+
+    Example:
+        >>> [len(parse(batch)) for batch in in_smaller([torch.zeros(10, 3)], lambda images: 4, 4)]
+        [4, 4, 2]
+    """
     if isinstance(batches, Sequence):
-        if all(len(in_parts(parse(batch).images)) == 1 for batch in batches):
+        if all(len(images) <= most(images) for images in (parse(batch).images for batch in batches)):
             return batches
-        return [part for batch in batches for part in _parts_of(parse(batch))]
-    most = at_a_time(example)
-    if not isinstance(batches, DataLoader) or _length_of(batches) is None or (batches.batch_size or 0) <= most:
+        return [part for batch in batches for part in _parts_of(parse(batch), most)]
+    if not isinstance(batches, DataLoader) or _length_of(batches) is None:
         return batches
-    return loader_like(batches, sampler=batches.sampler, batch_size=most)
+    if (batches.batch_size or 0) <= most_of_loader:
+        return batches
+    return loader_like(batches, sampler=batches.sampler, batch_size=most_of_loader)
 
 
-def _parts_of(batch: Batch) -> Iterator[Batch]:
+def _parts_of(batch: Batch, most: Callable[[Tensor], int]) -> Iterator[Batch]:
     first, order = 0, torch.arange(len(batch))
-    for images in in_parts(batch.images):
+    for images in torch.split(batch.images, most(batch.images)):
         inside = (order >= first) & (order < first + len(images))
         yield Batch(images, _chosen(batch.labels, inside))
         first += len(images)
