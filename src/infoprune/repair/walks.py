@@ -38,7 +38,7 @@ from infoprune.regression.portions import Portions
 from infoprune.repair.base import Pair
 from infoprune.runs.together import current
 
-MEMORY = 3 << 29
+MEMORY = 5 << 28
 # Images that every layer is fitted to at least, however large its maps.
 _FEWEST_IMAGES = 64
 # Images of one batch at most: its temporary memory is needed in addition to the memory for the maps of all batches.
