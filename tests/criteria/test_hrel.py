@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from infoprune.criteria import Filters, create, find
+from infoprune.entropy.distances import Distances
 from infoprune.errors import InputError
 
 
@@ -120,6 +121,21 @@ def test_halves_of_whole_batches_merge_to_the_whole():
     halves[1].update(maps[18:], labels[18:])
     halves[0].merge(halves[1])
     assert torch.equal(halves[0].compute().scores, computed(maps, labels, batch=6).scores)
+
+
+@pytest.mark.parametrize(("side", "kept", "bytes_of_an_image"), [(2, torch.Tensor, 3 * 4 * 4), (20, Distances, 3 * 80)])
+def test_distances_of_images_are_held_where_they_are_smaller_than_maps(side, kept, bytes_of_an_image):
+    drawn = torch.Generator().manual_seed(0)
+    maps, labels = torch.rand(40, 3, side, side, generator=drawn), torch.arange(40) % 3
+    criterion = create(find("hrel"), Filters(()), options={"batch": 10})
+    criterion.update(maps, labels)
+    held = [x for x, _ in criterion.held]
+    assert [type(x) for x in held] == [kept] * 4
+    assert sum(getattr(x, "values" if kept is Distances else "data").nbytes for x in held) == 40 * bytes_of_an_image
+    found = criterion.compute().evidence
+    of_batches = zip(maps.double().numpy().reshape(4, 10, 3, -1), labels.numpy().reshape(4, 10), strict=True)
+    by_hand = [plain_relevance(some, of, float(found["widths"][0])) for some, of in of_batches]
+    assert np.allclose(found["relevance"].numpy(), by_hand, atol=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [7, 6, 64, 90])

@@ -244,6 +244,21 @@ def test_held_maps_stay_within_the_memory(model):
         assert data.read == passes + 2
 
 
+@pytest.mark.parametrize(("name", "options"), [("hrel", {"batch": 5}), ("qsfm", {})])
+def test_what_is_held_in_place_of_maps_is_what_counts(model, name, options):
+    """Of the stem's maps of 72 values distances or moments are held, and all is read at once where maps would not."""
+    maps = {"stem": 20 * 4 * 72 * 4, "inner": 20 * 6 * 36 * 4}
+    info, found = find(name), []
+    counted = sum(info.held_bytes(filters, values, 4, options) for filters, values in ((4, 72), (6, 36))) * 20
+    assert counted < sum(maps.values())
+    for memory, passes in ((counted, 1), (counted - 1, 2)):
+        data = Counting(batches(n=20, sizes=5))
+        found.append(score(model, GROUPS, data, info, options=options, images=20, memory=memory))
+        # Once for the sizes.
+        assert data.read == passes + 1
+    assert all(torch.equal(found[0][layer].scores, found[1][layer].scores) for layer in found[0])
+
+
 def test_a_criterion_that_streams_takes_one_pass(model):
     data = Counting(batches(sizes=3))
     score(model, GROUPS, data, find("variance"), memory=1)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infoprune.entropy import (
+    alignment_width,
     entropy,
     gram,
     joint_entropy,
@@ -17,6 +18,7 @@ from infoprune.entropy import (
     pairwise_redundancy,
     relevance,
 )
+from infoprune.entropy.distances import Distances
 from infoprune.errors import InputError
 
 from .strategies import SEEDS, class_labels, points
@@ -165,3 +167,27 @@ def test_labels_that_do_not_fit_are_refused():
         relevance(x, torch.zeros(5, dtype=torch.int64), label_kernel=0.0)
     with pytest.raises(InputError, match="shape"):
         relevance(torch.randn(2, 5), torch.zeros(5, dtype=torch.int64))
+
+
+@given(
+    SEEDS,
+    st.integers(3, 30),
+    st.sampled_from([1.0, 2.0, 1.5, math.inf]),
+    st.sampled_from([0.8, "median", "mean", "layer", "output", "alignment"]),
+)
+def test_distances_do_in_place_of_the_maps(seed, n, alpha, width):
+    x, labels = points(seed, n, d=40, variables=4), class_labels(seed, n)
+    x[2] = x[1]
+    wanted = relevance(x, labels, alpha, width=width)
+    found = relevance(Distances.of(x), labels, alpha, width=width)
+    assert torch.allclose(found, wanted, atol=5e-6 if alpha == 2 else 1e-7)
+    assert found[1] == found[2]
+    assert alignment_width(Distances.of(x), labels) == pytest.approx(alignment_width(x, labels))
+
+
+def test_distances_are_refused_where_the_maps_are_needed():
+    x, labels = torch.rand(2, 6, 3), torch.arange(6) % 2
+    with pytest.raises(InputError, match="distances between samples make no kernel 'cosine': give the variables"):
+        relevance(Distances.of(x), labels, kernel="cosine")
+    with pytest.raises(InputError, match="'silverman' needs the number of features: give the variables"):
+        relevance(Distances.of(x), labels, width="silverman")
