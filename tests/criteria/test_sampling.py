@@ -3,8 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from infoprune.criteria import find
 from infoprune.criteria.reconstruction import reconstruction
+from infoprune.criteria.scoring import score
 from infoprune.network.coupled_groups import find_groups
 from infoprune.regression.normal_equations import NormalEquations
 from infoprune.regression.sampling import PortionMoments, sampling_errors
@@ -84,3 +87,16 @@ def test_a_thousand_positions_of_a_few_images_are_not_taken_for_a_thousand_image
 
     # With each position as a sample it would be a tenth.
     assert cheapest_half(6) == pytest.approx(cheapest_half(1), rel=0.1)
+
+
+@pytest.mark.parametrize("read", [list, lambda batches: DataLoader(TensorDataset(torch.cat(batches)), batch_size=200)])
+def test_images_in_one_batch_are_compared_too(read):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    images = torch.randn(200, 3, 6, 6)
+    groups = find_groups(model, images[:2]).groups[:1]
+    small, one = (
+        score(model, groups, batches, find("reconstruction"))["0"].scores
+        for batches in (list(images.split(64)), read([images]))
+    )
+    assert torch.equal(small, one)

@@ -7,7 +7,7 @@ through :func:`parse`, so that another form of batch is added here and nowhere e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -265,8 +265,8 @@ def for_processor(batches: Batches, example: Tensor) -> Batches:
 def in_smaller(batches: Batches, most: Callable[[Tensor], int], most_of_loader: int) -> Batches:
     """Return batches of fewer images.
 
-    Lists are divided, and loaders that choose their images by number read fewer at a time; anything else, as a stream,
-    is returned as it is.
+    Lists are divided, and loaders that choose their images by number read fewer at a time, also where only their first
+    images are read; anything else, as a stream, is returned as it is.
 
     Args:
         batches: The batches.
@@ -277,6 +277,8 @@ def in_smaller(batches: Batches, most: Callable[[Tensor], int], most_of_loader: 
         >>> [len(parse(batch)) for batch in in_smaller([torch.zeros(10, 3)], lambda images: 4, 4)]
         [4, 4, 2]
     """
+    if isinstance(batches, FirstImages):
+        return replace(batches, batches=in_smaller(batches.batches, most, most_of_loader))
     if isinstance(batches, Sequence):
         if all(len(images) <= most(images) for images in (parse(batch).images for batch in batches)):
             return batches
