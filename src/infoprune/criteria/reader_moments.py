@@ -32,14 +32,14 @@ from infoprune.regression.few_samples import FewSamples, Samples, are_few
 from infoprune.regression.layer_fit import add_positions, norm_scale, positions_of
 from infoprune.regression.normal_equations import Equations, NormalEquations
 from infoprune.regression.patches import as_matrix, features_of, weight_of
-from infoprune.regression.portions import Portions
+from infoprune.regression.portions import PORTIONS, Portions
 from infoprune.regression.products import Products
 from infoprune.runs.together import current
 
 # Share of the mean square below which a variance is rounding error of float64.
 _CONSTANT = 1e-12
 MEMORY = 1 << 30
-# Images of a batch: of a few large batches, portions could not be compared.
+# Images of a forward pass at most.
 _AT_A_TIME = 64
 # Images on which the variance of a layer's result is measured.
 _PROBE = 16
@@ -129,8 +129,10 @@ class ByReaders:
             InputError: A group is read by no convolution or linear layer, or there are no images.
         """
         model = copied(model)
-        batches = in_smaller(batches, lambda _: _AT_A_TIME, _AT_A_TIME)
         images = FirstImages(batches).most_images()
+        # A few large batches would be too few portions to be compared.
+        most = min(_AT_A_TIME, max(1, -(-images // PORTIONS)))
+        batches = in_smaller(batches, lambda _: most, most)
         behind = self._behind_readers(model, groups, batches)
         readers = {group.name: [layer for layer in self._readers(model, group) if layer in behind] for group in groups}
         found: dict[str, Importance] = {}
