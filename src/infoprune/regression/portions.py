@@ -3,7 +3,7 @@
 A rounded sum depends on the order in which it is formed. The batches are therefore divided into at most 16 portions of
 successive batches, whatever the number of processes. Each portion is summed by itself, in one process, and the
 portions are added in their order. With more than 16 processes there is one portion for each, and results differ by
-rounding.
+rounding, and where portions are compared, by their number.
 """
 
 from __future__ import annotations
