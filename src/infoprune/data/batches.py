@@ -240,9 +240,11 @@ def in_parts(images: Tensor) -> tuple[Tensor, ...]:
         >>> [len(part) for part in in_parts(torch.zeros(10, 3, 224, 224))], len(in_parts(torch.zeros(128, 3, 32, 32)))
         ([6, 4], 1)
     """
-    if images.device.type != "cpu":
-        return (images,)
-    return torch.split(images, at_a_time(images))
+    return torch.split(images, _fastest(images))
+
+
+def _fastest(images: Tensor) -> int:
+    return at_a_time(images) if images.device.type == "cpu" else max(1, len(images))
 
 
 def for_processor(batches: Batches, example: Tensor) -> Batches:
@@ -259,7 +261,7 @@ def for_processor(batches: Batches, example: Tensor) -> Batches:
         >>> for_processor(small, small[0]) is small
         True
     """
-    return in_smaller(batches, lambda images: max(map(len, in_parts(images)), default=1), at_a_time(example))
+    return in_smaller(batches, _fastest, at_a_time(example))
 
 
 def in_smaller(batches: Batches, most: Callable[[Tensor], int], most_of_loader: int) -> Batches:
